@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Installs the packages that a task needs and this machine lacks. Works on Debian 12, Debian 13 and Ubuntu 24.04.
+#
+# Usage: install-packages.sh TASK...
+#   run         serve a cache
+#   quickstart  examples/quickstart.sh
+#   test        tests/run.sh
+#   check       .ci/run
+#   fresh       tests/fresh.sh
+#
+# This is the one place that names packages. All messages go to stderr.
+set -euo pipefail
+
+declare -A packages
+packages[run]="python3 python3-sortedcontainers python3-xxhash python3-zstandard nbdkit nbdkit-plugin-python"
+packages[quickstart]="${packages[run]} libnbd-bin e2fsprogs"
+packages[test]="${packages[quickstart]} python3-hypothesis python3-libnbd python3-pytest
+    fio fuse3 mount procps qemu-utils util-linux xfsprogs"
+packages[check]="${packages[run]} python3-venv shellcheck"
+packages[fresh]="debian-archive-keyring debootstrap git mount procps util-linux"
+
+say() { echo "install-packages: $*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+[ $# -gt 0 ] || { say "name a task: ${!packages[*]}"; exit 2; }
+wanted=()
+for task in "$@"; do
+    [ -n "${packages[$task]:-}" ] || { say "no task '$task', only: ${!packages[*]}"; exit 2; }
+    read -r -d '' -a names <<<"${packages[$task]}" || true
+    wanted+=("${names[@]}")
+done
+
+command -v dpkg-query >/dev/null || { say "neither Debian nor Ubuntu; needed here: ${wanted[*]}"; exit 1; }
+declare -A missing=()
+for name in "${wanted[@]}"; do
+    state=$(dpkg-query --show --showformat='${db:Status-Status}' "$name" 2>/dev/null) || true
+    [ "$state" = installed ] || missing[$name]=1
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+say "installing ${!missing[*]}"
+apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
+# What apt prints is shown only when it fails. A mirror that fails in update may not be one that is needed.
+updated=$(as_root "${apt[@]}" update 2>&1 </dev/null) || say "apt-get update failed: $updated"
+installed=$(as_root "${apt[@]}" install --no-install-recommends "${!missing[@]}" 2>&1 </dev/null) ||
+    { say "apt-get install failed: $installed"; exit 1; }

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Runs the quickstart and all tests on a system on which nothing is installed: a minimal Debian made by debootstrap in a
+# temporary folder, with a clean clone of this repository's last commit. Removes all of it again.
+#
+# Usage: fresh.sh SUITE [MIRROR]     SUITE: bookworm or trixie
+#
+# Needs root (asks sudo) and about 3 GB below ${TMPDIR:-/var/tmp}. The mirror is the one this machine's apt uses.
+set -euo pipefail
+
+say() { echo "fresh: $*"; }
+
+# The Debian mirror of this machine. apt reads its own configuration, which has several formats.
+mirror_of_this_machine() {
+    local id=debian codename=
+    eval "$(sed -n 's/^ID=/id=/p; s/^VERSION_CODENAME=/codename=/p' /etc/os-release)"
+    [ "$id" != debian ] || apt-get indextargets --no-release-info --format "\$(RELEASE) \$(COMPONENT) \$(REPO_URI)" \
+        "Identifier: Packages" | awk -v codename="$codename" '
+            !found && $2 == "main" && ($1 == codename || $1 ~ /^(old)*stable$|^testing$|^sid$/) { print $3; found = 1 }'
+}
+
+# Runs in its own mount and process namespaces: what it mounts is not seen outside, and both end with this function.
+inside() {
+    local work=$1 suite=$2 mirror=$3 root=$1/root failed=0 leftover name
+    local environment=(HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin)
+    [ -n "${http_proxy:-}" ] || eval "$(apt-config shell http_proxy Acquire::http::Proxy)"
+    export http_proxy=${http_proxy:-}
+    for name in http_proxy https_proxy no_proxy; do
+        [ -z "${!name:-}" ] || environment+=("$name=${!name}")
+    done
+
+    say "debootstrap of $suite from $mirror"
+    debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" "$mirror" >"$work/debootstrap.txt" 2>&1 ||
+        { tail -n 20 "$work/debootstrap.txt"; say "debootstrap failed"; return 1; }
+    cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
+    apt-config dump Acquire | { grep -E '^Acquire::(http|https|Retries|ForceIPv|Check-)' || true; } \
+        >"$root/etc/apt/apt.conf.d/90network"
+    mv "$work/clone" "$root/root/wbcache"
+    mount -t proc proc "$root/proc"
+    mount --rbind /sys "$root/sys"
+    mount --rbind /dev "$root/dev"
+    mount -t tmpfs tmpfs "$root/dev/shm"
+
+    in_root() { env -i "${environment[@]}" chroot "$root" "$@" </dev/null; }
+    timed() {
+        local name=$1 started=$SECONDS result=passed
+        shift
+        say "$name"
+        in_root "$@" || { result="FAILED with status $?"; failed=1; }
+        results+=("$name on $suite: $result after $((SECONDS - started)) s")
+    }
+    local results=()
+    timed quickstart /root/wbcache/examples/quickstart.sh
+    leftover=$(ls -A "$root/tmp")
+    [ -z "$leftover" ] || { results+=("quickstart left files: $leftover"); failed=1; }
+    timed tests /root/wbcache/tests/run.sh
+    leftover=$(ps -e -o comm= | grep -E '^(nbdkit|nbdfuse|qemu-|fio|python)' || true)
+    [ -z "$leftover" ] || { results+=("processes left: $leftover"); failed=1; }
+    printf 'fresh: %s\n' "${results[@]}"
+    return "$failed"
+}
+
+if [ "${1:-}" = --inside ]; then
+    shift
+    inside "$@"
+    exit
+fi
+if [ $# -lt 1 ] || [ $# -gt 2 ]; then
+    echo "usage: fresh.sh SUITE [MIRROR]" >&2
+    exit 2
+fi
+[ "$(id -u)" -eq 0 ] || exec sudo "${BASH_SOURCE[0]}" "$@"
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+"$repository/examples/install-packages.sh" fresh
+suite=$1
+mirror=${2:-$(mirror_of_this_machine)}
+mirror=${mirror:-http://deb.debian.org/debian}
+
+work=
+namespace=
+clean_up() {
+    status=$?
+    trap - EXIT
+    if [ -n "$namespace" ]; then
+        # The first process of the namespace takes all others with it, and unshare waits for it.
+        first=$(pgrep --parent "$namespace" || true)
+        kill -KILL "${first:-$namespace}" || true
+        wait "$namespace" || true
+    fi
+    if [ -n "$work" ] && findmnt --list --noheadings --output TARGET | grep -qF "$work/"; then
+        say "something is mounted below $work, left there" >&2
+        exit 1
+    fi
+    [ -z "$work" ] || rm -rf --one-file-system "$work"
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/wbcache-fresh.XXXXXXXX")
+# The repository may belong to another user than root, to which git would object.
+printf '[safe]\n\tdirectory = *\n' >"$work/gitconfig"
+GIT_CONFIG_GLOBAL=$work/gitconfig git clone --quiet --no-hardlinks "$repository" "$work/clone"
+say "commit $(git -C "$work/clone" log -1 --format='%h %s')"
+# In the background, since bash runs no trap while a program in the foreground runs.
+unshare --mount --pid --fork --kill-child --mount-proc "$BASH" "${BASH_SOURCE[0]}" --inside "$work" "$suite" "$mirror" &
+namespace=$!
+wait "$namespace" && status=0 || status=$?
+namespace=
+exit "$status"

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Fixtures of the real-client tests. A missing program fails the tests: what is not run is not known to work."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support import clients
+from tests.support.nbdkit_server import CachePair
+
+PROGRAMS = (
+    "nbdkit nbdinfo nbdcopy nbdfuse fusermount3 qemu-io qemu-img fio losetup mount umount "
+    "mkfs.ext4 e2fsck mkfs.xfs xfs_repair cmp"
+).split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs():
+    path = clients.environment()["PATH"]
+    missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    if missing:
+        pytest.fail(f"programs that these tests need are missing: {', '.join(missing)}")
+
+
+@pytest.fixture
+def folder():
+    """A temporary folder with a short name (a Unix socket's path has at most 107 bytes), removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="wbcache-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def pair(folder):
+    """An origin and a log to serve; servers that the test left running are killed."""
+    pair = CachePair(folder)
+    yield pair
+    pair.destroy()

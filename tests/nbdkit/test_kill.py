@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""kill -9 under load, many times on one surviving pair: what was flushed is there, whole, and in order."""
+
+import contextlib
+import os
+import random
+import time
+
+import pytest
+
+from tests.support import clients
+from tests.support.nbdkit_server import HANG_UP_ERRORS
+from tests.support.stamped_blocks import blocks_of, check_after_crash, mark_flushed, read_sequences
+from tests.support.stamped_client import StampedClient
+
+MIB = 1 << 20
+ROUNDS = 50
+CLIENTS = 2
+PAGES = 600
+LONGEST_LOAD_S = 0.5
+
+# Log size is fixed when the log is made; the rest may differ from one start to the next.
+LOG_SIZE = "16M"
+SETTINGS = (
+    {},
+    {"ring_size": "1M"},
+    {"ring_size": "1M", "compress": "zstd"},
+    {"ring_size": "1M", "destage_delay": "0", "low_watermark": "0"},
+    {"ring_size": "2M", "commit_interval": "5ms"},
+    {"ring_size": "1M", "commit_interval": "1h", "destage_delay": "1h"},
+    {"ring_size": "4M", "ack": "log"},
+    {"ring_size": "1M", "ack": "origin"},
+    {"ring_size": "2M", "flush": "origin", "fua": "origin", "compress": "zstd:3"},
+)
+
+
+@pytest.fixture
+def seed():
+    """Chosen by the clock and printed; WBCACHE_TEST_SEED repeats a run."""
+    seed = int(os.environ.get("WBCACHE_TEST_SEED", time.time_ns() % 10**9))
+    print(f"WBCACHE_TEST_SEED={seed}")
+    return seed
+
+
+def _load_until(server, chosen_end, seed, first_sequence):
+    """Clients write until `chosen_end()` has ended the server; returns all their writes."""
+    with contextlib.ExitStack() as stack:
+        loads = []
+        for number in range(CLIENTS):
+            first = first_sequence + (number << 32)
+            load = StampedClient(
+                server.uri, seed=f"{seed}/{number}", first_sequence=first, client=number, clients=CLIENTS, pages=PAGES
+            )
+            stack.callback(load.destroy)
+            loads.append(load)
+        for load in loads:
+            load.wait_until_writing()
+        chosen_end()
+        reports = [load.finish() for load in loads]
+    writes = [write for written, _ in reports for write in written]
+    mark_flushed(writes, max(flush_submitted_ns for _, flush_submitted_ns in reports))
+    return writes
+
+
+def _found(uri, blocks):
+    with clients.connection(uri) as handle:
+        return read_sequences(handle, blocks)
+
+
+def test_killed_again_and_again(pair, seed):
+    """Each round: restart with other settings, verify, load, kill; some starts are killed before they serve."""
+    choose = random.Random(seed)
+    blocks = blocks_of(PAGES)
+    pair.make_origin(PAGES * 4096 + 512)
+    state, writes, was_acknowledged = [0] * len(blocks), [], False
+    for round_number in range(ROUNDS):
+        settings = choose.choice(SETTINGS)
+        print(f"round {round_number}: {settings}")
+        if choose.random() < 0.1:
+            server = pair.start(wait=False, log_size=LOG_SIZE, **settings)
+            time.sleep(choose.uniform(0, 0.3))
+            server.kill()
+        with pair.serve(log_size=LOG_SIZE, check=False, **settings) as server:
+            found = _found(server.uri, blocks)
+            check_after_crash(state, writes, found, was_acknowledged)
+            load_s = choose.uniform(0.01, LONGEST_LOAD_S)
+            first_sequence = (round_number + 1) << 40
+
+            def end(server=server, load_s=load_s):
+                time.sleep(load_s)
+                server.kill()
+
+            state, writes = found, _load_until(server, end, f"{seed}/{round_number}", first_sequence)
+            was_acknowledged = settings.get("ack", "ram") != "ram"
+        if round_number % 5 == 0:
+            pair.check()
+    with pair.serve(log_size=LOG_SIZE, on_exit="destage") as server:
+        found = _found(server.uri, blocks)
+        check_after_crash(state, writes, found, was_acknowledged)
+    content = pair.origin.read_bytes()
+    assert [content[block.offset : block.offset + 16] for block in blocks] == [
+        (block.number.to_bytes(8, "little") if sequence else bytes(8)) + sequence.to_bytes(8, "little")
+        for block, sequence in zip(blocks, found, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"ring_size": "1M"}, {"ring_size": "1M", "compress": "zstd", "commit_interval": "1h"}], ids=str
+)
+def test_sigterm_keeps_everything_accepted(pair, seed, settings):
+    """No flush, no FUA wait: on-exit=commit brings every answered write into the log."""
+    blocks = blocks_of(PAGES)
+    pair.make_origin(PAGES * 4096 + 512)
+    state = [0] * len(blocks)
+    for round_number in range(3):
+        with pair.serve(log_size=LOG_SIZE, on_exit="commit", tolerate=HANG_UP_ERRORS, **settings) as server:
+
+            def end(server=server):
+                time.sleep(0.3)
+                server.stop()
+
+            writes = _load_until(server, end, f"{seed}/{round_number}", (round_number + 1) << 40)
+        with pair.serve(log_size=LOG_SIZE, **settings) as server:
+            found = _found(server.uri, blocks)
+        check_after_crash(state, writes, found, acknowledged_is_durable=True)
+        state = found

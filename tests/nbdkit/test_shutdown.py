@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""SIGTERM ends the server within seconds whatever it is doing, and what was accepted is still there."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+
+import nbd
+import pytest
+
+from tests.support import clients, mounts
+from tests.support.nbdkit_server import HANG_UP_ERRORS, NbdkitServer
+from tests.support.stamped_blocks import blocks_of, check_after_crash, read_sequences
+from tests.support.stamped_client import StampedClient
+
+MIB = 1 << 20
+PAGES = 4000
+SMALL = {"ring_size": "1M", "log_size": "16M"}
+TINY = {"ring_size": "1M", "log_size": "4M"}
+
+# nbdkit itself waits up to 5 s for the threads of its connections.
+LIMIT_S = 10
+IDLE_LIMIT_S = 3
+
+
+@contextlib.contextmanager
+def slow_origin(pair, folder, delay):
+    """Make the origin a file each write of which takes `delay`; yields the server behind it, to be frozen."""
+    backing = NbdkitServer(folder, ["--filter=delay", "memory", f"{PAGES * 4096}", f"wdelay={delay}"])
+    try:
+        with mounts.fuse_file(backing.uri, folder, "origin") as path:
+            pair.origin = path
+            yield backing
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(backing.pid, signal.SIGCONT)
+        backing.destroy()
+
+
+@contextlib.contextmanager
+def stamped_load(server, first_sequence, **settings):
+    load = StampedClient(
+        server.uri, seed=first_sequence, first_sequence=first_sequence, client=0, clients=1, pages=PAGES, **settings
+    )
+    try:
+        load.wait_until_writing()
+        yield load
+    finally:
+        load.destroy()
+
+
+def assert_all_there(pair, before, writes, **settings):
+    """Restart: every answered write must be there."""
+    with pair.serve(**settings) as server, clients.connection(server.uri) as handle:
+        found = read_sequences(handle, blocks_of(PAGES))
+    check_after_crash(before, writes, found, acknowledged_is_durable=True)
+    return found
+
+
+@pytest.mark.parametrize("connected", [False, True], ids=["alone", "connected"])
+def test_idle(pair, connected):
+    pair.make_origin(MIB)
+    with pair.serve() as server, contextlib.ExitStack() as stack:
+        if connected:
+            handle = stack.enter_context(clients.connection(server.uri))
+            handle.pwrite(b"x", 0)
+        assert server.stop() < IDLE_LIMIT_S
+
+
+@pytest.mark.parametrize("settings", [{}, SMALL, {**SMALL, "compress": "zstd"}], ids=["default", "small", "zstd"])
+def test_under_load_at_depth_64(pair, settings):
+    pair.make_origin(64 * MIB)
+    with pair.serve(tolerate=HANG_UP_ERRORS, **settings) as server:
+        load = clients.start(
+            *("qemu-img", "bench", "-f", "raw", "-w", "-c", 10**7, "-d", 64, "-s", 4096, "-S", 12288, server.uri),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            time.sleep(1)
+            assert load.poll() is None, "the load ended before SIGTERM"
+            server.stop(LIMIT_S)
+        finally:
+            load.kill()
+            load.wait()
+    with pair.serve(**settings):
+        pass
+
+
+def test_while_starting(pair):
+    """SIGTERM before nbdkit has its handler is an ordinary death; later it is a clean end."""
+    pair.make_origin(8 * MIB)
+    choose = random.Random(8)
+    data = choose.randbytes(4 * MIB)
+    with pair.serve(**SMALL) as server, clients.connection(server.uri) as handle:
+        handle.pwrite(data, 0)
+        handle.flush()
+        server.kill()
+    for _ in range(8):
+        server = pair.start(wait=False, **SMALL)
+        time.sleep(choose.uniform(0, 0.4))
+        server.terminate()
+        server.wait(LIMIT_S)
+        assert server.status in (0, -signal.SIGTERM), server.describe()
+    with pair.serve(**SMALL) as server, clients.connection(server.uri) as handle:
+        assert handle.pread(4 * MIB, 0) == data
+
+
+def test_with_a_full_log_over_a_slow_origin(pair, folder):
+    """Writers wait for the origin, which takes a quarter of a second a write."""
+    with slow_origin(pair, folder, "250ms"):
+        with pair.serve(tolerate=HANG_UP_ERRORS, **TINY) as server:
+            with stamped_load(server, 1 << 20, threads=16, flush_share=0) as load:
+                time.sleep(3)
+                server.stop(LIMIT_S)
+                writes, _ = load.finish()
+        assert_all_there(pair, [0] * len(blocks_of(PAGES)), writes, **TINY)
+
+
+@pytest.mark.parametrize("settings", [TINY, {**TINY, "ack": "log"}], ids=["ack-ram", "ack-log"])
+def test_with_a_full_log_over_a_frozen_origin(pair, folder, settings):
+    """The origin answers nothing at all any more. What was accepted has a place in the log all the same."""
+    with slow_origin(pair, folder, "1ms") as backing:
+        with pair.serve(tolerate=HANG_UP_ERRORS, **settings) as server:
+            with stamped_load(server, 1 << 20, threads=16, flush_share=0) as load:
+                os.kill(backing.pid, signal.SIGSTOP)
+                time.sleep(3)
+                server.stop(LIMIT_S)
+                writes, _ = load.finish()
+                os.kill(backing.pid, signal.SIGCONT)
+        assert_all_there(pair, [0] * len(blocks_of(PAGES)), writes, **settings)
+
+
+def test_a_second_sigterm_cancels_the_drain(pair, folder):
+    """on-exit=destage has half a minute of writes to do; the data stays in the log when it is told not to."""
+    with slow_origin(pair, folder, "500ms"):
+        settings = {**SMALL, "destage_delay": "1h", "low_watermark": "80", "high_watermark": "95"}
+        with pair.serve(on_exit="destage", **settings) as server:
+            with clients.connection(server.uri) as handle:
+                for page in range(0, 2000, 2):
+                    handle.pwrite(page.to_bytes(4, "little") * 1024, page * 4096)
+            server.terminate()
+            time.sleep(2)
+            assert server.running, "the drain was over before it could be cancelled"
+            server.stop(LIMIT_S)
+        with pair.serve(**settings) as server, clients.connection(server.uri) as handle:
+            for page in range(0, 2000, 2):
+                assert handle.pread(4096, page * 4096) == page.to_bytes(4, "little") * 1024
+
+
+def _queue_requests(handle, count):
+    """Start large writes and hang up without waiting for one of them."""
+    for place in range(count):
+        handle.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(65536)), place * 65536, lambda error: 1)
+    while handle.aio_get_direction() & nbd.AIO_DIRECTION_WRITE:
+        handle.aio_notify_write()
+
+
+@pytest.mark.parametrize("settings", [{}, {**TINY, "ack": "origin"}], ids=["default", "slow"])
+def test_after_clients_that_hung_up_with_requests_queued(pair, settings):
+    """nbdkit may abort itself then (fixed upstream in 2023): if it does, a restart must find all in order."""
+    pair.make_origin(16 * MIB)
+    marker = b"\x99" * 4096
+    server = pair.start(**settings)
+    with clients.connection(server.uri) as handle:
+        handle.pwrite(marker, 15 * MIB)
+        handle.flush()
+    for _ in range(6):
+        if server.running:
+            load = clients.start(
+                *("qemu-img", "bench", "-f", "raw", "-w", "-c", 10**7, "-d", 64, "-s", 65536, server.uri),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            time.sleep(0.2)
+            load.kill()
+            load.wait()
+            time.sleep(0.1)
+        if not server.running:
+            assert server.aborted_at_hang_up(), server.describe()
+            server = pair.start(**settings)
+    with contextlib.suppress(nbd.Error), clients.connection(server.uri) as handle:
+        assert handle.pread(4096, 15 * MIB) == marker
+    if server.running:
+        server.stop(LIMIT_S)
+        server.assert_clean(HANG_UP_ERRORS)
+    else:
+        assert server.aborted_at_hang_up(), server.describe()
+    with pair.serve(**settings) as server, clients.connection(server.uri) as handle:
+        assert handle.pread(4096, 15 * MIB) == marker

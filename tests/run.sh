@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Runs all tests after installing what they need. Arguments go to pytest; paths start at the repository: -k flush tests/nbdkit
+# Some tests mount, so it goes on as root. The last line is pytest's, and so is the exit status.
+set -euo pipefail
+
+[ "$(id -u)" -eq 0 ] || exec sudo --preserve-env=WBCACHE_TEST_SEED "${BASH_SOURCE[0]}" "$@"
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+"$repository/examples/install-packages.sh" test
+cd "$repository"
+exec /usr/bin/python3 -m pytest "$@"

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Real nbdkit processes for tests: started on a Unix socket, ended by SIGTERM or kill -9, never left behind.
+
+Three things end a server whatever happens to the test: the caller (`stop`, `kill`, `destroy`), a timer of
+`lifetime_s` after which it is killed so that no client waits on it for ever, and nbdkit's --exit-with-parent
+when pytest itself dies.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from tests.support.checker import check_pair
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PLUGIN = os.environ.get("WBCACHE_PLUGIN", str(REPOSITORY / "plugin" / "wbcache.py"))
+
+START_LIMIT_S = 30
+STOP_LIMIT_S = 10
+
+# nbdkit before 1.36 can abort itself when a client hangs up with requests queued; that is not the plugin's doing.
+HANG_UP_ABORT = re.compile(r"connections\.c:\d+: \w+: Assertion")
+
+# What nbdkit says for itself when the other end of a connection has gone away, or for a request that it
+# answers with "shutting down".
+HANG_UP_ERRORS = (
+    r"Broken pipe",
+    r"Connection reset by peer",
+    r"client closed input socket",
+    r"failed to read request",
+    r"shutting down",
+    r"Cannot send after transport endpoint shutdown",
+)
+
+_serial = itertools.count(1)
+
+
+class NbdkitServer:
+    """One nbdkit process, running from the constructor on, with its socket, pid file and stderr in `folder`."""
+
+    def __init__(self, folder, arguments, lifetime_s=180, wait=True):
+        name = f"nbdkit{next(_serial)}"
+        self.socket = Path(folder) / f"{name}.sock"
+        self.pid_file = Path(folder) / f"{name}.pid"
+        self.stderr_path = Path(folder) / f"{name}.stderr"
+        self.uri = f"nbd+unix:///?socket={self.socket}"
+        self.was_killed = False
+        self.overdue = False
+        command = ["nbdkit", "-f", "--exit-with-parent", "-U", self.socket, "-P", self.pid_file, *arguments]
+        self.command = [str(word) for word in command]
+        with open(self.stderr_path, "wb") as stderr:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                env=dict(os.environ, LC_ALL="C", PYTHONDONTWRITEBYTECODE="1"),
+            )
+        self.pid = self._process.pid
+        self._timer = threading.Timer(lifetime_s, self._expire)
+        self._timer.daemon = True
+        self._timer.start()
+        if wait:
+            self._wait_until_serving()
+
+    def _expire(self):
+        self.overdue = True
+        self._process.kill()
+
+    def _wait_until_serving(self):
+        """Return when the pid file is there: by then nbdkit listens, so a client can connect at once."""
+        deadline = time.monotonic() + START_LIMIT_S
+        while not (self.pid_file.exists() and self.pid_file.stat().st_size):
+            if not self.running:
+                raise AssertionError(f"nbdkit ended at start: {self.describe()}")
+            if time.monotonic() > deadline:
+                self.destroy()
+                raise AssertionError(f"nbdkit not serving after {START_LIMIT_S} s: {self.describe()}")
+            time.sleep(0.005)
+
+    @property
+    def running(self):
+        return self._process.poll() is None
+
+    @property
+    def status(self):
+        """Exit status, negative for a signal, None while it runs."""
+        return self._process.poll()
+
+    def stderr_text(self):
+        return self.stderr_path.read_text(errors="replace")
+
+    def describe(self):
+        """Command, status and stderr, for messages of failing tests."""
+        end = "killed when its lifetime was over" if self.overdue else f"status {self.status}"
+        return f"{' '.join(self.command)}\n{end}\n{self.stderr_text()}"
+
+    def terminate(self):
+        """Send SIGTERM and return at once."""
+        self._process.terminate()
+
+    def wait(self, limit_s=STOP_LIMIT_S):
+        """Wait for the end and return how many seconds it took; over the limit it is killed and the test fails."""
+        started = time.monotonic()
+        try:
+            self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            self.destroy()
+            raise AssertionError(f"nbdkit did not end within {limit_s} s: {self.describe()}") from None
+        self._timer.cancel()
+        return time.monotonic() - started
+
+    def stop(self, limit_s=STOP_LIMIT_S):
+        """SIGTERM, wait for the end, and return how many seconds it took."""
+        if not self.running:
+            raise AssertionError(f"nbdkit ended by itself: {self.describe()}")
+        self.terminate()
+        return self.wait(limit_s)
+
+    def kill(self):
+        """kill -9, as a power cut for everything that is only in the server's memory."""
+        if not self.running:
+            raise AssertionError(f"nbdkit ended by itself: {self.describe()}")
+        self.was_killed = True
+        self._process.send_signal(signal.SIGKILL)
+        self.wait()
+
+    def destroy(self):
+        """Leave no process, whatever state it is in; for clean-up only."""
+        self._timer.cancel()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+    def aborted_at_hang_up(self):
+        """True if nbdkit itself (not the plugin) aborted because a client hung up with requests queued."""
+        return self.status == -signal.SIGABRT and bool(HANG_UP_ABORT.search(self.stderr_text()))
+
+    def assert_clean(self, tolerate=()):
+        """Fail unless it ended with status 0 (or by our own kill) and without traceback or error on stderr.
+
+        `tolerate`: regular expressions of error lines that belong to the test.
+        """
+        assert not self.overdue, self.describe()
+        assert self.status == (-signal.SIGKILL if self.was_killed else 0), self.describe()
+        text = self.stderr_text()
+        assert "Traceback" not in text, self.describe()
+        errors = [line for line in text.splitlines() if re.search(r"\berror\b|exception", line, re.IGNORECASE)]
+        unexpected = [line for line in errors if not any(re.search(pattern, line) for pattern in tolerate)]
+        assert not unexpected, f"unexpected errors: {unexpected}\n{self.describe()}"
+
+
+class CachePair:
+    """An origin and a log in one folder, and the wbcache servers that were started on them."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.origin = self.folder / "origin.img"
+        self.log = self.folder / "cache.log"
+        self._servers = []
+
+    def make_origin(self, size, data=b""):
+        """A sparse origin of `size` bytes that starts with `data`; returns its path."""
+        with open(self.origin, "wb") as origin:
+            origin.write(data)
+            origin.truncate(size)
+        return self.origin
+
+    def start(self, *, filters=(), options=(), filter_parameters=(), wait=True, lifetime_s=180, **parameters):
+        """Start nbdkit with the plugin; `ring_size="1M"` becomes ring-size=1M. Unless told, the log has 32 MiB."""
+        settings = {"origin": self.origin, "log": self.log, "log_size": "32M", **parameters}
+        words = [f"{key.replace('_', '-')}={value}" for key, value in settings.items()]
+        arguments = [*options, *(f"--filter={name}" for name in filters), "python", PLUGIN, *words]
+        server = NbdkitServer(self.folder, [*arguments, *filter_parameters], lifetime_s, wait)
+        self._servers.append(server)
+        return server
+
+    @contextlib.contextmanager
+    def serve(self, *, tolerate=(), check=True, stop_limit_s=STOP_LIMIT_S, **settings):
+        """A server for the length of a `with`; at its end: SIGTERM unless the test ended it, clean exit, checker."""
+        server = self.start(**settings)
+        try:
+            yield server
+            if server.running:
+                server.stop(stop_limit_s)
+        except BaseException:
+            server.destroy()
+            print(server.describe())
+            raise
+        server.assert_clean(tolerate)
+        if check:
+            self.check()
+
+    def check(self):
+        """Let the project's own checker look at log and origin; no server may run."""
+        check_pair(self.log, self.origin)
+
+    def destroy(self):
+        for server in self._servers:
+            server.destroy()

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The one seam to the operating system: everything that touches a file or block device.
+
+`Device` is what the rest of the core relies on; `FileDevice` is the real one,
+the tests bring a simulated one. Offsets and lengths are bytes. A method that
+returns has done all that it was asked; otherwise it raises DeviceError.
+"""
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import stat
+from collections.abc import Sequence
+from typing import Protocol
+
+from wbcache_core.errors import ConfigError, DeviceError, DeviceInUseError
+from wbcache_core.units import MIB, PAGE_BYTES
+
+Extent = tuple[int, int, bool, bool]
+"""(offset, length, hole, zero) in bytes: `hole` is unallocated, `zero` reads as zeros."""
+
+_IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024)
+_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
+_ZEROS = memoryview(bytes(MIB))
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
+
+# Python's os module has only posix_fallocate, which cannot punch or zero. A CDLL call releases the GIL.
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class Device(Protocol):
+    """What the core needs of an origin or a log device."""
+
+    name: str
+    size: int
+    writable: bool
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill view from offset."""
+
+    def read_uncached_into(self, view: memoryview, offset: int) -> None:
+        """Like read_into, past every cache that can be passed; view is page aligned in memory."""
+
+    def write(self, views: Sequence[memoryview], offset: int) -> None:
+        """Write the views one behind the other from offset. Durable only after sync()."""
+
+    def sync(self) -> None:
+        """All that was written before is durable when this returns."""
+
+    def zero(self, offset: int, length: int, may_trim: bool) -> None:
+        """The range reads as zeros afterwards; with may_trim it is deallocated where possible."""
+
+    def extents(self, offset: int, length: int) -> list[Extent]:
+        """Contiguous extents that cover the range exactly."""
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """A hint that the range is going to be read."""
+
+    def close(self) -> None:
+        """Release the device and its lock. Idempotent."""
+
+
+def aligned_buffer(length: int) -> memoryview:
+    """Page-aligned anonymous memory of length bytes, as O_DIRECT needs it."""
+    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+class FileDevice:
+    """A regular file or a block device, locked against other servers for as long as it is open.
+
+    With direct=True writes and uncached reads use O_DIRECT where the file
+    system allows it; `is_direct` tells. Falls back to read-only when the
+    file may be read and not written, as nbdkit's file plugin does.
+    """
+
+    def __init__(self, path: str, role: str, direct: bool = False) -> None:
+        """Raises ConfigError (not a file or block device), DeviceError, DeviceInUseError."""
+        self.name = path
+        self.role = role
+        self._check_kind(path)
+        self._fd, self.writable = self._open(path)
+        self._direct_fd = -1
+        try:
+            self._lock()
+            self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            if direct:
+                self._open_direct(path)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_direct(self) -> bool:
+        return self._direct_fd >= 0
+
+    def _check_kind(self, path: str) -> None:
+        try:
+            mode = os.stat(path).st_mode
+        except OSError as error:
+            raise DeviceError(
+                f"cannot open {self.role} '{path}': {error.strerror}; check the path", error.errno or errno.EIO
+            ) from None
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            kind = "a folder" if stat.S_ISDIR(mode) else "neither a file nor a block device"
+            raise ConfigError(f"{self.role} '{path}' is {kind}; name a block device or an image file")
+        self._is_block_device = stat.S_ISBLK(mode)
+
+    def _open(self, path: str) -> tuple[int, bool]:
+        # O_EXCL without O_CREAT makes the kernel refuse a block device that is mounted or part of another one.
+        flags = os.O_CLOEXEC | (os.O_EXCL if self._is_block_device else 0)
+        try:
+            return os.open(path, os.O_RDWR | flags), True
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise DeviceInUseError(f"{self.role} '{path}' is in use: unmount it or stop what holds it") from None
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise self._error("open", error) from None
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False
+        except OSError as error:
+            raise self._error("open", error) from None
+
+    def _lock(self) -> None:
+        # flock, not fcntl locks: these are dropped when nbdkit forks into the background.
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+                raise DeviceInUseError(
+                    f"{self.role} '{self.name}' is in use by another wbcache server or tool; stop that one first"
+                ) from None
+            raise self._error("lock", error) from None
+
+    def _open_direct(self, path: str) -> None:
+        access = os.O_RDWR if self.writable else os.O_RDONLY
+        try:
+            fd = os.open(path, access | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            os.preadv(fd, [aligned_buffer(PAGE_BYTES)], 0)
+        except OSError:
+            os.close(fd)
+            return
+        self._direct_fd = fd
+
+    def _error(self, verb: str, error: OSError) -> DeviceError:
+        value = error.errno or errno.EIO
+        return DeviceError(f"cannot {verb} {self.role} '{self.name}': {os.strerror(value)}", value)
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        self._read(self._fd, view, offset)
+
+    def read_uncached_into(self, view: memoryview, offset: int) -> None:
+        self._read(self._direct_fd if self._direct_fd >= 0 else self._fd, view, offset)
+
+    def _read(self, fd: int, view: memoryview, offset: int) -> None:
+        done, length = 0, len(view)
+        while done < length:
+            try:
+                count = os.preadv(fd, [view[done:] if done else view], offset + done)
+            except OSError as error:
+                raise self._error("read", error) from None
+            if count == 0:
+                raise DeviceError(f"{self.role} '{self.name}' ends at byte {offset + done}: it has been truncated")
+            done += count
+
+    def write(self, views: Sequence[memoryview], offset: int) -> None:
+        fd = self._direct_fd if self._direct_fd >= 0 else self._fd
+        for start in range(0, len(views), _IOV_MAX):
+            batch = views[start : start + _IOV_MAX]
+            length = sum(map(len, batch))
+            try:
+                count = os.pwritev(fd, batch, offset)
+                if count < length:
+                    self._write_rest(fd, batch, offset, count)
+            except OSError as error:
+                raise self._error("write to", error) from None
+            offset += length
+
+    def _write_rest(self, fd: int, views: Sequence[memoryview], offset: int, done: int) -> None:
+        """Finish a write that the kernel cut short after done bytes. Raises OSError."""
+        position = 0
+        for view in views:
+            view = view.cast("B")
+            skip = min(max(done - position, 0), len(view))
+            while skip < len(view):
+                count = os.pwrite(fd, view[skip:], offset + position + skip)
+                if count == 0:
+                    raise OSError(errno.ENOSPC, "no progress")
+                skip += count
+            position += len(view)
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._error("sync", error) from None
+
+    def zero(self, offset: int, length: int, may_trim: bool) -> None:
+        if may_trim and self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, length):
+            return
+        if self._fallocate(_ZERO_RANGE | _KEEP_SIZE, offset, length):
+            return
+        while length:
+            count = min(length, len(_ZEROS))
+            self.write([_ZEROS[:count]], offset)
+            offset, length = offset + count, length - count
+
+    def _fallocate(self, mode: int, offset: int, length: int) -> bool:
+        """False where the file system or device cannot do it and zeros have to be written."""
+        while _libc.fallocate(self._fd, mode, offset, length) != 0:
+            value = ctypes.get_errno()
+            if value == errno.EINTR:
+                continue
+            if value in _UNSUPPORTED:
+                return False
+            raise self._error("zero", OSError(value, os.strerror(value)))
+        return True
+
+    def extents(self, offset: int, length: int) -> list[Extent]:
+        if self._is_block_device:
+            return [(offset, length, False, False)]
+        found: list[Extent] = []
+        end = offset + length
+        while offset < end:
+            data = min(self._seek(offset, os.SEEK_DATA, end), end)
+            if data > offset:
+                found.append((offset, data - offset, True, True))
+            offset = data
+            if offset < end:
+                hole = min(self._seek(offset, os.SEEK_HOLE, end), end)
+                found.append((offset, hole - offset, False, False))
+                offset = hole
+        return found
+
+    def _seek(self, offset: int, whence: int, end: int) -> int:
+        try:
+            return os.lseek(self._fd, offset, whence)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return end
+            if error.errno == errno.EINVAL:
+                return offset if whence == os.SEEK_DATA else end
+            raise self._error("map", error) from None
+
+    def prefetch(self, offset: int, length: int) -> None:
+        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def grow(self, length: int) -> None:
+        """Make an empty file a sparse one of length bytes."""
+        try:
+            os.ftruncate(self._fd, length)
+        except OSError as error:
+            raise self._error("grow", error) from None
+        self.size = length
+        if self._direct_fd < 0:
+            self._open_direct(self.name)
+
+    def same_as(self, other: "FileDevice") -> bool:
+        """True when both are one file or one block device, under whatever names."""
+        mine, theirs = os.fstat(self._fd), os.fstat(other._fd)
+        if self._is_block_device and other._is_block_device:
+            return mine.st_rdev == theirs.st_rdev
+        return os.path.samestat(mine, theirs)
+
+    def close(self) -> None:
+        for fd in (self._fd, self._direct_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._direct_fd = -1
+
+
+def create_file(path: str, length: int) -> None:
+    """A new sparse file that only its owner can read. Raises DeviceError, also when it exists."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.truncate(fd, length)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        value = error.errno or errno.EIO
+        raise DeviceError(f"cannot create log '{path}': {os.strerror(value)}; check the folder", value) from None

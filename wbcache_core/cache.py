@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A cache from start to stop: opens, locks and recovers; activates for writers; drains; closes.
+
+    Cache(config) -> activate() -> volume ... -> stop()
+
+Until activate() not a byte of log or origin is written, so a server that
+nobody may write through changes nothing.
+"""
+
+import errno
+import logging
+import os
+import threading
+import time
+import uuid
+
+from wbcache_core import fingerprint, pairing
+from wbcache_core.block_device import FileDevice, create_file
+from wbcache_core.committer import Committer
+from wbcache_core.config import DESTAGE, DISCARD_LOG, ORIGIN_CHANGED, Config
+from wbcache_core.destager import Destager, Settings
+from wbcache_core.errors import (
+    ConfigError,
+    DeviceError,
+    LogRefusedError,
+    ReadOnlyError,
+    StoppedError,
+    WbcacheError,
+)
+from wbcache_core.location_map import LocationMap
+from wbcache_core.log_reader import LogReader
+from wbcache_core.log_writer import LogEnd, LogWriter
+from wbcache_core.number_line import NumberLine
+from wbcache_core.origin_writer import OriginWriter
+from wbcache_core.recovery import Recovered, recover
+from wbcache_core.ring_buffer import RingBuffer
+from wbcache_core.segment_table import SegmentTable
+from wbcache_core.superblock_format import SAMPLE_COUNT, Superblock
+from wbcache_core.superblock_store import SuperblockStore, format_log, newest
+from wbcache_core.throttle import Throttle
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size
+from wbcache_core.volume import Volume
+from wbcache_core.volume_reader import VolumeReader
+
+_log = logging.getLogger("wbcache")
+
+
+class Cache:
+    """`_lifecycle` guards activate() and stop() against each other; the fields change only in these."""
+
+    def __init__(self, config: Config) -> None:
+        """Open, lock and recover, writing nothing. Raises WbcacheError."""
+        self._config = config
+        self._lifecycle = threading.Lock()
+        self._active = self._stopped = False
+        self._ring = RingBuffer(config.ring_size)
+        self._log: FileDevice | None = None
+        self._slots: list[Superblock | None] | None = None
+        self._retake_samples = False
+        self._origin = FileDevice(config.origin, "origin")
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            raise
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether activate() can succeed at all."""
+        return self._origin.writable and (self._log is None or self._log.writable)
+
+    def _open(self) -> None:
+        log_bytes = self._open_log()
+        pairing.check_sizes(self._origin, log_bytes)
+        recovered = None
+        if self._log and self._log.size:
+            try:
+                recovered = self._recover(self._log)
+            except LogRefusedError as error:
+                if DISCARD_LOG not in self._config.force:
+                    raise
+                _log.warning("discarding what the log holds, as forced: %s", error)
+                self._slots = None
+        superblock = newest(self._slots) if self._slots else None
+        self._assemble(superblock or self._new_superblock(log_bytes), recovered)
+
+    def _open_log(self) -> int:
+        """Open the log where there is one; returns the bytes it has or is going to have."""
+        path = self._config.log
+        if not os.path.lexists(path):
+            folder = os.path.dirname(path)
+            if not os.path.isdir(folder):
+                raise DeviceError(f"cannot create log '{path}': there is no folder '{folder}'", errno.ENOENT)
+            return self._config.log_size
+        self._log = FileDevice(path, "log", direct=True)
+        if self._log.same_as(self._origin):
+            raise ConfigError(f"origin and log are the same: '{self._config.origin}' and '{path}'; name another log")
+        return self._log.size or self._config.log_size
+
+    def _recover(self, log: FileDevice) -> Recovered | None:
+        """What the log holds; None when it is blank. Raises LogRefusedError, DeviceError."""
+        self._slots = pairing.read_log(log)
+        superblock = newest(self._slots) if self._slots else None
+        if superblock is None:
+            return None
+        pairing.check_size_unchanged(superblock, self._origin, log)
+        started = time.monotonic()
+        recovered = recover(log, LogReader(log, superblock.data_pages, superblock.uuid), superblock)
+        dirty = recovered.head > superblock.destaged
+        self._retake_samples = pairing.is_origin_changed(
+            superblock, self._origin, log, recovered.locations, dirty, ORIGIN_CHANGED in self._config.force
+        )
+        pages = sum(found.descriptor.page_count for found in recovered.segments)
+        _log.info(
+            "recovered %d pages in %d segments, LSN %d to %d, in %.3f s",
+            pages, len(recovered.segments), superblock.destaged, recovered.head, time.monotonic() - started,
+        )  # fmt: skip
+        if recovered.discarded_lsn is not None:
+            _log.info("left out a last write that was torn and never acknowledged, at LSN %d", recovered.discarded_lsn)
+        if self._retake_samples:
+            _log.warning("origin '%s' has changed since the cache last wrote to it: accepted", self._origin.name)
+        return recovered
+
+    def _new_superblock(self, log_bytes: int) -> Superblock:
+        return Superblock(
+            uuid=uuid.uuid4().bytes,
+            sequence=1,
+            log_bytes=log_bytes - log_bytes % PAGE_BYTES,
+            origin_bytes=self._origin.size,
+            origin_name=self._origin.name,
+            samples=(0,) * SAMPLE_COUNT,
+        )
+
+    def _assemble(self, superblock: Superblock, recovered: Recovered | None) -> None:
+        """Put the read side together."""
+        config, data_pages = self._config, superblock.data_pages
+        high_pages = data_pages * config.high_watermark // 100
+        line = NumberLine(
+            self._ring.pages, data_pages, high_pages, min(config.commit_size >> PAGE_SHIFT, data_pages // 8)
+        )
+        line.committed = line.destaged = line.oldest = line.head = superblock.destaged
+        line.destaged_place = line.write_place = superblock.destaged_place
+        self._end = LogEnd(0, 0, 0, 0)
+        self._table, self._locations = SegmentTable(), LocationMap()
+        if recovered:
+            line.committed = line.head = recovered.head
+            line.write_place = recovered.end.place
+            self._end, self._table, self._locations = recovered.end, recovered.table, recovered.locations
+        line.ring_start = line.head
+        if line.head > line.destaged:
+            line.timeline.append((line.head, time.monotonic()))
+        self._superblock = superblock
+        self._line = line
+        self._reader = LogReader(self._log, data_pages, superblock.uuid) if self._log else None
+        self._throttle = Throttle(line, high_pages)
+        volume_reader = VolumeReader(line, self._ring, self._locations, self._table, self._reader, self._origin)
+        self.volume = Volume(line, self._ring, self._locations, volume_reader, self._origin, self._throttle)
+
+    def activate(self) -> None:
+        """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError."""
+        with self._lifecycle:
+            if self._stopped:
+                raise StoppedError("the server is shutting down")
+            if not self._active:
+                self._prepare_log()
+                self._start()
+                self._active = True
+
+    def _prepare_log(self) -> None:
+        """Make sure of a formatted log whose superblocks say what recovery found."""
+        if not self.is_writable:
+            raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
+        if self._log is None:
+            create_file(self._config.log, self._config.log_size)
+            self._log = FileDevice(self._config.log, "log", direct=True)
+        if self._log.size == 0:
+            self._log.grow(self._config.log_size)
+        if self._slots is None:
+            first = self._superblock.with_changes(samples=fingerprint.take(self._origin))
+            self._slots = format_log(self._log, first)
+            self._assemble(first, None)
+            _log.info("formatted log '%s' of %s", self._log.name, format_size(first.log_bytes))
+            return
+        # A killed server may have left writes in the page cache that recovery saw but nothing made durable.
+        self._log.sync()
+        store = SuperblockStore(self._log, self._slots)
+        changes: dict[str, object] = {"origin_name": self._origin.name}
+        if self._retake_samples:
+            changes["samples"] = fingerprint.take(self._origin)
+        line = self._line
+        for _ in range(2):
+            store.write(oldest=line.destaged, oldest_place=line.destaged_place, committed=line.committed, **changes)
+        self._slots = store.slots
+
+    def _start(self) -> None:
+        assert self._log and self._reader and self._slots
+        config, line = self._config, self._line
+        low_pages = line.data_pages * config.low_watermark // 100
+        store = SuperblockStore(self._log, self._slots)
+        with line.lock:
+            line.reclaimed_place = store.reclaimed_place
+        writer = LogWriter(
+            self._log, line.data_pages, self._superblock.uuid, self._ring, self._end, config.compress
+        )  # fmt: skip
+        self._store = store
+        self._committer = Committer(line, self._table, writer, store, config.commit_interval, low_pages)
+        self._destager = Destager(
+            line, self._ring, self._locations, self._table, self._reader, store,
+            OriginWriter(self._origin, config.destage_depth, lambda: line.destager_must_stop),
+            self._throttle, Settings(low_pages, config.destage_delay),
+        )  # fmt: skip
+        self.volume.make_writable(self._committer, config.ack, config.flush, config.fua)
+        self._committer.start()
+        self._destager.start()
+
+    def drain(self) -> None:
+        """Return when all that was written before is on the origin. Raises LogFailedError, OriginFailedError."""
+        self._committer.commit_all()
+        with self._line.lock:
+            self._line.wait_for_destaged(self._line.committed)
+
+    def interrupt(self) -> None:
+        """The server is about to stop: wake every blocked request. Called again, it ends a drain. Never blocks long."""
+        if self._line.stopping:
+            if self._active:
+                self._destager.cancel()
+            return
+        self._line.stop(drain=self._config.on_exit == DESTAGE)
+        self._throttle.stop()
+
+    def stop(self) -> None:
+        """Commit, destage with on-exit=destage, end the threads, close. Idempotent; failures are logged."""
+        if not self._line.stopping:
+            self.interrupt()
+        with self._lifecycle:
+            if self._stopped:
+                return
+            self._stopped = True
+            try:
+                if self._active:
+                    self._finish()
+            finally:
+                self._close()
+
+    def _finish(self) -> None:
+        try:
+            self._committer.commit_all()
+            if self._line.draining:
+                _log.info("draining %d pages of log to the origin", self._line.dirty_pages)
+                if self._destager.finish_drain():
+                    _log.info("the origin is complete")
+                else:
+                    _log.warning("the origin is not complete: the log still holds data for it, keep them together")
+        except WbcacheError as error:
+            _log.error("stopping: %s", error)
+        finally:
+            self._line.stop(drain=False)
+            self._committer.join()
+            self._destager.join()
+        if not self._line.log_error:
+            try:
+                self._store.write(committed=self._line.committed)
+            except DeviceError as error:
+                _log.error("stopping: %s", error)
+
+    def abandon(self) -> None:
+        """End as a crash would, as far as the devices can tell: nothing more is committed. For tests of recovery."""
+        with self._lifecycle:
+            self._stopped = True
+            self._line.stop(drain=False)
+            self._throttle.stop()
+            if self._active:
+                self._committer.join()
+                self._destager.join()
+            self._close()
+
+    def _close(self) -> None:
+        self._origin.close()
+        if self._log:
+            self._log.close()

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The parameters, checked. docs/nbdkit-wbcache-plugin.1 describes each for users."""
+
+import difflib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from wbcache_core.errors import ConfigError
+from wbcache_core.superblock_format import MIN_LOG_BYTES
+from wbcache_core.units import GIB, MIB, format_size, parse_duration, parse_size
+
+RAM, LOG, ORIGIN = 0, 1, 2
+"""Which cursor a request waits for, weakest first."""
+
+COMMIT, DESTAGE = "commit", "destage"
+ORIGIN_CHANGED, DISCARD_LOG = "origin-changed", "discard-log"
+
+_LEVELS = {"ram": RAM, "log": LOG, "origin": ORIGIN}
+_DURABLE = {"log": LOG, "origin": ORIGIN}
+_MIN_RING_BYTES = MIB
+_MAX_DEPTH = 256
+
+
+def _choice(text: str, allowed: Iterable[str]) -> str:
+    if text not in allowed:
+        raise ConfigError(f"'{text}' is not one of {', '.join(allowed)}")
+    return text
+
+
+def _parse_compress(text: str) -> int | None:
+    if text == "off":
+        return None
+    name, colon, level = text.partition(":")
+    if name != "zstd" or (colon and not (level.isascii() and level.isdigit() and 1 <= int(level) <= 19)):
+        raise ConfigError(f"'{text}' is not one of off, zstd, zstd:1 to zstd:19")
+    return int(level) if level else 1
+
+
+def _parse_percent(text: str) -> int:
+    digits = text.removesuffix("%")
+    if not (digits.isascii() and digits.isdigit() and int(digits) <= 100):
+        raise ConfigError(f"'{text}' is not a percentage from 0 to 100")
+    return int(digits)
+
+
+def _parse_depth(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MAX_DEPTH):
+        raise ConfigError(f"'{text}' is not a number from 1 to {_MAX_DEPTH}")
+    return int(text)
+
+
+def _parse_switch(text: str) -> bool:
+    return _choice(text, ("on", "off")) == "on"
+
+
+def _parse_force(text: str) -> frozenset[str]:
+    return frozenset(_choice(part, (ORIGIN_CHANGED, DISCARD_LOG)) for part in text.split(","))
+
+
+@dataclass
+class Config:
+    """Sizes in bytes, times in seconds, watermarks in percent of the log."""
+
+    origin: str = ""
+    log: str = ""
+    log_size: int = GIB
+    ring_size: int = 64 * MIB
+    ack: int = RAM
+    flush: int = LOG
+    fua: int = LOG
+    commit_interval: float = 1.0
+    commit_size: int = 0
+    destage_delay: float = 5.0
+    destage_depth: int = 16
+    low_watermark: int = 25
+    high_watermark: int = 75
+    on_exit: str = COMMIT
+    compress: int | None = None
+    force: frozenset[str] = field(default_factory=frozenset)
+    pin_thread_state: bool = True
+
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[tuple[str, str]], size: Callable[[str], int] = parse_size) -> "Config":
+        """A checked configuration from key=value pairs; `size` parses sizes. Raises ConfigError."""
+        config = cls()
+        for key, value in pairs:
+            config.set(key, value, size)
+        config.check()
+        return config
+
+    def set(self, key: str, value: str, size: Callable[[str], int] = parse_size) -> None:
+        """One parameter, with hyphens or underscores. Raises ConfigError."""
+        name = key.replace("-", "_")
+        parsers: dict[str, Callable[[str], object]] = {
+            "origin": os.path.abspath,
+            "log": os.path.abspath,
+            "log_size": size,
+            "ring_size": size,
+            "ack": lambda text: _LEVELS[_choice(text, _LEVELS)],
+            "flush": lambda text: _DURABLE[_choice(text, _DURABLE)],
+            "fua": lambda text: _DURABLE[_choice(text, _DURABLE)],
+            "commit_interval": parse_duration,
+            "commit_size": size,
+            "destage_delay": parse_duration,
+            "destage_depth": _parse_depth,
+            "low_watermark": _parse_percent,
+            "high_watermark": _parse_percent,
+            "on_exit": lambda text: _choice(text, (COMMIT, DESTAGE)),
+            "compress": _parse_compress,
+            "force": _parse_force,
+            "pin_thread_state": _parse_switch,
+        }
+        if name not in parsers:
+            near = difflib.get_close_matches(name, parsers, n=1)
+            hint = f"; did you mean '{near[0].replace('_', '-')}'?" if near else ""
+            raise ConfigError(f"unknown parameter '{key}'{hint}")
+        if not value:
+            raise ConfigError(f"parameter '{key}' needs a value")
+        try:
+            setattr(self, name, parsers[name](value))
+        except (ConfigError, ValueError, OverflowError) as error:
+            raise ConfigError(f"{key}={value}: {error}") from None
+
+    def check(self) -> None:
+        """What holds between parameters; fills in defaults that depend on others. Raises ConfigError."""
+        if not self.origin:
+            raise ConfigError("parameter 'origin' is missing: origin=PATH names the slow device or image to cache")
+        if not self.log:
+            if os.path.exists(self.origin) and not os.path.isfile(self.origin):
+                raise ConfigError(
+                    "parameter 'log' is missing: beside an origin that is a device, log=PATH has to name the log"
+                )
+            self.log = f"{self.origin}.wblog"
+        if self.log_size < MIN_LOG_BYTES:
+            raise ConfigError(
+                f"log-size={self.log_size} is too small: a log needs at least {format_size(MIN_LOG_BYTES)}"
+            )
+        if self.ring_size < _MIN_RING_BYTES:
+            raise ConfigError(
+                f"ring-size={self.ring_size} is too small: the ring needs at least {format_size(_MIN_RING_BYTES)}"
+            )
+        self.commit_size = min(self.commit_size or self.ring_size // 4, self.ring_size // 2)
+        if self.commit_interval <= 0:
+            raise ConfigError("commit-interval has to be longer than 0")
+        if self.low_watermark >= self.high_watermark:
+            raise ConfigError(
+                f"low-watermark={self.low_watermark} has to be below high-watermark={self.high_watermark}"
+            )

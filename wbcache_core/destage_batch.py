@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One batch of the number line, ready for the origin: the newest page of each block, sorted, and ranges to clear.
+
+A batch is an image of the line: page lsn is at (lsn - start) * 4096, as in the ring.
+"""
+
+from array import array
+from collections.abc import Callable
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core.segment_format import BLOCK_MASK, KIND_SHIFT, TRIM, Descriptor
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
+
+_RUN_PAGES = 256
+"""Pages that one write to the origin carries at most (1 MiB)."""
+_ZERO_PAGE_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))
+
+
+class Run(NamedTuple):
+    """Consecutive blocks to write: byte offset and one view a page."""
+
+    offset: int
+    views: list[memoryview]
+
+
+class Clear(NamedTuple):
+    """Blocks to zero."""
+
+    block: int
+    count: int
+    may_trim: bool
+
+
+class DestageBatch:
+    def __init__(self, start_lsn: int, image: memoryview, descriptors: list[Descriptor]) -> None:
+        """descriptors of whole segments in LSN order, the first of which starts with start_lsn."""
+        self.start_lsn = start_lsn
+        self.end_lsn = descriptors[-1].end_lsn
+        self.last = descriptors[-1]
+        self._image = image
+        self._newest: dict[int, int] = {}
+        self._sums = array("Q", bytes(8 * (self.end_lsn - start_lsn)))
+        self.clears: list[Clear] = []
+        for descriptor in descriptors:
+            self._add(descriptor)
+
+    def __len__(self) -> int:
+        """Pages to write."""
+        return len(self._newest)
+
+    def _add(self, descriptor: Descriptor) -> None:
+        index = descriptor.first_lsn + 1 - self.start_lsn
+        heads = descriptor.heads
+        if descriptor.page_count == len(heads):
+            self._sums[index : index + len(heads)] = array("Q", descriptor.arguments)
+            self._newest.update(zip(heads, range(index, index + len(heads)), strict=True))
+            return
+        for head, argument in zip(heads, descriptor.arguments, strict=True):
+            if head <= BLOCK_MASK:
+                self._sums[index] = argument
+                self._newest[head] = index
+                index += 1
+            else:
+                self._clear(Clear(head & BLOCK_MASK, argument, head >> KIND_SHIFT == TRIM))
+
+    def _clear(self, clear: Clear) -> None:
+        """Pages written before and inside are superseded; later ones are written after all clears."""
+        newest = self._newest
+        inside = range(clear.block, clear.block + clear.count)
+        for block in inside if clear.count < len(newest) else [block for block in newest if block in inside]:
+            newest.pop(block, None)
+        self.clears.append(clear)
+
+    def first_bad_lsn(self) -> int | None:
+        """The lowest LSN among the pages to write whose checksum does not match."""
+        image, sums = self._image, self._sums
+        bad = [
+            index
+            for index in self._newest.values()
+            if xxh3_64_intdigest(image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT]) != sums[index]
+        ]
+        return self.start_lsn + min(bad) if bad else None
+
+    def runs(self, origin_bytes: int) -> list[Run]:
+        """Writes in order of blocks, neighbours merged, cut at the end of the origin."""
+        image = self._image
+        runs: list[Run] = []
+        views: list[memoryview] = []
+        expected = -1
+        for block, index in sorted(self._newest.items()):
+            if block != expected or len(views) == _RUN_PAGES:
+                views = []
+                runs.append(Run(block << PAGE_SHIFT, views))
+            views.append(image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT])
+            expected = block + 1
+        if expected << PAGE_SHIFT > origin_bytes:
+            views[-1] = views[-1][: origin_bytes - (expected - 1 << PAGE_SHIFT)]
+        return runs
+
+    def new_checksum(self) -> Callable[[int], int | None]:
+        """A function from block to the checksum of what this batch leaves there, None where it leaves it alone."""
+
+        def changed(block: int) -> int | None:
+            index = self._newest.get(block)
+            if index is not None:
+                return self._sums[index]
+            if any(clear.block <= block < clear.block + clear.count for clear in self.clears):
+                return _ZERO_PAGE_SUM
+            return None
+
+        return changed

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Moves `destaged`: writes the log to the origin in strictly ordered batches, and reclaims log space.
+
+The only one to move `destaged`, `oldest` and the superblock's idea of them.
+Within a batch only the newest version of a block is written, sorted by block;
+`destaged` moves to the batch's end after the origin is synced and a
+superblock says so.
+"""
+
+import logging
+import threading
+import time
+from typing import NamedTuple
+
+from wbcache_core.block_device import aligned_buffer
+from wbcache_core.destage_batch import DestageBatch
+from wbcache_core.errors import DamagedPageError, DeviceError, LogFailedError, OriginFailedError, StoppedError
+from wbcache_core.fingerprint import updated
+from wbcache_core.location_map import LocationMap
+from wbcache_core.log_reader import LogReader
+from wbcache_core.number_line import NumberLine
+from wbcache_core.origin_writer import OriginWriter
+from wbcache_core.ring_buffer import RingBuffer
+from wbcache_core.segment_format import MAX_SEGMENT_PAGES
+from wbcache_core.segment_table import Located, SegmentTable
+from wbcache_core.superblock_store import SuperblockStore
+from wbcache_core.throttle import Throttle
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
+
+_log = logging.getLogger("wbcache")
+
+_BATCH_PAGES = 16384
+"""A batch is at most 64 MiB, and at most an eighth of the log so that space comes back steadily."""
+_IDLE_SECONDS = 1.0
+_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.1, 10.0
+_SWEEP_REGIONS = 32
+
+
+class Settings(NamedTuple):
+    """When to destage: low_pages of dirty log, delay in seconds."""
+
+    low_pages: int
+    delay: float
+
+
+class Destager:
+    """Every field is used by the destager's own thread alone."""
+
+    def __init__(
+        self,
+        line: NumberLine,
+        ring: RingBuffer,
+        locations: LocationMap,
+        table: SegmentTable,
+        reader: LogReader,
+        store: SuperblockStore,
+        writer: OriginWriter,
+        throttle: Throttle,
+        settings: Settings,
+    ) -> None:
+        self._line = line
+        self._ring = ring
+        self._map = locations  # guarded by the volume lock
+        self._table = table  # guarded by the volume lock
+        self._reader = reader
+        self._store = store
+        self._writer = writer
+        self._throttle = throttle
+        self._settings = settings
+        self._batch_lsns = max(min(_BATCH_PAGES, line.data_pages // 8), MAX_SEGMENT_PAGES)
+        self._image: memoryview | None = None
+        self._idle_head, self._idle_since = 0, 0.0
+        self._back_off, self._retry_at = 0.0, 0.0
+        self._sweep_at = _SWEEP_REGIONS
+        self._thread = threading.Thread(target=self._run, name="wbcache-destage", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the thread; the line has been stopped. Nothing when it was never started."""
+        if self._thread.ident:
+            self._thread.join()
+
+    def finish_drain(self) -> bool:
+        """After line.stop(drain=True): wait until all that is committed is on the origin; True when it is.
+
+        Ends early when the origin fails or cancel() is called. No lock held.
+        """
+        line = self._line
+        with line.lock:
+            # Whatever failed before may work by now: the stop makes one more attempt.
+            line.origin_error = None
+            self._retry_at = 0.0
+            line.destage_wanted.notify()
+            while line.destaged < line.committed and not (line.origin_error or line.destager_must_stop):
+                line.moved.wait()
+            line.draining = False
+            line.destage_wanted.notify()
+            return line.destaged >= line.committed
+
+    def cancel(self) -> None:
+        """End a drain. No lock held."""
+        with self._line.lock:
+            self._line.draining = False
+            self._line.moved.notify_all()
+            self._line.destage_wanted.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._line.lock:
+                end = self._wait_for_work()
+            if end is None:
+                break
+            try:
+                if end > self._line.destaged:
+                    self._destage(end)
+                self._reclaim()
+            except StoppedError:
+                break
+            except (DamagedPageError, DeviceError) as error:
+                self._hold_up(error)
+        self._writer.close()
+
+    def _wait_for_work(self) -> int | None:
+        """The LSN up to which to destage; the present `destaged` for only reclaiming; None to stop. Lock held."""
+        line = self._line
+        while not line.destager_must_stop:
+            timeout = self._retry_at - time.monotonic()
+            if timeout <= 0:
+                if line.destaged < line.committed:
+                    timeout = self._seconds_until_due()
+                    if timeout <= 0:
+                        return self._end_of_next_batch()
+                if self._reclaim_wanted():
+                    return line.destaged
+            if timeout > 0:
+                line.destage_wanted.wait(timeout)
+            else:
+                self._image = None
+                line.destager_idle = True
+                line.destage_wanted.wait()
+                line.destager_idle = False
+        return None
+
+    def _seconds_until_due(self) -> float:
+        """How long the dirty data may still wait. Lock held."""
+        line, now = self._line, time.monotonic()
+        if (
+            line.draining
+            or line.origin_target > line.destaged
+            or line.room_waiters
+            or line.dirty_pages > self._settings.low_pages
+        ):
+            return 0.0
+        if line.head != self._idle_head:
+            self._idle_head, self._idle_since = line.head, now
+        since = line.timeline[0][1] if line.timeline else now
+        return min(since + self._settings.delay, self._idle_since + _IDLE_SECONDS) - now
+
+    def _end_of_next_batch(self) -> int:
+        """A segment's end, one segment or more ahead. Lock held."""
+        line = self._line
+        if line.committed - line.destaged <= self._batch_lsns:
+            return line.committed
+        return self._table.first_lsns_between(line.destaged + 1, line.destaged + self._batch_lsns + 1)[-1]
+
+    def _destage(self, end: int) -> None:
+        """One batch. Raises DeviceError and DamagedPageError, then nothing has moved; StoppedError."""
+        started = time.monotonic()
+        line = self._line
+        batch = self._load(line.destaged, end, from_ring=True)
+        if self._store.current.batch_end < batch.end_lsn:
+            self._write_superblock(batch_end=batch.end_lsn, committed=line.committed)
+        writes = self._writer.write(batch)
+        self._write_superblock(
+            destaged=batch.end_lsn,
+            destaged_place=self._place_after(batch),
+            destaged_previous=batch.last.checksum,
+            destaged_generation=batch.last.generation,
+            destaged_time_ns=batch.last.time_ns,
+            batch_end=batch.end_lsn,
+            committed=line.committed,
+            samples=updated(self._writer.origin_bytes, self._store.current.samples, batch.new_checksum()),
+        )
+        with line.lock:
+            recovered, line.origin_error = line.origin_error, None
+            line.note_destaged(batch.end_lsn, self._store.current.destaged_place)
+        seconds = time.monotonic() - started
+        self._throttle.note_destaged(batch.end_lsn - batch.start_lsn, seconds)
+        self._back_off = self._retry_at = 0.0
+        if recovered:
+            _log.warning("destaging goes on")
+        _log.debug(
+            "destaged batch: LSN %d to %d, %d pages in %d writes, %.3f s",
+            batch.start_lsn, batch.end_lsn, len(batch), writes, seconds,
+        )  # fmt: skip
+
+    def _place_after(self, batch: DestageBatch) -> int:
+        with self._line.lock:
+            return self._table.locate(batch.last.first_lsn).place + batch.last.log_pages
+
+    def _load(self, start: int, end: int, from_ring: bool) -> DestageBatch:
+        """The batch of the segments in [start, end), or of those before the first page that fails its checksum.
+
+        Raises DamagedPageError when that is in the first segment, DeviceError.
+        """
+        image = self._image_of(end - start)
+        with self._line.lock:
+            firsts = self._table.first_lsns_between(start, end)
+            segments = [self._table.locate(lsn) for lsn in firsts]
+        in_log = len(segments)
+        # The ring holds the newest segments: from the end backwards as far as it goes.
+        while from_ring and in_log and self._copy_from_ring(segments, in_log - 1, end, image, start):
+            in_log -= 1
+        self._reader.load(segments[:in_log], firsts[in_log] if in_log < len(firsts) else end, image, start)
+        batch = DestageBatch(
+            start,
+            image,
+            [self._reader.decode(image[lsn - start << PAGE_SHIFT :][:PAGE_BYTES], lsn) for lsn in firsts],
+        )
+        bad = batch.first_bad_lsn()
+        if bad is None:
+            return batch
+        if from_ring:
+            return self._load(start, end, from_ring=False)
+        cut = max(lsn for lsn in firsts if lsn <= bad)
+        if cut == start:
+            raise DamagedPageError(
+                f"the page with LSN {bad} in the log fails its checksum and is not written to the origin"
+            )
+        return self._load(start, cut, from_ring=False)
+
+    def _copy_from_ring(self, segments: list[Located], index: int, end: int, image: memoryview, start: int) -> bool:
+        """Copy one segment if the ring still has it. Optimistic: writers go on, and a slot is overwritten only
+        after `head` has moved, so a look at the head afterwards tells whether the copy is good."""
+        first = segments[index].first_lsn
+        following = segments[index + 1].first_lsn if index + 1 < len(segments) else end
+        with self._line.lock:
+            if first < self._line.ring_floor:
+                return False
+        self._ring.copy_out(first, image[first - start << PAGE_SHIFT : following - start << PAGE_SHIFT])
+        with self._line.lock:
+            return first >= self._line.ring_floor
+
+    def _image_of(self, lsns: int) -> memoryview:
+        if self._image is None:
+            self._image = aligned_buffer(self._batch_lsns << PAGE_SHIFT)
+        return self._image[: lsns << PAGE_SHIFT]
+
+    def _reclaim_wanted(self) -> bool:
+        """Lock held."""
+        line = self._line
+        enough = line.data_pages // (2 if line.room_waiters else 4)
+        return line.reclaimed_place < line.destaged_place and line.free_pages < enough
+
+    def _reclaim(self) -> None:
+        """Give up the oldest clean segments until half of the log is free, in both superblocks. Raises StoppedError."""
+        line = self._line
+        with line.lock:
+            if not self._reclaim_wanted():
+                return
+            kept = self._table.first_from_place(line.write_place - line.data_pages // 2)
+            # The segment at `destaged` may begin a lap, behind an unused rest that destaged_place still stands before.
+            if kept and line.oldest <= kept.first_lsn < line.destaged:
+                oldest, place = kept.first_lsn, kept.place
+            else:
+                oldest, place = line.destaged, line.destaged_place
+            # Readers stop using the segments before their space can be overwritten.
+            line.oldest = oldest
+            self._table.drop_below(oldest)
+        for _ in range(2):
+            self._write_superblock(oldest=oldest, oldest_place=place, committed=line.committed)
+        with line.lock:
+            line.reclaimed_place = self._store.reclaimed_place
+            line.refresh_limits()
+            line.moved.notify_all()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop stale leaves of the map when it has grown to twice what it was after the last sweep."""
+        line = self._line
+        if len(self._map.regions) < self._sweep_at:
+            return
+        region: int | None = 0
+        while region is not None:
+            with line.lock:
+                region = self._map.sweep(region, _SWEEP_REGIONS, line.oldest)
+        self._sweep_at = 2 * len(self._map.regions) + _SWEEP_REGIONS
+
+    def _write_superblock(self, **changes: object) -> None:
+        """Raises StoppedError after latching the failure: without a superblock nothing may move any more."""
+        try:
+            self._store.write(**changes)
+        except DeviceError as error:
+            _log.error("superblock write failed: %s", error)
+            self._line.fail(LogFailedError(str(error), error.errno_value))
+            raise StoppedError("the log device failed") from None
+
+    def _hold_up(self, error: DamagedPageError | DeviceError) -> None:
+        """Latch what keeps destaging from going on, and try again later."""
+        self._back_off = min(max(2 * self._back_off, _FIRST_BACK_OFF), _LONGEST_BACK_OFF)
+        self._retry_at = time.monotonic() + self._back_off
+        message = f"destaging is held up: {error}; it is tried again, and writes go on until the log is full"
+        known = self._line.origin_error
+        if known is None or str(known) != message:
+            _log.error("%s", message)
+        self._line.fail(OriginFailedError(message, error.errno_value))

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Every exception that wbcache raises on purpose.
+
+    WbcacheError
+      ConfigError            a parameter is missing, unknown or senseless
+      DeviceError            origin or log: cannot be opened, read, written, synced
+        DeviceInUseError     another server holds it
+      LogRefusedError        the log cannot be served with this origin
+        ForeignLogError      neither blank nor a wbcache log
+        LogVersionError      written by a newer wbcache
+        SuperblockError      ours, but no superblock is valid
+        WrongPairError       log and origin do not belong together (any more)
+        DamagedLogError      the durable part of the log has a hole
+      RequestError           one request of a client cannot be served
+        OutOfRangeError      it reaches beyond the end of the volume
+        ReadOnlyError        the volume cannot be written
+        DamagedPageError     a page in the log fails its checksum
+        LogFailedError       the log device failed: the volume takes no more writes
+        OriginFailedError    the origin fails and the log cannot take more
+        StoppedError         the server is shutting down
+      FormatError            bytes that are not what a format module expects
+
+Each message says what happened, where, and what the user can do.
+"""
+
+import errno
+
+
+class WbcacheError(Exception):
+    """Root of the tree. `errno_value` is what a client of the volume gets to see."""
+
+    errno_value = errno.EIO
+
+
+class ConfigError(WbcacheError):
+    errno_value = errno.EINVAL
+
+
+class DeviceError(WbcacheError):
+    """A system call on origin or log failed; carries the system's errno."""
+
+    def __init__(self, message: str, errno_value: int = errno.EIO) -> None:
+        super().__init__(message)
+        self.errno_value = errno_value
+
+
+class DeviceInUseError(DeviceError):
+    def __init__(self, message: str) -> None:
+        super().__init__(message, errno.EBUSY)
+
+
+class LogRefusedError(WbcacheError):
+    errno_value = errno.EINVAL
+
+
+class ForeignLogError(LogRefusedError):
+    pass
+
+
+class LogVersionError(LogRefusedError):
+    pass
+
+
+class SuperblockError(LogRefusedError):
+    pass
+
+
+class WrongPairError(LogRefusedError):
+    pass
+
+
+class DamagedLogError(LogRefusedError):
+    pass
+
+
+class RequestError(WbcacheError):
+    pass
+
+
+class OutOfRangeError(RequestError):
+    errno_value = errno.EINVAL
+
+
+class ReadOnlyError(RequestError):
+    errno_value = errno.EROFS
+
+
+class DamagedPageError(RequestError):
+    pass
+
+
+class LogFailedError(RequestError):
+    def __init__(self, message: str, errno_value: int = errno.EIO) -> None:
+        super().__init__(message)
+        self.errno_value = errno_value
+
+
+class OriginFailedError(RequestError):
+    def __init__(self, message: str, errno_value: int = errno.EIO) -> None:
+        super().__init__(message)
+        self.errno_value = errno_value
+
+
+class StoppedError(RequestError):
+    errno_value = errno.ESHUTDOWN
+
+
+class FormatError(WbcacheError):
+    pass
+
+
+# NBD carries only a few errno values; a client sees anything else as EINVAL, which would blame the client.
+_NBD_ERRNO = frozenset(
+    (errno.EPERM, errno.EIO, errno.ENOMEM, errno.EINVAL, errno.ENOSPC, errno.EOVERFLOW, errno.ENOTSUP, errno.ESHUTDOWN)
+)
+
+
+def errno_for_client(error: BaseException) -> int:
+    """The one place that decides which errno a failed request shows to its client."""
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    value = error.errno_value if isinstance(error, WbcacheError) else errno.EIO
+    if value in (errno.EROFS, errno.EACCES):
+        return errno.EPERM
+    if value in (errno.EDQUOT, errno.EFBIG):
+        return errno.ENOSPC
+    return value if value in _NBD_ERRNO else errno.EIO

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Puts closed segments into the log: checksums, descriptors, one vectored write, one sync.
+
+Used by one thread at a time, the holder of the commit lock, which guards all fields.
+"""
+
+import time
+from typing import NamedTuple
+
+import zstandard
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.frames import lengths_of, pack
+from wbcache_core.pending_segment import PendingSegment
+from wbcache_core.ring_buffer import RingBuffer
+from wbcache_core.segment_format import MAX_SEGMENT_PAGES, RAW, ZSTD, Descriptor, encode
+from wbcache_core.superblock_format import DATA_START
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
+
+COMMIT_PAGES = 8192
+"""At most this many LSNs (32 MiB) are written between two syncs; recovery looks no further for later segments."""
+
+
+class WrittenSegment(NamedTuple):
+    """A segment that is durable in the log."""
+
+    descriptor: Descriptor
+    place: int
+    page_sums: list[int]
+
+    @property
+    def end_place(self) -> int:
+        return self.place + self.descriptor.log_pages
+
+
+class LogEnd(NamedTuple):
+    """Where the log goes on: what recovery hands to the writer."""
+
+    place: int
+    previous: int
+    generation: int
+    time_ns: int
+
+
+def fit(place: int, pages: int, data_pages: int) -> int:
+    """The place of a segment of that many pages: `place`, or the next lap where it would wrap the end of the log."""
+    left = data_pages - place % data_pages
+    return place if pages <= left else place + left
+
+
+class LogWriter:
+    def __init__(
+        self, device: Device, data_pages: int, uuid: bytes, ring: RingBuffer, end: LogEnd, zstd_level: int | None
+    ) -> None:
+        self._device = device
+        self._data_pages = data_pages
+        self._uuid = uuid
+        self._ring = ring
+        self.end = end
+        self._compressor = zstandard.ZstdCompressor(level=zstd_level) if zstd_level is not None else None
+        self._scratch = aligned_buffer(min(ring.pages, COMMIT_PAGES + MAX_SEGMENT_PAGES) * PAGE_BYTES)
+        self._scratch_used = 0
+
+    def write(self, segments: list[PendingSegment], committed: int) -> list[WrittenSegment]:
+        """Make closed segments, in LSN order, durable as one generation. Raises DeviceError, then nothing has moved.
+
+        `committed` is the cursor as it stands now. Their place must be free: the caller saw to that
+        when it let their pages into the ring.
+        """
+        end = LogEnd(
+            self.end.place, self.end.previous, self.end.generation + 1, max(time.time_ns(), self.end.time_ns + 1)
+        )
+        self._scratch_used = 0
+        written: list[WrittenSegment] = []
+        runs: list[tuple[int, list[memoryview]]] = []
+        for segment in segments:
+            one, views = self._prepare(segment, committed, end)
+            if runs and one.place == end.place and one.place % self._data_pages:
+                runs[-1][1].extend(views)
+            else:
+                runs.append((one.place, views))
+            written.append(one)
+            end = end._replace(place=one.end_place, previous=one.descriptor.checksum)
+        for place, views in runs:
+            self._device.write(views, DATA_START + (place % self._data_pages << PAGE_SHIFT))
+        self._device.sync()
+        self.end = end
+        return written
+
+    def _prepare(
+        self, segment: PendingSegment, committed: int, end: LogEnd
+    ) -> tuple[WrittenSegment, list[memoryview]]:
+        """Fill the descriptor's slot in the ring; returns the segment and the bytes to write."""
+        first, count = segment.first_lsn, segment.page_count
+        pages = self._ring.pages_of(first + 1, count)
+        sums = list(map(xxh3_64_intdigest, pages))
+        encoding, payload_bytes = RAW, count << PAGE_SHIFT
+        frame_lengths: tuple[int, ...] = ()
+        views = self._ring.spans(first, 1 + count)
+        compressed = self._compress(pages) if self._compressor and count > 1 else None
+        if compressed:
+            encoding, (frame_lengths, payload) = ZSTD, compressed
+            payload_bytes = sum(frame_lengths)
+            views = [self._ring.page(first), payload]
+        descriptor = Descriptor(
+            encoding, count, self._uuid, first, end.time_ns, committed, end.generation, end.previous,
+            payload_bytes, frame_lengths, tuple(segment.heads), tuple(segment.arguments(sums)),
+        )  # fmt: skip
+        encode(descriptor, self._ring.page(first))
+        place = fit(end.place, descriptor.log_pages, self._data_pages)
+        return WrittenSegment(descriptor, place, sums), views
+
+    def _compress(self, pages: list[memoryview]) -> tuple[tuple[int, ...], memoryview] | None:
+        """Frame lengths and padded payload in the scratch buffer, or None where that saves no page."""
+        assert self._compressor
+        frames = pack(self._compressor, pages)
+        payload = b"".join(frames)
+        padded = pages_of(len(payload)) << PAGE_SHIFT
+        if padded >= len(pages) << PAGE_SHIFT:
+            return None
+        view = self._scratch[self._scratch_used : self._scratch_used + padded]
+        view[: len(payload)] = payload
+        view[len(payload) :] = bytes(padded - len(payload))
+        self._scratch_used += padded
+        return lengths_of(frames), view

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The number line: LSNs, the four cursors on it, and the lock and conditions everybody waits with.
+
+    oldest  <=  destaged  <=  committed  <=  head
+       |  clean     |    dirty    |  volatile  |
+
+`head` is the next LSN to hand out; every LSN below `committed` is durable in
+the log, below `destaged` durable on the origin; every LSN from `oldest` to
+`committed` is intact in the log. A request is durable when a cursor has
+passed it, so all waiting is waiting for a cursor.
+"""
+
+import threading
+import time
+from collections import deque
+
+from wbcache_core.errors import LogFailedError, OriginFailedError, ReadOnlyError, RequestError, StoppedError
+from wbcache_core.pending_segment import PendingSegment
+from wbcache_core.segment_format import MAX_SEGMENT_PAGES
+
+_TIMELINE_GAP = 0.25
+"""Seconds; commits closer together share one entry of the timeline."""
+
+
+class NumberLine:
+    """The cursors, and where they are in the log (places: see superblock_format). `lock` guards every field.
+
+    `lock` is the volume lock: held for memory copies and look-ups, never across I/O, a sleep or a log message.
+    """
+
+    def __init__(self, ring_pages: int, data_pages: int, high_pages: int, commit_pages: int) -> None:
+        self.lock = threading.Lock()
+        self.moved = threading.Condition(self.lock)
+        """Notified when a cursor moved, space was reclaimed, or something failed or stops."""
+        self.commit_wanted = threading.Condition(self.lock)
+        self.destage_wanted = threading.Condition(self.lock)
+        self.ring_pages = ring_pages
+        self.data_pages = data_pages
+        self.head = self.committed = self.destaged = self.oldest = 1
+        self.ring_start = 1
+        """The ring never held an LSN below this one: the head when the server started."""
+        self.open_segment: PendingSegment | None = None
+        self.closed_segments: deque[PendingSegment] = deque()
+        self.timeline: deque[tuple[int, float]] = deque()
+        """(LSN, time.monotonic()): when `committed` came to stand at that LSN; the destager drops what it has passed."""
+        self.write_place = self.destaged_place = self.reclaimed_place = 0
+        self.limit = self.soft_limit = 0
+        """head may not pass `limit`; a writer that would pass `soft_limit` has to look at more than that."""
+        self.pending_since = 0.0
+        """When the oldest volatile page came, in seconds of time.monotonic(); 0 when there is none."""
+        self.commit_requested = False
+        self.committer_idle = False
+        """The committer waits without a time limit and has to be told of the first volatile page."""
+        self.destager_idle = False
+        """The destager waits without a time limit and has to be told of new dirty data."""
+        self.origin_target = 0
+        """Somebody waits for `destaged` to reach this LSN."""
+        self.room_waiters = 0
+        """Writers that wait for log space."""
+        self.writable = False
+        self.stopping = False
+        self.draining = False
+        """While stopping: the destager goes on until the origin is complete."""
+        self.log_error: LogFailedError | None = None
+        self.origin_error: OriginFailedError | None = None
+        self._high_pages = high_pages
+        self._commit_pages = commit_pages
+
+    @property
+    def ring_floor(self) -> int:
+        """The lowest LSN that the ring still holds. Lock held."""
+        return max(self.ring_start, self.head - self.ring_pages)
+
+    @property
+    def free_pages(self) -> int:
+        """Pages of the log that may be written. Lock held."""
+        return self.data_pages - (self.write_place - self.reclaimed_place)
+
+    @property
+    def dirty_pages(self) -> int:
+        """Pages of the log that the origin still needs, volatile ones included. Lock held."""
+        return self.write_place - self.destaged_place + self.head - self.committed
+
+    @property
+    def throttled(self) -> bool:
+        """Lock held."""
+        return self.dirty_pages > self._high_pages
+
+    def refresh_limits(self) -> None:
+        """To be called after anything moved. Lock held.
+
+        What is let into the ring has its place in the log: a commit never waits for destaging. A segment that
+        does not fit before the end of the log leaves less than MAX_SEGMENT_PAGES unused there.
+        """
+        if self.log_error or self.stopping or not self.writable:
+            self.limit = self.soft_limit = 0
+            return
+        room = min(self.ring_pages, self.free_pages - MAX_SEGMENT_PAGES)
+        self.limit = self.committed + max(room, 0)
+        self.soft_limit = 0 if self.throttled else min(self.limit, self.committed + self._commit_pages)
+
+    def raise_if_log_failed(self) -> None:
+        """Raises the latched LogFailedError, if any, as a new exception for the caller's thread."""
+        error = self.log_error
+        if error:
+            raise LogFailedError(str(error), error.errno_value)
+
+    def check_writable(self) -> None:
+        """Raises what a writer gets to see now, if anything. Lock held."""
+        self.raise_if_log_failed()
+        if self.stopping:
+            raise StoppedError("the server is shutting down")
+        if not self.writable:
+            raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
+
+    def request_commit(self) -> None:
+        """Lock held."""
+        if not self.commit_requested:
+            self.commit_requested = True
+            self.commit_wanted.notify()
+
+    def wait_for_room(self, pages: int) -> None:
+        """Return when `pages` more LSNs fit under the limit. Lock held; released while waiting.
+
+        Raises LogFailedError, StoppedError, ReadOnlyError, and OriginFailedError when
+        only the origin could make room and it fails.
+        """
+        while self.head + pages > self.limit:
+            self.check_writable()
+            self.request_commit()
+            log_is_full = self.head + pages > self.committed + self.free_pages - MAX_SEGMENT_PAGES
+            if log_is_full:
+                if self.origin_error:
+                    raise OriginFailedError(f"the log is full and {self.origin_error}", self.origin_error.errno_value)
+                self.destage_wanted.notify()
+            self.room_waiters += log_is_full
+            self.moved.wait()
+            self.room_waiters -= log_is_full
+        self.check_writable()
+        if self.head + pages > self.committed + self._commit_pages:
+            self.request_commit()
+
+    def wait_for_destaged(self, lsn: int) -> None:
+        """Return when every LSN below lsn is durable on the origin. Lock held; released while waiting.
+
+        Raises LogFailedError, StoppedError, and OriginFailedError as soon as the origin fails.
+        """
+        while self.destaged < lsn:
+            self.raise_if_log_failed()
+            if self.origin_error:
+                raise OriginFailedError(str(self.origin_error), self.origin_error.errno_value)
+            if self.stopping:
+                raise StoppedError("the server is shutting down")
+            self.origin_target = max(self.origin_target, lsn)
+            self.destage_wanted.notify()
+            self.moved.wait()
+
+    def fail(self, error: RequestError) -> None:
+        """Latch a failure of log or origin and wake everybody. Takes the lock."""
+        with self.lock:
+            if isinstance(error, LogFailedError):
+                self.log_error = self.log_error or error
+            elif isinstance(error, OriginFailedError):
+                self.origin_error = error
+            self.refresh_limits()
+            self.moved.notify_all()
+
+    @property
+    def destager_must_stop(self) -> bool:
+        """Lock held, or where one batch more or less does not matter."""
+        return self.log_error is not None or (self.stopping and not self.draining)
+
+    def stop(self, drain: bool) -> None:
+        """Wake everybody: no request is let in from now on. With drain the destager goes on. Takes the lock."""
+        with self.lock:
+            self.stopping = True
+            self.draining = drain
+            self.refresh_limits()
+            self.moved.notify_all()
+            self.commit_wanted.notify_all()
+            self.destage_wanted.notify_all()
+
+    def open_next_segment(self) -> PendingSegment:
+        """A segment with the next LSN for its descriptor. Lock held; there is room and no open segment."""
+        segment = self.open_segment = PendingSegment(self.head)
+        self.head += 1
+        if not self.pending_since:
+            self.pending_since = time.monotonic()
+            if self.committer_idle:
+                self.commit_wanted.notify()
+        return segment
+
+    def close_segment(self) -> None:
+        """Nothing is added to the open segment any more. Lock held."""
+        if self.open_segment:
+            self.closed_segments.append(self.open_segment)
+            self.open_segment = None
+
+    def note_destaged(self, lsn: int, place: int) -> None:
+        """`destaged` moves to lsn, which is at place. Lock held."""
+        self.destaged = lsn
+        self.destaged_place = place
+        while self.timeline and self.timeline[0][0] <= lsn:
+            self.timeline.popleft()
+        self.refresh_limits()
+        self.moved.notify_all()
+
+    def note_committed(self, lsn: int, place: int) -> None:
+        """`committed` moves to lsn, the log to place. Lock held."""
+        now = time.monotonic()
+        self.committed = lsn
+        self.write_place = place
+        self.pending_since = now if self.head > lsn else 0.0
+        if self.timeline and now - self.timeline[-1][1] < _TIMELINE_GAP:
+            self.timeline[-1] = lsn, self.timeline[-1][1]
+        else:
+            self.timeline.append((lsn, now))
+        self.refresh_limits()
+        self.moved.notify_all()
+
+    def check(self) -> None:
+        """Assert what holds at every moment. Lock held."""
+        assert 1 <= self.oldest <= self.destaged <= self.committed <= self.head
+        assert self.reclaimed_place <= self.destaged_place <= self.write_place
+        assert 0 <= self.free_pages <= self.data_pages
+        assert self.head - self.committed <= self.ring_pages

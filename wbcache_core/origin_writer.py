@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Carries one batch to the origin: ranges first, then pages in order of blocks, several in flight, then a sync.
+
+A fast origin is written by the calling thread alone; handing work to other
+threads pays only where a write takes longer than the hand-over.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from wbcache_core.block_device import Device
+from wbcache_core.destage_batch import Clear, DestageBatch
+from wbcache_core.errors import StoppedError
+from wbcache_core.units import MIB, PAGE_SHIFT
+
+_SLOW_WRITE_SECONDS = 0.0003
+_TRIALS = 4
+_CLEAR_BLOCKS = 64 * MIB >> PAGE_SHIFT
+"""One call zeroes at most this much: where the origin has no such call, zeros are written, and a stop has to wait."""
+
+_Task = Callable[[], None]
+
+
+class OriginWriter:
+    """Used by the destager's thread alone."""
+
+    def __init__(self, origin: Device, depth: int, should_stop: Callable[[], bool]) -> None:
+        """depth is the number of requests in flight; should_stop() is asked before each."""
+        self._origin = origin
+        self._depth = depth
+        self._should_stop = should_stop
+        self._pool: ThreadPoolExecutor | None = None
+        self.origin_bytes = origin.size
+
+    def write(self, batch: DestageBatch) -> int:
+        """Make the batch durable on the origin; returns the number of requests it took.
+
+        Raises DeviceError, and StoppedError when should_stop(); either leaves the origin in between.
+        """
+        clears = deque(self._clear_tasks(batch.clears))
+        runs = deque(
+            partial(self._origin.write, run.views, run.offset) for run in batch.runs(self._origin.size)
+        )  # fmt: skip
+        total = len(clears) + len(runs)
+        self._perform(clears)
+        self._perform(runs)
+        self._origin.sync()
+        return total
+
+    def close(self) -> None:
+        """End the helper threads."""
+        if self._pool:
+            self._pool.shutdown()
+
+    def _clear_tasks(self, clears: list[Clear]) -> list[_Task]:
+        tasks: list[_Task] = []
+        for block, count, may_trim in _merged(clears):
+            for start in range(block, block + count, _CLEAR_BLOCKS):
+                offset = start << PAGE_SHIFT
+                blocks = min(_CLEAR_BLOCKS, block + count - start)
+                length = min(blocks << PAGE_SHIFT, self._origin.size - offset)
+                tasks.append(partial(self._origin.zero, offset, length, may_trim))
+        return tasks
+
+    def _perform(self, tasks: deque[_Task]) -> None:
+        started = time.monotonic()
+        done = 0
+        while tasks:
+            if done >= _TRIALS and self._depth > 1 and (time.monotonic() - started) / done > _SLOW_WRITE_SECONDS:
+                self._perform_in_parallel(tasks)
+                return
+            self._perform_one(tasks.popleft())
+            done += 1
+
+    def _perform_one(self, task: _Task) -> None:
+        if self._should_stop():
+            raise StoppedError("destaging was interrupted by the server's shutdown")
+        task()
+
+    def _perform_in_parallel(self, tasks: deque[_Task]) -> None:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._depth, "wbcache-origin")
+        futures = [self._pool.submit(self._work, tasks) for _ in range(min(self._depth, len(tasks)))]
+        errors = [error for future in futures if (error := future.exception())]
+        if errors:
+            raise errors[0]
+
+    def _work(self, tasks: deque[_Task]) -> None:
+        while True:
+            try:
+                task = tasks.popleft()
+            except IndexError:
+                return
+            try:
+                self._perform_one(task)
+            except BaseException:
+                tasks.clear()
+                raise
+
+
+def _merged(clears: list[Clear]) -> list[Clear]:
+    """Neighbours of the same kind as one, in their order."""
+    merged: list[Clear] = []
+    for clear in clears:
+        if merged and merged[-1].may_trim == clear.may_trim and merged[-1].block + merged[-1].count == clear.block:
+            merged[-1] = Clear(merged[-1].block, merged[-1].count + clear.count, clear.may_trim)
+        else:
+            merged.append(clear)
+    return merged

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Whether a log is blank, ours, and this origin's: everything that is refused before recovery, and why."""
+
+import os
+
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core import fingerprint
+from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.errors import ConfigError, DamagedLogError, ForeignLogError, SuperblockError, WrongPairError
+from wbcache_core.location_map import LocationMap
+from wbcache_core.segment_format import has_magic as is_descriptor
+from wbcache_core.superblock_format import DATA_START, MAGIC, MIN_LOG_BYTES, SLOT_OFFSETS, Superblock
+from wbcache_core.superblock_store import newest, read_slots
+from wbcache_core.units import MIB, PAGE_BYTES, SECTOR_BYTES, format_size
+
+_SCAN_BYTES = 4 * MIB
+_DISCARD_HINT = "to throw away what the log holds and format it anew, add force=discard-log"
+
+
+def check_sizes(origin: Device, log_bytes: int) -> None:
+    """Raises ConfigError for an origin or log whose size cannot be served."""
+    if origin.size == 0:
+        raise ConfigError(f"origin '{origin.name}' has a size of 0 bytes; there is nothing to cache")
+    if origin.size % SECTOR_BYTES:
+        raise ConfigError(
+            f"origin '{origin.name}' has {origin.size} bytes, which is not a multiple of {SECTOR_BYTES}; "
+            "pad it (truncate -s %512) or name another"
+        )
+    if log_bytes < MIN_LOG_BYTES:
+        raise ConfigError(f"the log has {log_bytes} bytes; a log needs at least {format_size(MIN_LOG_BYTES)}")
+
+
+def read_log(log: Device) -> list[Superblock | None] | None:
+    """The superblock slots of a log, None when it is blank.
+
+    Raises LogVersionError, SuperblockError, ForeignLogError, DamagedLogError (cut short), DeviceError.
+    """
+    slots = read_slots(log)
+    superblock = newest(slots)
+    if superblock is None:
+        if _is_blank(log):
+            return None
+        if _was_ours(log):
+            raise SuperblockError(
+                f"both superblocks of log '{log.name}' are damaged, so it is not known what the origin lacks; "
+                f"nothing has been changed; restore the log device, or, {_DISCARD_HINT}"
+            )
+        raise ForeignLogError(
+            f"log '{log.name}' holds data that is not a wbcache log; nothing has been changed; "
+            f"name another log, or blank it (wipefs, blkdiscard, dd if=/dev/zero), or, {_DISCARD_HINT}"
+        )
+    if superblock.log_bytes > log.size:
+        raise DamagedLogError(
+            f"log '{log.name}' has {log.size} bytes and was made with {superblock.log_bytes}: it has been cut short; "
+            f"restore it, or, {_DISCARD_HINT}"
+        )
+    return slots
+
+
+def _is_blank(log: Device) -> bool:
+    """Whether every byte is zero. Holes are not read."""
+    buffer = aligned_buffer(_SCAN_BYTES)
+    zero_sum = xxh3_64_intdigest(buffer)
+    for start, length, _, zero in log.extents(0, log.size):
+        if zero:
+            continue
+        # From the page that the extent starts in, for the alignment of uncached reads.
+        for offset in range(start - start % PAGE_BYTES, start + length, _SCAN_BYTES):
+            view = buffer[: min(_SCAN_BYTES, log.size - offset)]
+            log.read_into(view, offset)
+            expected = zero_sum if len(view) == _SCAN_BYTES else xxh3_64_intdigest(bytes(len(view)))
+            if xxh3_64_intdigest(view) != expected:
+                return False
+    return True
+
+
+def _was_ours(log: Device) -> bool:
+    page = bytearray(PAGE_BYTES)
+    for offset in SLOT_OFFSETS:
+        log.read_into(memoryview(page), offset)
+        if page[: len(MAGIC)] == MAGIC:
+            return True
+    log.read_into(memoryview(page), DATA_START)
+    return is_descriptor(memoryview(page))
+
+
+def check_size_unchanged(superblock: Superblock, origin: Device, log: Device) -> None:
+    """Raises WrongPairError when the log was made for an origin of another size."""
+    if superblock.origin_bytes != origin.size:
+        raise WrongPairError(
+            f"log '{log.name}' belongs to origin '{superblock.origin_name}' of {superblock.origin_bytes} bytes, and "
+            f"origin '{origin.name}' has {origin.size}: the origin was resized or it is the wrong pair; nothing has "
+            f"been changed; bring back the old size, or, {_DISCARD_HINT}"
+        )
+
+
+def is_origin_changed(
+    superblock: Superblock, origin: Device, log: Device, locations: LocationMap, dirty: bool, accept: bool
+) -> bool:
+    """Whether the origin is not as the log left it, where that may be accepted.
+
+    With a dirty log it may not, unless `accept`; with a clean one nothing is
+    lost as long as it is the same origin. Raises WrongPairError, DeviceError.
+    """
+    changed = fingerprint.differing_blocks(origin, superblock.samples, lambda block: bool(locations.get(block)))
+    if not changed or accept:
+        return bool(changed)
+    where = ", ".join(str(block * PAGE_BYTES) for block in changed[:3])
+    if dirty:
+        raise WrongPairError(
+            f"origin '{origin.name}' has changed behind its cache (at byte {where}) while log '{log.name}' still "
+            "holds data for it: it was used without the cache, or it is the wrong pair; nothing has been changed; "
+            f"to write the log's data over it all the same, add force=origin-changed; or, {_DISCARD_HINT}"
+        )
+    if os.path.basename(superblock.origin_name) != os.path.basename(origin.name):
+        raise WrongPairError(
+            f"log '{log.name}' belongs to another origin, '{superblock.origin_name}'; it holds no data that is "
+            f"not there, so nothing is lost: {_DISCARD_HINT}"
+        )
+    return True

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A segment that is being filled in the ring, before its descriptor is written."""
+
+from wbcache_core.segment_format import KIND_SHIFT, MAX_ENTRIES
+
+
+class PendingSegment:
+    """Entries in the order of the number line. Guarded by the volume lock until it is closed."""
+
+    __slots__ = ("first_lsn", "end_lsn", "heads", "ranges")
+
+    def __init__(self, first_lsn: int) -> None:
+        self.first_lsn = first_lsn
+        self.end_lsn = first_lsn + 1
+        self.heads: list[int] = []
+        self.ranges: dict[int, int] = {}
+
+    @property
+    def page_count(self) -> int:
+        return self.end_lsn - self.first_lsn - 1
+
+    @property
+    def room(self) -> int:
+        """How many more entries fit."""
+        return MAX_ENTRIES - len(self.heads)
+
+    def add_pages(self, block: int, count: int) -> None:
+        """count pages of consecutive blocks, with the next LSNs."""
+        self.heads.extend(range(block, block + count))
+        self.end_lsn += count
+
+    def add_range(self, kind: int, block: int, count: int) -> None:
+        """A trim or zero of count blocks, at the last LSN."""
+        self.ranges[len(self.heads)] = count
+        self.heads.append(kind << KIND_SHIFT | block)
+
+    def arguments(self, page_sums: list[int]) -> list[int]:
+        """The descriptor's argument of each entry."""
+        if not self.ranges:
+            return page_sums
+        sums = iter(page_sums)
+        ranges = self.ranges
+        return [ranges[index] if index in ranges else next(sums) for index in range(len(self.heads))]

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Rebuilds cursors, segment table and map from a log. Reads only; docs/recovery.md has the table of cases.
+
+Recovery starts at `destaged`, not at `oldest`: what the origin already has is
+served from the origin, so nobody who used the origin on its own after a clean
+stop ever reads older data from the log.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError
+from wbcache_core.location_map import HOLE_FLAG, ZERO_FLAG, LocationMap
+from wbcache_core.log_reader import LogReader, page_views
+from wbcache_core.log_writer import COMMIT_PAGES, LogEnd, fit
+from wbcache_core.segment_format import (
+    BLOCK_MASK,
+    KIND_SHIFT,
+    MAX_SEGMENT_PAGES,
+    TRIM,
+    Descriptor,
+    decode,
+    has_magic,
+)
+from wbcache_core.segment_table import Located, SegmentTable
+from wbcache_core.superblock_format import Superblock
+from wbcache_core.units import PAGE_BYTES
+
+_SEARCH_PAGES = 2 * COMMIT_PAGES + 2 * MAX_SEGMENT_PAGES
+"""How far behind the end later segments are searched: the commit at the end and the one after it."""
+_READ_AHEAD_PAGES = 64
+_LARGE_SEGMENT_PAGES = 32
+
+
+class Found(NamedTuple):
+    """A segment of the chain."""
+
+    descriptor: Descriptor
+    place: int
+
+    @property
+    def located(self) -> Located:
+        return Located(self.descriptor.first_lsn, self.place, bool(self.descriptor.encoding))
+
+
+class Recovered(NamedTuple):
+    """The state of the cache as the log tells it."""
+
+    segments: list[Found]
+    table: SegmentTable
+    locations: LocationMap
+    head: int
+    end: LogEnd
+    discarded_lsn: int | None
+    """First LSN of a torn last write that was left out, if there was one."""
+
+
+class _Window:
+    """Reads single pages of the data area, a few ahead where segments are small."""
+
+    def __init__(self, device: Device, reader: LogReader, data_pages: int) -> None:
+        self._device = device
+        self._reader = reader
+        self._data_pages = data_pages
+        self._buffer = aligned_buffer(_READ_AHEAD_PAGES * PAGE_BYTES)
+        self._first, self._count = 0, 0
+        self.ahead = _READ_AHEAD_PAGES
+
+    def page(self, place: int) -> memoryview:
+        """The page at a place; valid until the next call."""
+        index = place - self._first
+        if not 0 <= index < self._count:
+            self._count = min(self.ahead, self._data_pages - place % self._data_pages)
+            view = self._buffer[: self._count * PAGE_BYTES]
+            self._device.read_uncached_into(view, self._reader.offset_of(place))
+            self._first, index = place, 0
+        return self._buffer[index * PAGE_BYTES : (index + 1) * PAGE_BYTES]
+
+
+def recover(device: Device, reader: LogReader, superblock: Superblock) -> Recovered:
+    """What the log holds from superblock.destaged on. Raises DamagedLogError, DeviceError."""
+    window = _Window(device, reader, superblock.data_pages)
+    chain = _follow_chain(window, superblock)
+    known = max([superblock.committed, *(found.descriptor.committed for found in chain)])
+    sound = _without_torn_tail(reader, chain, known)
+    discarded = chain[len(sound)].descriptor.first_lsn if len(sound) < len(chain) else None
+    end = _end_of(sound, superblock)
+    head = sound[-1].descriptor.end_lsn if sound else superblock.destaged
+    known = max(known, _committed_according_to_later_segments(window, superblock, end.place))
+    if known > head:
+        raise DamagedLogError(
+            f"log '{device.name}' is damaged at LSN {head} (byte {reader.offset_of(end.place)}): what was durable "
+            f"up to LSN {known} cannot be read back, so {known - head} pages or more are lost; nothing has been "
+            "changed; restore the log device, or give up what is in the log with force=discard-log"
+        )
+    return _assemble(sound, head, end, discarded)
+
+
+def _follow_chain(window: _Window, superblock: Superblock) -> list[Found]:
+    """Valid descriptors, each naming the checksum of the one before, from `destaged` on."""
+    chain: list[Found] = []
+    lsn, place, previous = superblock.destaged, superblock.destaged_place, superblock.destaged_previous
+    limit = superblock.destaged_place + superblock.data_pages
+    while True:
+        found = _next_segment(window, superblock, lsn, place, previous, limit)
+        if found is None:
+            return chain
+        chain.append(found)
+        descriptor = found.descriptor
+        window.ahead = 1 if descriptor.log_pages > _LARGE_SEGMENT_PAGES else _READ_AHEAD_PAGES
+        lsn, place, previous = descriptor.end_lsn, found.place + descriptor.log_pages, descriptor.checksum
+
+
+def _next_segment(
+    window: _Window, superblock: Superblock, lsn: int, place: int, previous: int, limit: int
+) -> Found | None:
+    """The segment with that first LSN, at place or, where the largest would not fit, at the next lap."""
+    for candidate in {place: None, fit(place, MAX_SEGMENT_PAGES, superblock.data_pages): None}:
+        if candidate >= limit:
+            continue
+        try:
+            descriptor = decode(window.page(candidate))
+        except FormatError:
+            continue
+        end = candidate + descriptor.log_pages
+        if (
+            (descriptor.uuid, descriptor.first_lsn, descriptor.previous) == (superblock.uuid, lsn, previous)
+            and end <= limit
+            and fit(candidate, descriptor.log_pages, superblock.data_pages) == candidate
+        ):
+            return Found(descriptor, candidate)
+    return None
+
+
+def _without_torn_tail(reader: LogReader, chain: list[Found], known: int) -> list[Found]:
+    """The chain up to the first segment whose pages did not all arrive.
+
+    Only segments at or above `known`, which nothing says were synced, may be torn; a bad page
+    below it is bit rot, which is found when that page is read or destaged.
+    """
+    for index, found in enumerate(chain):
+        if found.descriptor.first_lsn >= known and not is_whole(reader, found):
+            return chain[:index]
+    return chain
+
+
+def is_whole(reader: LogReader, found: Found) -> bool:
+    """Whether every page of a segment has its checksum. Raises DeviceError."""
+    descriptor = found.descriptor
+    image = aligned_buffer((1 + descriptor.page_count) * PAGE_BYTES)
+    try:
+        reader.load([found.located], descriptor.end_lsn, image, descriptor.first_lsn)
+    except DamagedPageError:
+        return False
+    sums = list(map(xxh3_64_intdigest, page_views(image[PAGE_BYTES:])))
+    return sums == page_sums_of(descriptor)
+
+
+def page_sums_of(descriptor: Descriptor) -> list[int]:
+    """The checksums of a segment's pages in LSN order."""
+    if descriptor.page_count == len(descriptor.heads):
+        return list(descriptor.arguments)
+    pairs = zip(descriptor.heads, descriptor.arguments, strict=True)
+    return [argument for head, argument in pairs if head <= BLOCK_MASK]
+
+
+def _end_of(chain: list[Found], superblock: Superblock) -> LogEnd:
+    if not chain:
+        return LogEnd(
+            superblock.destaged_place,
+            superblock.destaged_previous,
+            superblock.destaged_generation,
+            superblock.destaged_time_ns,
+        )
+    last = chain[-1]
+    return LogEnd(
+        last.place + last.descriptor.log_pages,
+        last.descriptor.checksum,
+        last.descriptor.generation,
+        last.descriptor.time_ns,
+    )
+
+
+def _committed_according_to_later_segments(window: _Window, superblock: Superblock, place: int) -> int:
+    """The highest `committed` that any sound descriptor of this volume behind the end carries, or 0.
+
+    Pieces of older laps carry lower ones, and so does what was written but not yet synced.
+    """
+    highest = 0
+    window.ahead = _READ_AHEAD_PAGES
+    for candidate in range(place, min(place + _SEARCH_PAGES, superblock.destaged_place + superblock.data_pages)):
+        page = window.page(candidate)
+        if has_magic(page):
+            try:
+                descriptor = decode(page)
+            except FormatError:
+                continue
+            if descriptor.uuid == superblock.uuid:
+                highest = max(highest, descriptor.committed)
+    return highest
+
+
+def _assemble(chain: list[Found], head: int, end: LogEnd, discarded: int | None) -> Recovered:
+    table, locations = SegmentTable(), LocationMap()
+    for descriptor, place in chain:
+        table.append(descriptor.first_lsn, place, descriptor.encoding, page_sums_of(descriptor))
+        apply_entries(descriptor, locations.set_page, locations.set_all)
+    return Recovered(chain, table, locations, head, end, discarded)
+
+
+def apply_entries(
+    descriptor: Descriptor, set_page: Callable[[int, int], None], set_all: Callable[[int, int, int], None]
+) -> None:
+    """Replay a segment's entries, in order, into anything with the map's set_page and set_all."""
+    lsn = descriptor.first_lsn
+    if descriptor.page_count == len(descriptor.heads):
+        for block in descriptor.heads:
+            lsn += 1
+            set_page(block, lsn)
+        return
+    for head, argument in zip(descriptor.heads, descriptor.arguments, strict=True):
+        if head <= BLOCK_MASK:
+            lsn += 1
+            set_page(head, lsn)
+        else:
+            flags = ZERO_FLAG | HOLE_FLAG if head >> KIND_SHIFT == TRIM else ZERO_FLAG
+            set_all(head & BLOCK_MASK, argument, flags | lsn)

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The bytes of a segment descriptor, the page that heads each segment of the log.
+
+    descriptor := magic version encoding zero8 entry_count page_count uuid first_lsn time_ns committed
+                  generation previous payload_bytes zero96 frame_lengths[16] entry[246] checksum
+    entry      := kind<<56|block  argument          (16 bytes)
+
+A page entry's argument is the xxh3-64 of the page, a range entry's the number
+of blocks. Page entries take LSNs first_lsn+1, first_lsn+2, ... in their order;
+a range entry takes none and stands at the LSN before it. All integers are
+little-endian. docs/format.md has the grammar and a worked example.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core.errors import FormatError
+from wbcache_core.units import PAGE_BYTES, pages_of
+
+MAGIC = b"WBCSEGMT"
+VERSION = 1
+
+RAW, ZSTD = 0, 1
+
+PAGE, TRIM, ZERO = 0, 1, 2
+"""Kinds of entries: a page of data, a discarded range, a range of zeros that stays allocated."""
+KIND_SHIFT = 56
+BLOCK_MASK = (1 << KIND_SHIFT) - 1
+
+MAX_ENTRIES = 246
+FRAME_PAGES = 16
+FRAME_COUNT = 16
+MAX_SEGMENT_PAGES = 1 + MAX_ENTRIES
+"""Pages of the largest segment in the log, its descriptor included."""
+
+_HEADER = struct.Struct("<8sHBBHH16sQQQQQI12s16I")
+_ENTRIES_AT = _HEADER.size
+_CHECKSUM = struct.Struct("<Q")
+_CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
+_ENTRY_BYTES = 16
+
+assert _HEADER.size == 152
+assert _ENTRIES_AT + MAX_ENTRIES * _ENTRY_BYTES == _CHECKSUM_AT
+assert FRAME_PAGES * FRAME_COUNT >= MAX_ENTRIES
+
+_NO_FRAMES = (0,) * FRAME_COUNT
+_RESERVED = bytes(12)
+_KIND_LIMIT = (ZERO + 1) << KIND_SHIFT
+
+
+@dataclass(slots=True)
+class Descriptor:
+    """One decoded descriptor. LSNs count pages, `payload_bytes` is before padding to a page."""
+
+    encoding: int
+    page_count: int
+    uuid: bytes
+    first_lsn: int
+    time_ns: int
+    committed: int
+    generation: int
+    previous: int
+    payload_bytes: int
+    frame_lengths: tuple[int, ...]
+    heads: tuple[int, ...]
+    arguments: tuple[int, ...]
+    checksum: int = 0
+
+    @property
+    def end_lsn(self) -> int:
+        """The first LSN of the next segment."""
+        return self.first_lsn + 1 + self.page_count
+
+    @property
+    def log_pages(self) -> int:
+        """Pages that the segment takes in the log."""
+        return 1 + pages_of(self.payload_bytes)
+
+
+def encode(descriptor: Descriptor, page: memoryview) -> int:
+    """Write the descriptor into a page; returns its checksum, also kept in the descriptor."""
+    count = len(descriptor.heads)
+    assert count <= MAX_ENTRIES and descriptor.page_count <= count and len(descriptor.arguments) == count
+    _HEADER.pack_into(
+        page, 0, MAGIC, VERSION, descriptor.encoding, 0, count, descriptor.page_count, descriptor.uuid,
+        descriptor.first_lsn, descriptor.time_ns, descriptor.committed, descriptor.generation,
+        descriptor.previous, descriptor.payload_bytes, _RESERVED, *descriptor.frame_lengths or _NO_FRAMES,
+    )  # fmt: skip
+    words = [0] * (2 * count)
+    words[0::2] = descriptor.heads
+    words[1::2] = descriptor.arguments
+    end = _ENTRIES_AT + count * _ENTRY_BYTES
+    struct.pack_into(f"<{2 * count}Q", page, _ENTRIES_AT, *words)
+    page[end:_CHECKSUM_AT] = bytes(_CHECKSUM_AT - end)
+    descriptor.checksum = xxh3_64_intdigest(page[:_CHECKSUM_AT])
+    _CHECKSUM.pack_into(page, _CHECKSUM_AT, descriptor.checksum)
+    return descriptor.checksum
+
+
+def has_magic(page: memoryview) -> bool:
+    """Whether this could be a descriptor at all; only decode() tells."""
+    return page[:8] == MAGIC
+
+
+def decode(page: memoryview) -> Descriptor:
+    """The descriptor in a page of 4096 bytes. Raises FormatError, and nothing else, for any bytes."""
+    if page[:8] != MAGIC:
+        raise FormatError("no segment descriptor here")
+    (checksum,) = _CHECKSUM.unpack_from(page, _CHECKSUM_AT)
+    if xxh3_64_intdigest(page[:_CHECKSUM_AT]) != checksum:
+        raise FormatError("the segment descriptor fails its checksum")
+    (_, version, encoding, zero, count, page_count, uuid, first_lsn, time_ns, committed, generation, previous,
+     payload_bytes, reserved, *frames) = _HEADER.unpack_from(page, 0)  # fmt: skip
+    if version != VERSION:
+        raise FormatError(f"segment descriptor of version {version}; this wbcache reads version {VERSION}")
+    if zero or reserved != _RESERVED or count > MAX_ENTRIES or page_count > count or encoding > ZSTD:
+        raise FormatError("the segment descriptor has impossible fields")
+    words = struct.unpack_from(f"<{2 * count}Q", page, _ENTRIES_AT)
+    end = _ENTRIES_AT + count * _ENTRY_BYTES
+    descriptor = Descriptor(
+        encoding, page_count, uuid, first_lsn, time_ns, committed, generation, previous, payload_bytes,
+        tuple(frames), words[0::2], words[1::2], checksum,
+    )  # fmt: skip
+    if page[end:_CHECKSUM_AT] != bytes(_CHECKSUM_AT - end):
+        raise FormatError("the segment descriptor has data where zeros belong")
+    _check(descriptor)
+    return descriptor
+
+
+def _check(descriptor: Descriptor) -> None:
+    """The relations between fields that hold in every descriptor that encode() wrote. Raises FormatError."""
+    heads = descriptor.heads
+    if heads and max(heads) >= _KIND_LIMIT:
+        raise FormatError("the segment descriptor has an entry of unknown kind")
+    if sum(head <= BLOCK_MASK for head in heads) != descriptor.page_count:
+        raise FormatError("the segment descriptor's page count does not match its entries")
+    raw_bytes = descriptor.page_count * PAGE_BYTES
+    if descriptor.encoding == RAW:
+        sound = descriptor.payload_bytes == raw_bytes and descriptor.frame_lengths == _NO_FRAMES
+    else:
+        used = (descriptor.page_count + FRAME_PAGES - 1) // FRAME_PAGES
+        lengths = descriptor.frame_lengths
+        sound = (
+            sum(lengths) == descriptor.payload_bytes <= raw_bytes
+            and all(lengths[:used])
+            and not any(lengths[used:])
+        )  # fmt: skip
+    if not sound or descriptor.first_lsn == 0 or descriptor.committed > descriptor.first_lsn:
+        raise FormatError("the segment descriptor contradicts itself")

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Notices that the server was told to stop while requests are still blocked in it.
+
+nbdkit handles SIGTERM by waiting for the requests under way, and only then
+calls the plugin; one that waits for log space would keep it waiting. So the
+signals are blocked in every thread and taken by one thread of ours, which
+wakes the requests and passes the stop on to nbdkit.
+"""
+
+import signal
+import threading
+from collections.abc import Callable
+
+_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP))
+
+
+class ShutdownWatcher:
+    def __init__(self, on_signal: Callable[[], None]) -> None:
+        """on_signal is called in the watcher's thread, once for each signal; it must not block long."""
+        self._on_signal = on_signal
+        self._finished = False
+        self._thread = threading.Thread(target=self._watch, name="wbcache-signals", daemon=True)
+
+    def start(self) -> None:
+        """To be called in the main thread before others exist: they inherit its signal mask."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """End the thread."""
+        self._finished = True
+        if self._thread.is_alive() and self._thread.ident:
+            signal.pthread_kill(self._thread.ident, signal.SIGTERM)
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            signal.sigwait(_SIGNALS)
+            if self._finished:
+                return
+            self._on_signal()

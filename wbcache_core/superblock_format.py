@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The bytes of a superblock; two of them, written in turn, head every log.
+
+    superblock := magic version zero32 uuid sequence log_bytes data_start page_bytes sample_count
+                  origin_bytes oldest oldest_place destaged destaged_place destaged_previous
+                  destaged_generation destaged_time_ns batch_end committed written_ns zero[104]
+                  origin_name[512] samples[32] zero[3064] checksum
+
+All integers are little-endian. A place is a page number in the data area that
+only grows: modulo the area's pages it is the physical page.
+docs/format.md has the grammar and a worked example.
+"""
+
+import struct
+from dataclasses import dataclass, replace
+
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core.errors import FormatError
+from wbcache_core.units import KIB, MIB, PAGE_BYTES
+
+MAGIC = b"WBCACHEL"
+VERSION = 1
+
+SLOT_OFFSETS = (0, 32 * KIB)
+"""Where the two superblocks are, in bytes; apart, so that one bad erase block does not take both."""
+DATA_START = 64 * KIB
+MIN_LOG_BYTES = 4 * MIB
+SAMPLE_COUNT = 32
+NAME_BYTES = 512
+
+_LAYOUT = struct.Struct(f"<8sII16sQQQIIQQQQQQQQQQQ104s{NAME_BYTES}s{SAMPLE_COUNT}Q3064s")
+_CHECKSUM = struct.Struct("<Q")
+_CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
+
+assert _LAYOUT.size == _CHECKSUM_AT
+
+
+class NewerVersionError(FormatError):
+    """A sound superblock that a newer wbcache wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Superblock:
+    """One decoded superblock. Cursors are LSNs, places are pages of the data area, times are ns since 1970."""
+
+    uuid: bytes
+    sequence: int
+    log_bytes: int
+    origin_bytes: int
+    origin_name: str
+    samples: tuple[int, ...]
+    oldest: int = 1
+    oldest_place: int = 0
+    destaged: int = 1
+    destaged_place: int = 0
+    destaged_previous: int = 0
+    destaged_generation: int = 0
+    destaged_time_ns: int = 0
+    batch_end: int = 1
+    committed: int = 1
+    written_ns: int = 0
+
+    def with_changes(self, **changes: object) -> "Superblock":
+        return replace(self, **changes)  # type checkers cannot see through replace's keywords
+
+    @property
+    def data_pages(self) -> int:
+        """Pages of the data area."""
+        return (self.log_bytes - DATA_START) // PAGE_BYTES
+
+
+def encode(superblock: Superblock) -> bytes:
+    """A page. The origin's name is cut to its last 512 bytes."""
+    name = superblock.origin_name.encode("utf-8", "surrogateescape")[-NAME_BYTES:]
+    body = _LAYOUT.pack(
+        MAGIC, VERSION, 0, superblock.uuid, superblock.sequence, superblock.log_bytes, DATA_START, PAGE_BYTES,
+        SAMPLE_COUNT, superblock.origin_bytes, superblock.oldest, superblock.oldest_place, superblock.destaged,
+        superblock.destaged_place, superblock.destaged_previous, superblock.destaged_generation,
+        superblock.destaged_time_ns, superblock.batch_end, superblock.committed, superblock.written_ns,
+        bytes(104), name, *superblock.samples, bytes(3064),
+    )  # fmt: skip
+    return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
+
+
+def decode(page: memoryview) -> Superblock:
+    """The superblock in a page of 4096 bytes.
+
+    Raises NewerVersionError for a sound one that this code is too old for,
+    FormatError for everything else.
+    """
+    if page[:8] != MAGIC:
+        raise FormatError("no superblock here")
+    (checksum,) = _CHECKSUM.unpack_from(page, _CHECKSUM_AT)
+    if xxh3_64_intdigest(page[:_CHECKSUM_AT]) != checksum:
+        raise FormatError("the superblock fails its checksum")
+    (_, version, flags, uuid, sequence, log_bytes, data_start, page_bytes, sample_count, origin_bytes, oldest,
+     oldest_place, destaged, destaged_place, destaged_previous, destaged_generation, destaged_time_ns, batch_end,
+     committed, written_ns, reserved, name, *rest) = _LAYOUT.unpack_from(page, 0)  # fmt: skip
+    if version > VERSION:
+        raise NewerVersionError(f"log of format version {version}; this wbcache reads up to version {VERSION}")
+    samples, tail = rest[:SAMPLE_COUNT], rest[SAMPLE_COUNT]
+    superblock = Superblock(
+        uuid, sequence, log_bytes, origin_bytes, name.rstrip(b"\0").decode("utf-8", "surrogateescape"),
+        tuple(samples), oldest, oldest_place, destaged, destaged_place, destaged_previous, destaged_generation,
+        destaged_time_ns, batch_end, committed, written_ns,
+    )  # fmt: skip
+    sound = (
+        version == VERSION
+        and (flags, data_start, page_bytes, sample_count) == (0, DATA_START, PAGE_BYTES, SAMPLE_COUNT)
+        and not any(reserved)
+        and not any(tail)
+        and log_bytes >= MIN_LOG_BYTES
+        and log_bytes % PAGE_BYTES == 0
+        and 1 <= oldest <= destaged <= committed
+        and destaged <= batch_end
+        and oldest_place <= destaged_place <= oldest_place + superblock.data_pages
+    )
+    if not sound:
+        raise FormatError("the superblock contradicts itself")
+    return superblock

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The sizes everything is measured in, and text to and from sizes and times."""
+
+import re
+
+from wbcache_core.errors import ConfigError
+
+SECTOR_BYTES = 512
+PAGE_BYTES = 4096
+PAGE_SHIFT = 12
+PAGE_MASK = PAGE_BYTES - 1
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+_SIZE = re.compile(r"(\d+)([bkmgtpes]?)", re.IGNORECASE)
+_SIZE_FACTOR = {"": 1, "b": 1, "k": KIB, "m": MIB, "g": GIB, "t": 2**40, "p": 2**50, "e": 2**60, "s": SECTOR_BYTES}
+_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", re.IGNORECASE)
+_TIME_FACTOR = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def pages_of(byte_count: int) -> int:
+    """Number of pages that byte_count bytes touch when they start on a page."""
+    return (byte_count + PAGE_MASK) >> PAGE_SHIFT
+
+
+def parse_size(text: str) -> int:
+    """Bytes for nbdkit's size grammar (`64M`, `8s` for sectors). Raises ConfigError."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ConfigError(f"'{text}' is not a size; write a number of bytes or one like 64M, 1G")
+    return int(match[1]) * _SIZE_FACTOR[match[2].lower()]
+
+
+def parse_duration(text: str) -> float:
+    """Seconds for `250ms`, `5s`, `2m`, `1h` or a bare number of seconds. Raises ConfigError."""
+    match = _TIME.fullmatch(text.strip())
+    if not match:
+        raise ConfigError(f"'{text}' is not a time; write seconds or one like 250ms, 5s, 2m")
+    return float(match[1]) * _TIME_FACTOR[match[2].lower()]
+
+
+def format_size(byte_count: int) -> str:
+    """A byte count for people: `4096` -> `4.0 KiB`."""
+    if byte_count < KIB:
+        return f"{byte_count} bytes"
+    value, unit = float(byte_count), "bytes"
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
+        value /= 1024
+        if value < 1024:
+            break
+    return f"{value:.1f} {unit}"

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Reads the live volume: newest page from ring, log or origin, whichever the map says.
+
+Ring pages are copied under the volume lock. Log and origin are read without
+it, optimistically: a log page proves itself by its checksum, an origin page
+by the block's entry in the map being unchanged afterwards.
+"""
+
+from array import array
+from typing import NamedTuple
+
+from wbcache_core.block_device import Device
+from wbcache_core.errors import DamagedPageError, DeviceError
+from wbcache_core.location_map import LSN_MASK, ZERO_FLAG, LocationMap, entry_lsn
+from wbcache_core.log_reader import LogPiece, LogReader
+from wbcache_core.number_line import NumberLine
+from wbcache_core.ring_buffer import RingBuffer
+from wbcache_core.segment_table import SegmentTable
+from wbcache_core.units import MIB, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
+
+_CHUNK_PAGES = MIB >> PAGE_SHIFT
+_ZEROS = memoryview(bytes(MIB))
+
+
+class _Work(NamedTuple):
+    """What a look-up left to read without the lock. Indices count pages of the view."""
+
+    log: list[tuple[int, LogPiece]]
+    origin: list[tuple[int, int]]
+    entries: "array[int]"
+    sweeps: int
+
+
+class VolumeReader:
+    def __init__(
+        self,
+        line: NumberLine,
+        ring: RingBuffer,
+        locations: LocationMap,
+        table: SegmentTable,
+        log: LogReader | None,
+        origin: Device,
+    ) -> None:
+        """log is None as long as there is no formatted log, hence nothing in it."""
+        self._line = line
+        self._ring = ring
+        self._map = locations  # guarded by the volume lock
+        self._table = table  # guarded by the volume lock
+        self._log = log
+        self._origin = origin
+
+    def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
+        """Fill buffer from byte offset. Raises DeviceError, DamagedPageError."""
+        count = len(buffer)
+        if count == PAGE_BYTES and not offset & PAGE_MASK:
+            line = self._line
+            with line.lock:
+                entry = self._map.get(offset >> PAGE_SHIFT)
+                if line.ring_floor <= entry <= LSN_MASK:
+                    buffer[:] = self._ring.page(entry)
+                    return
+        view = memoryview(buffer)
+        position = 0
+        while position < count:
+            block, start = divmod(offset + position, PAGE_BYTES)
+            pages = min((count - position) >> PAGE_SHIFT, _CHUNK_PAGES)
+            if start or not pages:
+                taken = min(PAGE_BYTES - start, count - position)
+                view[position : position + taken] = self.read_block(block)[start : start + taken]
+            else:
+                taken = pages << PAGE_SHIFT
+                self._read_pages(block, view[position : position + taken])
+            position += taken
+
+    def read_block(self, block: int) -> bytearray:
+        """One whole page; beyond the end of the volume it is zeros. Raises as read_into()."""
+        page = bytearray(PAGE_BYTES)
+        self._read_pages(block, memoryview(page))
+        return page
+
+    def _read_pages(self, block: int, view: memoryview) -> None:
+        """Fill a view of whole pages, at most _CHUNK_PAGES, from a block on."""
+        todo = [(block, view)]
+        while todo:
+            block, view = todo.pop()
+            with self._line.lock:
+                work = self._look_up(block, view)
+            for index, piece in work.log:
+                part = view[index << PAGE_SHIFT : index + len(piece.page_sums) << PAGE_SHIFT]
+                if not self._read_log(piece, part):
+                    todo.append((block + index, part))
+            for index, count in work.origin:
+                part = view[index << PAGE_SHIFT : index + count << PAGE_SHIFT]
+                self._read_origin(block + index, part)
+                with self._line.lock:
+                    if (
+                        work.sweeps != self._map.sweeps
+                        or self._map.entries(block + index, count) != work.entries[index : index + count]
+                    ):
+                        # Written, and perhaps destaged, while the origin was being read.
+                        todo.append((block + index, part))
+
+    def _look_up(self, block: int, view: memoryview) -> _Work:
+        """Copy what is in the ring or zero, and say where the rest is. Volume lock held."""
+        line = self._line
+        oldest, ring_floor = line.oldest, line.ring_floor
+        entries = self._map.entries(block, len(view) >> PAGE_SHIFT)
+        work = _Work([], [], entries, self._map.sweeps)
+        index, total = 0, len(entries)
+        while index < total:
+            entry = entries[index]
+            stop = index + 1
+            if entry_lsn(entry) < oldest:
+                while stop < total and entry_lsn(entries[stop]) < oldest:
+                    stop += 1
+                work.origin.append((index, stop - index))
+            elif entry & ZERO_FLAG:
+                while stop < total and entries[stop] == entry:
+                    stop += 1
+                view[index << PAGE_SHIFT : stop << PAGE_SHIFT] = _ZEROS[: stop - index << PAGE_SHIFT]
+            else:
+                while stop < total and entries[stop] == entry + stop - index:
+                    stop += 1
+                if entry >= ring_floor:
+                    self._ring.copy_out(entry, view[index << PAGE_SHIFT : stop << PAGE_SHIFT])
+                else:
+                    stop = self._find_in_log(work, index, entry, min(stop - index, ring_floor - entry))
+            index = stop
+        return work
+
+    def _find_in_log(self, work: _Work, index: int, lsn: int, count: int) -> int:
+        """Add a piece of at most count pages, all in one segment; returns the index after it. Volume lock held."""
+        segment = self._table.locate(lsn)
+        following = self._table.first_after(lsn)
+        count = min(count, (following or self._line.committed) - lsn)
+        work.log.append((index, LogPiece(lsn, segment, self._table.page_sums(lsn, count))))
+        return index + count
+
+    def _read_log(self, piece: LogPiece, view: memoryview) -> bool:
+        """False when the piece's place in the log was reclaimed meanwhile and has to be looked up again."""
+        assert self._log
+        try:
+            self._log.read_into(piece, view)
+            return True
+        except (DamagedPageError, DeviceError):
+            with self._line.lock:
+                if self._line.oldest > piece.lsn:
+                    return False
+            raise
+
+    def _read_origin(self, block: int, view: memoryview) -> None:
+        offset = block << PAGE_SHIFT
+        inside = min(len(view), self._origin.size - offset)
+        if inside < len(view):
+            self._origin.read_into(view[:inside], offset)
+            view[inside:] = bytes(len(view) - inside)
+        else:
+            self._origin.read_into(view, offset)
