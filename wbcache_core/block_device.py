@@ -59,6 +59,9 @@ class Device(Protocol):
     def prefetch(self, offset: int, length: int) -> None:
         """A hint that the range is going to be read."""
 
+    def grow(self, length: int) -> None:
+        """Make an empty device one of length bytes that read as zeros."""
+
     def close(self) -> None:
         """Release the device and its lock. Idempotent."""
 
@@ -251,7 +254,6 @@ class FileDevice:
         os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def grow(self, length: int) -> None:
-        """Make an empty file a sparse one of length bytes."""
         try:
             os.ftruncate(self._fd, length)
         except OSError as error:
@@ -260,12 +262,16 @@ class FileDevice:
         if self._direct_fd < 0:
             self._open_direct(self.name)
 
-    def same_as(self, other: "FileDevice") -> bool:
-        """True when both are one file or one block device, under whatever names."""
-        mine, theirs = os.fstat(self._fd), os.fstat(other._fd)
-        if self._is_block_device and other._is_block_device:
-            return mine.st_rdev == theirs.st_rdev
-        return os.path.samestat(mine, theirs)
+    def is_file(self, path: str) -> bool:
+        """True when path is this file or this block device, under whatever name. Raises DeviceError."""
+        mine = os.fstat(self._fd)
+        try:
+            other = os.stat(path)
+        except OSError as error:
+            raise self._error("look at", error) from None
+        if self._is_block_device:
+            return stat.S_ISBLK(other.st_mode) and mine.st_rdev == other.st_rdev
+        return os.path.samestat(mine, other)
 
     def close(self) -> None:
         for fd in (self._fd, self._direct_fd):

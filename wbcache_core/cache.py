@@ -13,9 +13,10 @@ import os
 import threading
 import time
 import uuid
+from typing import Any
 
 from wbcache_core import fingerprint, pairing
-from wbcache_core.block_device import FileDevice, create_file
+from wbcache_core.block_device import Device, FileDevice, create_file
 from wbcache_core.committer import Committer
 from wbcache_core.config import DESTAGE, DISCARD_LOG, ORIGIN_CHANGED, Config
 from wbcache_core.destager import Destager, Settings
@@ -48,16 +49,19 @@ _log = logging.getLogger("wbcache")
 class Cache:
     """`_lifecycle` guards activate() and stop() against each other; the fields change only in these."""
 
-    def __init__(self, config: Config) -> None:
-        """Open, lock and recover, writing nothing. Raises WbcacheError."""
+    def __init__(self, config: Config, origin: Device | None = None, log: Device | None = None) -> None:
+        """Open, lock and recover, writing nothing. Raises WbcacheError.
+
+        Devices that are given are used, and closed, instead of the files that config names.
+        """
         self._config = config
         self._lifecycle = threading.Lock()
         self._active = self._stopped = False
         self._ring = RingBuffer(config.ring_size)
-        self._log: FileDevice | None = None
+        self._log = log
         self._slots: list[Superblock | None] | None = None
         self._retake_samples = False
-        self._origin = FileDevice(config.origin, "origin")
+        self._origin = origin or FileDevice(config.origin, "origin")
         try:
             self._open()
         except BaseException:
@@ -87,17 +91,19 @@ class Cache:
     def _open_log(self) -> int:
         """Open the log where there is one; returns the bytes it has or is going to have."""
         path = self._config.log
+        if self._log:
+            return self._log.size or self._config.log_size
         if not os.path.lexists(path):
             folder = os.path.dirname(path)
             if not os.path.isdir(folder):
                 raise DeviceError(f"cannot create log '{path}': there is no folder '{folder}'", errno.ENOENT)
             return self._config.log_size
-        self._log = FileDevice(path, "log", direct=True)
-        if self._log.same_as(self._origin):
+        if isinstance(self._origin, FileDevice) and self._origin.is_file(path):
             raise ConfigError(f"origin and log are the same: '{self._config.origin}' and '{path}'; name another log")
+        self._log = FileDevice(path, "log", direct=True)
         return self._log.size or self._config.log_size
 
-    def _recover(self, log: FileDevice) -> Recovered | None:
+    def _recover(self, log: Device) -> Recovered | None:
         """What the log holds; None when it is blank. Raises LogRefusedError, DeviceError."""
         self._slots = pairing.read_log(log)
         superblock = newest(self._slots) if self._slots else None
@@ -184,7 +190,7 @@ class Cache:
         # A killed server may have left writes in the page cache that recovery saw but nothing made durable.
         self._log.sync()
         store = SuperblockStore(self._log, self._slots)
-        changes: dict[str, object] = {"origin_name": self._origin.name}
+        changes: dict[str, Any] = {"origin_name": self._origin.name}
         if self._retake_samples:
             changes["samples"] = fingerprint.take(self._origin)
         line = self._line

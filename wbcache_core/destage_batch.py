@@ -29,8 +29,12 @@ class Clear(NamedTuple):
     """Blocks to zero."""
 
     block: int
-    count: int
+    block_count: int
     may_trim: bool
+
+    @property
+    def blocks(self) -> range:
+        return range(self.block, self.block + self.block_count)
 
 
 class DestageBatch:
@@ -67,9 +71,8 @@ class DestageBatch:
 
     def _clear(self, clear: Clear) -> None:
         """Pages written before and inside are superseded; later ones are written after all clears."""
-        newest = self._newest
-        inside = range(clear.block, clear.block + clear.count)
-        for block in inside if clear.count < len(newest) else [block for block in newest if block in inside]:
+        newest, inside = self._newest, clear.blocks
+        for block in inside if len(inside) < len(newest) else [block for block in newest if block in inside]:
             newest.pop(block, None)
         self.clears.append(clear)
 
@@ -106,7 +109,7 @@ class DestageBatch:
             index = self._newest.get(block)
             if index is not None:
                 return self._sums[index]
-            if any(clear.block <= block < clear.block + clear.count for clear in self.clears):
+            if any(block in clear.blocks for clear in self.clears):
                 return _ZERO_PAGE_SUM
             return None
 

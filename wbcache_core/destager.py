@@ -10,7 +10,7 @@ superblock says so.
 import logging
 import threading
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wbcache_core.block_device import aligned_buffer
 from wbcache_core.destage_batch import DestageBatch
@@ -288,7 +288,7 @@ class Destager:
                 region = self._map.sweep(region, _SWEEP_REGIONS, line.oldest)
         self._sweep_at = 2 * len(self._map.regions) + _SWEEP_REGIONS
 
-    def _write_superblock(self, **changes: object) -> None:
+    def _write_superblock(self, **changes: Any) -> None:
         """Raises StoppedError after latching the failure: without a superblock nothing may move any more."""
         try:
             self._store.write(**changes)

@@ -33,7 +33,7 @@ def entry_lsn(entry: int) -> int:
 
 def _newest(leaf: "int | array[int]") -> int:
     """The highest LSN in a leaf."""
-    if type(leaf) is int:
+    if isinstance(leaf, int):
         return leaf & LSN_MASK
     highest = max(leaf)
     return highest if highest <= LSN_MASK else max(map(LSN_MASK.__and__, leaf))
@@ -43,14 +43,14 @@ class LocationMap:
     """See the module. `regions` may be read by the owner of the volume lock for the fast path of single blocks."""
 
     def __init__(self) -> None:
-        self.regions: SortedDict = SortedDict()
+        self.regions: SortedDict[int, int | array[int]] = SortedDict()
         self.sweeps = 0
         """How often sweep() dropped something."""
 
     def get(self, block: int) -> int:
         """The entry of a block."""
         leaf = self.regions.get(block >> REGION_SHIFT, 0)
-        return leaf if type(leaf) is int else leaf[block & REGION_MASK]
+        return leaf if isinstance(leaf, int) else leaf[block & REGION_MASK]
 
     def entries(self, block: int, count: int) -> "array[int]":
         """A copy of the entries of count blocks."""
@@ -59,7 +59,7 @@ class LocationMap:
             index = block & REGION_MASK
             length = min(count, REGION_BLOCKS - index)
             leaf = self.regions.get(block >> REGION_SHIFT, 0)
-            if type(leaf) is int:
+            if isinstance(leaf, int):
                 found.extend(array("Q", [leaf]) * length)
             else:
                 found.extend(leaf[index : index + length])
@@ -70,7 +70,7 @@ class LocationMap:
     def set_page(self, block: int, lsn: int) -> None:
         """One block of data."""
         leaf = self.regions.get(block >> REGION_SHIFT, 0)
-        if type(leaf) is int:
+        if isinstance(leaf, int):
             leaf = self._split(block >> REGION_SHIFT, leaf)
         leaf[block & REGION_MASK] = lsn
 
@@ -80,7 +80,7 @@ class LocationMap:
             index = block & REGION_MASK
             length = min(count, REGION_BLOCKS - index)
             leaf = self.regions.get(block >> REGION_SHIFT, 0)
-            if type(leaf) is int:
+            if isinstance(leaf, int):
                 leaf = self._split(block >> REGION_SHIFT, leaf)
             leaf[index : index + length] = array("Q", range(lsn, lsn + length))
             block += length
@@ -97,7 +97,7 @@ class LocationMap:
                 self.regions[region] = entry
             else:
                 leaf = self.regions.get(region, 0)
-                if type(leaf) is int:
+                if isinstance(leaf, int):
                     leaf = self._split(region, leaf)
                 leaf[index : index + length] = array("Q", [entry]) * length
             block += length
@@ -132,7 +132,7 @@ class LocationMap:
         """(block, entry) of every entry that is not 0, in order of blocks."""
         for region, leaf in self.regions.items():
             base = region << REGION_SHIFT
-            if type(leaf) is int:
+            if isinstance(leaf, int):
                 leaf = [leaf] * REGION_BLOCKS
             for index, entry in enumerate(leaf):
                 if entry:
@@ -141,6 +141,6 @@ class LocationMap:
     def check(self) -> None:
         """Assert the invariants of the structure."""
         for leaf in self.regions.values():
-            assert type(leaf) is int or len(leaf) == REGION_BLOCKS
-            for entry in [leaf] if type(leaf) is int else leaf:
+            assert isinstance(leaf, int) or len(leaf) == REGION_BLOCKS
+            for entry in [leaf] if isinstance(leaf, int) else leaf:
                 assert not entry & HOLE_FLAG or entry & ZERO_FLAG

@@ -42,7 +42,7 @@ class NumberLine:
         self.open_segment: PendingSegment | None = None
         self.closed_segments: deque[PendingSegment] = deque()
         self.timeline: deque[tuple[int, float]] = deque()
-        """(LSN, time.monotonic()): when `committed` came to stand at that LSN; the destager drops what it has passed."""
+        """(LSN, time.monotonic()): when `committed` came to stand at that LSN; only what is not destaged yet."""
         self.write_place = self.destaged_place = self.reclaimed_place = 0
         self.limit = self.soft_limit = 0
         """head may not pass `limit`; a writer that would pass `soft_limit` has to look at more than that."""

@@ -41,9 +41,9 @@ class OriginWriter:
         Raises DeviceError, and StoppedError when should_stop(); either leaves the origin in between.
         """
         clears = deque(self._clear_tasks(batch.clears))
-        runs = deque(
-            partial(self._origin.write, run.views, run.offset) for run in batch.runs(self._origin.size)
-        )  # fmt: skip
+        runs: deque[_Task] = deque(
+            [partial(self._origin.write, run.views, run.offset) for run in batch.runs(self._origin.size)]
+        )
         total = len(clears) + len(runs)
         self._perform(clears)
         self._perform(runs)
@@ -57,12 +57,12 @@ class OriginWriter:
 
     def _clear_tasks(self, clears: list[Clear]) -> list[_Task]:
         tasks: list[_Task] = []
-        for block, count, may_trim in _merged(clears):
-            for start in range(block, block + count, _CLEAR_BLOCKS):
-                offset = start << PAGE_SHIFT
-                blocks = min(_CLEAR_BLOCKS, block + count - start)
+        for clear in _merged(clears):
+            for block in clear.blocks[::_CLEAR_BLOCKS]:
+                offset = block << PAGE_SHIFT
+                blocks = min(_CLEAR_BLOCKS, clear.blocks.stop - block)
                 length = min(blocks << PAGE_SHIFT, self._origin.size - offset)
-                tasks.append(partial(self._origin.zero, offset, length, may_trim))
+                tasks.append(partial(self._origin.zero, offset, length, clear.may_trim))
         return tasks
 
     def _perform(self, tasks: deque[_Task]) -> None:
@@ -105,8 +105,9 @@ def _merged(clears: list[Clear]) -> list[Clear]:
     """Neighbours of the same kind as one, in their order."""
     merged: list[Clear] = []
     for clear in clears:
-        if merged and merged[-1].may_trim == clear.may_trim and merged[-1].block + merged[-1].count == clear.block:
-            merged[-1] = Clear(merged[-1].block, merged[-1].count + clear.count, clear.may_trim)
+        last = merged[-1] if merged else None
+        if last and last.may_trim == clear.may_trim and last.blocks.stop == clear.block:
+            merged[-1] = Clear(last.block, last.block_count + clear.block_count, clear.may_trim)
         else:
             merged.append(clear)
     return merged

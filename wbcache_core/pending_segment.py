@@ -7,7 +7,7 @@ from wbcache_core.segment_format import KIND_SHIFT, MAX_ENTRIES
 class PendingSegment:
     """Entries in the order of the number line. Guarded by the volume lock until it is closed."""
 
-    __slots__ = ("first_lsn", "end_lsn", "heads", "ranges")
+    __slots__ = ("end_lsn", "first_lsn", "heads", "ranges")
 
     def __init__(self, first_lsn: int) -> None:
         self.first_lsn = first_lsn

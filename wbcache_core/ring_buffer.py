@@ -61,7 +61,7 @@ class RingBuffer:
             views += [memory[at : at + PAGE_BYTES] for at in range(0, end - ring, PAGE_BYTES)]
         return views
 
-    def copy_in(self, lsn: int, data: memoryview) -> None:
+    def copy_in(self, lsn: int, data: bytes | bytearray | memoryview) -> None:
         """Copy whole pages into the slots from lsn."""
         start = (lsn % self.pages) << PAGE_SHIFT
         end = start + len(data)

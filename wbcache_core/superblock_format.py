@@ -13,6 +13,7 @@ docs/format.md has the grammar and a worked example.
 
 import struct
 from dataclasses import dataclass, replace
+from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
@@ -61,8 +62,9 @@ class Superblock:
     committed: int = 1
     written_ns: int = 0
 
-    def with_changes(self, **changes: object) -> "Superblock":
-        return replace(self, **changes)  # type checkers cannot see through replace's keywords
+    def with_changes(self, **changes: Any) -> "Superblock":
+        """A copy with other values in some fields."""
+        return replace(self, **changes)
 
     @property
     def data_pages(self) -> int:

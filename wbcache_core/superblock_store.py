@@ -7,6 +7,7 @@ either of them alone leads to a complete recovery.
 
 import threading
 import time
+from typing import Any
 
 from wbcache_core.block_device import Device, aligned_buffer
 from wbcache_core.errors import FormatError, LogVersionError
@@ -65,7 +66,7 @@ class SuperblockStore:
         """Log space below this place may be overwritten."""
         return min(slot.oldest_place for slot in self._slots if slot)
 
-    def write(self, **changes: object) -> None:
+    def write(self, **changes: Any) -> None:
         """Make the current superblock with changes durable in the other slot. Raises DeviceError."""
         with self._lock:
             successor = self._current.with_changes(

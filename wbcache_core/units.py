@@ -18,6 +18,7 @@ _SIZE = re.compile(r"(\d+)([bkmgtpes]?)", re.IGNORECASE)
 _SIZE_FACTOR = {"": 1, "b": 1, "k": KIB, "m": MIB, "g": GIB, "t": 2**40, "p": 2**50, "e": 2**60, "s": SECTOR_BYTES}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", re.IGNORECASE)
 _TIME_FACTOR = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def pages_of(byte_count: int) -> int:
@@ -45,9 +46,5 @@ def format_size(byte_count: int) -> str:
     """A byte count for people: `4096` -> `4.0 KiB`."""
     if byte_count < KIB:
         return f"{byte_count} bytes"
-    value, unit = float(byte_count), "bytes"
-    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
-        value /= 1024
-        if value < 1024:
-            break
-    return f"{value:.1f} {unit}"
+    exponent = min((byte_count.bit_length() - 1) // 10, len(_UNITS))
+    return f"{byte_count / 1024**exponent:.1f} {_UNITS[exponent - 1]}"

@@ -172,7 +172,8 @@ class Volume:
         never comes back to a value it had, unless the sweep of the map dropped it.
         """
         line, locations = self._line, self._map
-        base = seen = swept = None
+        base: bytes | bytearray | None = None
+        seen = swept = -1
         while True:
             with line.lock:
                 line.wait_for_room(2)

@@ -197,18 +197,20 @@ def test_sigterm_while_pinned_connections_are_open(folder, serialize):
 
 
 def test_sigterm_under_load(folder):
+    """One request at a time on each connection: nbdkit before 1.36 can abort itself with more at a hang-up."""
+
     def load():
         handle = nbd.NBD()
         handle.connect_uri(server.uri)
         with contextlib.suppress(nbd.Error):
             while True:
-                read_blocks(handle, 200)
+                handle.pread(BLOCK, 0)
 
-    with null_server(folder, pin="on", slow_reads=0.0005, tolerate=HANG_UP_ERRORS) as server:
-        clients = [threading.Thread(target=load) for _ in range(3)]
+    with null_server(folder, pin="on", tolerate=HANG_UP_ERRORS) as server:
+        clients = [threading.Thread(target=load) for _ in range(4)]
         for client in clients:
             client.start()
-        time.sleep(0.3)
+        time.sleep(0.2)
         server.stop()
         for client in clients:
             client.join()
