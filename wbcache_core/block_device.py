@@ -6,6 +6,7 @@ the tests bring a simulated one. Offsets and lengths are bytes. A method that
 returns has done all that it was asked; otherwise it raises DeviceError.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -251,7 +252,8 @@ class FileDevice:
             raise self._error("map", error) from None
 
     def prefetch(self, offset: int, length: int) -> None:
-        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def grow(self, length: int) -> None:
         try:

@@ -159,8 +159,10 @@ class Cache:
         self._line = line
         self._reader = LogReader(self._log, data_pages, superblock.uuid) if self._log else None
         self._throttle = Throttle(line, high_pages)
-        volume_reader = VolumeReader(line, self._ring, self._locations, self._table, self._reader, self._origin)
-        self.volume = Volume(line, self._ring, self._locations, volume_reader, self._origin, self._throttle)
+        self._volume_reader = VolumeReader(
+            line, self._ring, self._locations, self._table, self._reader, self._origin
+        )  # fmt: skip
+        self.volume = Volume(line, self._ring, self._locations, self._volume_reader, self._origin, self._throttle)
 
     def activate(self) -> None:
         """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError."""
@@ -184,7 +186,8 @@ class Cache:
         if self._slots is None:
             first = self._superblock.with_changes(samples=fingerprint.take(self._origin))
             self._slots = format_log(self._log, first)
-            self._assemble(first, None)
+            self._reader = LogReader(self._log, first.data_pages, first.uuid)
+            self._volume_reader.attach_log(self._reader)
             _log.info("formatted log '%s' of %s", self._log.name, format_size(first.log_bytes))
             return
         # A killed server may have left writes in the page cache that recovery saw but nothing made durable.

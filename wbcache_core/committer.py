@@ -80,16 +80,20 @@ class Committer:
         line = self._line
         with line.lock:
             segments = self._take()
-            committed = line.committed
+            committed, reclaimed_place = line.committed, line.reclaimed_place
         if not segments:
             return
         try:
-            written = self._writer.write(segments, committed)
+            written = self._writer.write(segments, committed, reclaimed_place)
         except DeviceError as error:
             message = f"{error}; the volume takes no more writes, restart the server when the log device is sound"
             _log.error("commit failed: %s", message)
             line.fail(LogFailedError(message, error.errno_value))
             return
+        except BaseException as error:
+            # The segments have left the queue: whatever happened, nothing may be committed behind the gap.
+            line.fail(LogFailedError(f"internal error in commit: {error!r}; the volume takes no more writes"))
+            raise
         with line.lock:
             for segment in written:
                 descriptor = segment.descriptor
@@ -129,6 +133,9 @@ class Committer:
             try:
                 self.commit_all()
             except LogFailedError:
+                return
+            except Exception:
+                _log.exception("internal error in commit, please report it")
                 return
 
     def _wait_until_due(self) -> bool:

@@ -120,6 +120,10 @@ class Destager:
                 break
             except (DamagedPageError, DeviceError) as error:
                 self._hold_up(error)
+            except Exception as error:
+                _log.exception("internal error in destaging, please report it")
+                self._line.fail(OriginFailedError(f"internal error in destaging: {error!r}; restart the server"))
+                break
         self._writer.close()
 
     def _wait_for_work(self) -> int | None:

@@ -11,7 +11,6 @@ a run of blocks is a slice. Nothing here locks: callers hold the volume lock.
 """
 
 from array import array
-from collections.abc import Iterator
 
 from sortedcontainers import SortedDict
 
@@ -127,16 +126,6 @@ class LocationMap:
             del self.regions[region]
         self.sweeps += bool(stale)
         return last
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """(block, entry) of every entry that is not 0, in order of blocks."""
-        for region, leaf in self.regions.items():
-            base = region << REGION_SHIFT
-            if isinstance(leaf, int):
-                leaf = [leaf] * REGION_BLOCKS
-            for index, entry in enumerate(leaf):
-                if entry:
-                    yield base + index, entry
 
     def check(self) -> None:
         """Assert the invariants of the structure."""

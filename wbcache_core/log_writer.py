@@ -62,11 +62,11 @@ class LogWriter:
         self._scratch = aligned_buffer(min(ring.pages, COMMIT_PAGES + MAX_SEGMENT_PAGES) * PAGE_BYTES)
         self._scratch_used = 0
 
-    def write(self, segments: list[PendingSegment], committed: int) -> list[WrittenSegment]:
+    def write(self, segments: list[PendingSegment], committed: int, reclaimed_place: int) -> list[WrittenSegment]:
         """Make closed segments, in LSN order, durable as one generation. Raises DeviceError, then nothing has moved.
 
-        `committed` is the cursor as it stands now. Their place must be free: the caller saw to that
-        when it let their pages into the ring.
+        `committed` is the cursor as it stands now. Their place must be free, below `reclaimed_place` and a lap:
+        the caller saw to that when it let their pages into the ring.
         """
         end = LogEnd(
             self.end.place, self.end.previous, self.end.generation + 1, max(time.time_ns(), self.end.time_ns + 1)
@@ -82,6 +82,7 @@ class LogWriter:
                 runs.append((one.place, views))
             written.append(one)
             end = end._replace(place=one.end_place, previous=one.descriptor.checksum)
+        assert end.place <= reclaimed_place + self._data_pages, "the log would overwrite what is still needed"
         for place, views in runs:
             self._device.write(views, DATA_START + (place % self._data_pages << PAGE_SHIFT))
         self._device.sync()

@@ -118,7 +118,7 @@ def _next_segment(
     window: _Window, superblock: Superblock, lsn: int, place: int, previous: int, limit: int
 ) -> Found | None:
     """The segment with that first LSN, at place or, where the largest would not fit, at the next lap."""
-    for candidate in {place: None, fit(place, MAX_SEGMENT_PAGES, superblock.data_pages): None}:
+    for candidate in dict.fromkeys((place, fit(place, MAX_SEGMENT_PAGES, superblock.data_pages))):
         if candidate >= limit:
             continue
         try:

@@ -69,9 +69,10 @@ class SuperblockStore:
     def write(self, **changes: Any) -> None:
         """Make the current superblock with changes durable in the other slot. Raises DeviceError."""
         with self._lock:
-            successor = self._current.with_changes(
-                sequence=self._current.sequence + 1, written_ns=time.time_ns(), **changes
-            )
+            current = self._current
+            successor = current.with_changes(sequence=current.sequence + 1, written_ns=time.time_ns(), **changes)
+            # Callers read the cursor before they get the lock: another may have recorded a later one.
+            successor = successor.with_changes(committed=max(successor.committed, current.committed))
             slot = successor.sequence % len(SLOT_OFFSETS)
             self._page[:] = encode(successor)
             self._device.write([self._page], SLOT_OFFSETS[slot])

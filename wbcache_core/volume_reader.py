@@ -6,6 +6,7 @@ it, optimistically: a log page proves itself by its checksum, an origin page
 by the block's entry in the map being unchanged afterwards.
 """
 
+import enum
 from array import array
 from typing import NamedTuple
 
@@ -20,6 +21,10 @@ from wbcache_core.units import MIB, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
 
 _CHUNK_PAGES = MIB >> PAGE_SHIFT
 _ZEROS = memoryview(bytes(MIB))
+
+
+class _Source(enum.Enum):
+    LOG, ORIGIN, UNKNOWN = range(3)
 
 
 class _Work(NamedTuple):
@@ -41,13 +46,17 @@ class VolumeReader:
         log: LogReader | None,
         origin: Device,
     ) -> None:
-        """log is None as long as there is no formatted log, hence nothing in it."""
+        """log is None as long as there is no log, hence nothing in it; see attach_log()."""
         self._line = line
         self._ring = ring
         self._map = locations  # guarded by the volume lock
         self._table = table  # guarded by the volume lock
         self._log = log
         self._origin = origin
+
+    def attach_log(self, log: LogReader) -> None:
+        """The log exists from now on. Before the first write."""
+        self._log = log
 
     def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
         """Fill buffer from byte offset. Raises DeviceError, DamagedPageError."""
@@ -87,18 +96,37 @@ class VolumeReader:
                 work = self._look_up(block, view)
             for index, piece in work.log:
                 part = view[index << PAGE_SHIFT : index + len(piece.page_sums) << PAGE_SHIFT]
-                if not self._read_log(piece, part):
+                source = self._read_log(piece, part)
+                if source is _Source.ORIGIN:
+                    work.origin.append((index, len(piece.page_sums)))
+                elif source is _Source.UNKNOWN:
                     todo.append((block + index, part))
             for index, count in work.origin:
                 part = view[index << PAGE_SHIFT : index + count << PAGE_SHIFT]
                 self._read_origin(block + index, part)
-                with self._line.lock:
-                    if (
-                        work.sweeps != self._map.sweeps
-                        or self._map.entries(block + index, count) != work.entries[index : index + count]
-                    ):
-                        # Written, and perhaps destaged, while the origin was being read.
-                        todo.append((block + index, part))
+                if not self._is_unchanged(block + index, work.entries[index : index + count], work.sweeps):
+                    todo.append((block + index, part))
+
+    def _is_unchanged(self, block: int, entries: "array[int]", sweeps: int) -> bool:
+        """Whether nobody wrote the blocks since the look-up, so that the destager did not touch them on the origin."""
+        with self._line.lock:
+            return sweeps == self._map.sweeps and self._map.entries(block, len(entries)) == entries
+
+    def _read_log(self, piece: LogPiece, view: memoryview) -> "_Source":
+        """LOG when view is filled, otherwise where its pages have to be looked for. Raises as read_into()."""
+        assert self._log
+        try:
+            self._log.read_into(piece, view)
+            return _Source.LOG
+        except (DamagedPageError, DeviceError):
+            with self._line.lock:
+                if piece.lsn < self._line.oldest:
+                    # Its place in the log was reclaimed meanwhile.
+                    return _Source.UNKNOWN
+                if piece.lsn < self._line.destaged:
+                    # What the log has lost here, the origin has.
+                    return _Source.ORIGIN
+            raise
 
     def _look_up(self, block: int, view: memoryview) -> _Work:
         """Copy what is in the ring or zero, and say where the rest is. Volume lock held."""
@@ -135,18 +163,6 @@ class VolumeReader:
         count = min(count, (following or self._line.committed) - lsn)
         work.log.append((index, LogPiece(lsn, segment, self._table.page_sums(lsn, count))))
         return index + count
-
-    def _read_log(self, piece: LogPiece, view: memoryview) -> bool:
-        """False when the piece's place in the log was reclaimed meanwhile and has to be looked up again."""
-        assert self._log
-        try:
-            self._log.read_into(piece, view)
-            return True
-        except (DamagedPageError, DeviceError):
-            with self._line.lock:
-                if self._line.oldest > piece.lsn:
-                    return False
-            raise
 
     def _read_origin(self, block: int, view: memoryview) -> None:
         offset = block << PAGE_SHIFT

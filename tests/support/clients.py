@@ -102,9 +102,14 @@ def qemu_bench(uri, *arguments, count, depth=64, **limits):
     return qemu_img("bench", *words, *arguments, uri, **limits)
 
 
-def fio(uri, folder, *options, limit_s=LIMIT_S):
-    """One fio job named "job" on the nbd engine at depth 32; options without the leading dashes."""
+def fio_command(uri, *options):
+    """One fio job on the nbd engine at depth 32; options without the leading dashes."""
     words = ["name=job", "ioengine=nbd", f"uri={uri}", "iodepth=32", "randrepeat=1", *options]
-    output = run("fio", *(f"--{word}" for word in words), limit_s=limit_s, folder=folder)
+    return ["fio", *(f"--{word}" for word in words)]
+
+
+def fio(uri, folder, *options, limit_s=LIMIT_S):
+    """Run a fio job to its end; `folder` is where fio leaves its own files."""
+    output = run(*fio_command(uri, *options), limit_s=limit_s, folder=folder)
     assert "err= 0" in output, output
     return output

@@ -26,11 +26,11 @@ def fuse_file(uri, folder, name="disk"):
         yield mount_point / name
         _retry("fusermount3", "-u", mount_point)
         server.wait(START_LIMIT_S)
-    finally:
-        if server.poll() is None:
-            server.kill()
-            server.wait()
-            subprocess.run(["fusermount3", "-u", "-z", mount_point], env=clients.environment(), check=False)
+    except BaseException:
+        subprocess.run(["fusermount3", "-u", "-z", mount_point], env=clients.environment(), check=False)
+        server.kill()
+        server.wait()
+        raise
     pid_file.unlink(missing_ok=True)
     mount_point.rmdir()
 
