@@ -6,18 +6,21 @@ time that destaging takes for a page when the log is full. So a writer meets
 no wall, and is never held to less than what the origin really does.
 """
 
+import logging
 import threading
 import time
 
 from wbcache_core.number_line import NumberLine
 from wbcache_core.segment_format import MAX_SEGMENT_PAGES
 
+_log = logging.getLogger("wbcache")
+
 _LONGEST_PAUSE = 1.0
 _SMOOTHING = 0.3
 
 
 class Throttle:
-    """`_lock` guards `_next` and `_seconds_per_page`."""
+    """`_lock` guards `_next`, `_seconds_per_page` and `_slowing`."""
 
     def __init__(self, line: NumberLine, high_pages: int) -> None:
         self._lock = threading.Lock()
@@ -26,19 +29,24 @@ class Throttle:
         self._span = max(line.data_pages - MAX_SEGMENT_PAGES - high_pages, 1)
         self._next = 0.0
         self._seconds_per_page = 0.0
+        self._slowing = False
         self._stopped = threading.Event()
 
     def note_destaged(self, pages: int, seconds: float) -> None:
         """The destager moved on by that many LSNs in that time."""
-        if pages:
-            with self._lock:
-                sample = seconds / pages
-                known = self._seconds_per_page
-                self._seconds_per_page = known + _SMOOTHING * (sample - known) if known else sample
+        with self._lock:
+            sample = seconds / pages
+            known = self._seconds_per_page
+            self._seconds_per_page = known + _SMOOTHING * (sample - known) if known else sample
+            ended = self._slowing and self._fullness() <= 0
+            if ended:
+                self._slowing = False
+        if ended:
+            _log.debug("throttling ended")
 
     def pause(self, pages: int) -> None:
         """Wait as long as a write of that many pages has to. No lock held."""
-        fullness = (self._line.dirty_pages - self._high_pages) / self._span
+        fullness = self._fullness()
         if fullness <= 0:
             return
         with self._lock:
@@ -46,7 +54,15 @@ class Throttle:
             delay = min(min(fullness, 1.0) * self._seconds_per_page * pages, _LONGEST_PAUSE)
             self._next = max(self._next, now) + delay
             wait = min(self._next - now, _LONGEST_PAUSE)
+            began = not self._slowing
+            self._slowing = True
+        if began:
+            _log.debug("throttling: %d of %d pages of log are dirty", self._line.dirty_pages, self._line.data_pages)
         self._stopped.wait(wait)
+
+    def _fullness(self) -> float:
+        """0 at the high watermark, 1 when the log is full; a benign race with the cursors."""
+        return (self._line.dirty_pages - self._high_pages) / self._span
 
     def stop(self) -> None:
         """End all pauses, now and from now on."""

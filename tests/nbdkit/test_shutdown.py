@@ -64,6 +64,7 @@ def assert_all_there(pair, before, writes, **settings):
 def test_idle(pair, connected):
     pair.make_origin(MIB)
     with pair.serve() as server, contextlib.ExitStack() as stack:
+        clients.nbdinfo(server.uri)
         if connected:
             handle = stack.enter_context(clients.connection(server.uri))
             handle.pwrite(b"x", 0)
@@ -86,8 +87,8 @@ def test_under_load_at_depth_64(pair, settings):
         finally:
             load.kill()
             load.wait()
-    with pair.serve(**settings):
-        pass
+    with pair.serve(**settings) as server:
+        clients.nbdinfo(server.uri)
 
 
 def test_while_starting(pair):

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Servers that must refuse to start: the exit status, the words of the message, and that nothing was touched."""
+
+import contextlib
+import hashlib
+import os
+import subprocess
+
+from tests.support import clients
+from tests.support.nbdkit_server import PLUGIN
+
+LIMIT_S = 20
+_OWN_FILES = (".sock", ".pid", ".stderr")
+
+
+def state_of(folder):
+    """Content, size, mode and time of the last write of every file below folder, except what the servers put there."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _OWN_FILES or path.is_socket() or not (path.is_file() or path.is_block_device()):
+            continue
+        status = path.stat()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        found[str(path)] = (digest, status.st_size, oct(status.st_mode), status.st_mtime_ns)
+    return found
+
+
+@contextlib.contextmanager
+def unchanged(*folders):
+    """Fail if a file in any of these folders changed, came or went during the `with`."""
+    before = [state_of(folder) for folder in folders]
+    yield
+    assert [state_of(folder) for folder in folders] == before
+
+
+def _run(words, prefix):
+    """Exit status and stderr of a server in the foreground; nothing of it is left afterwards."""
+    command = [str(word) for word in (*prefix, "nbdkit", "-f", "-U", "-", *words)]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(clients.environment(), PYTHONDONTWRITEBYTECODE="1"),
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
+    try:
+        output, _ = process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        raise AssertionError(f"{' '.join(command)}: was not refused within {LIMIT_S} s\n{output}") from None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, 0)
+        raise AssertionError(f"{' '.join(command)}: left a process behind\n{output}")
+    return process.returncode, f"{' '.join(command)}\n{output}"
+
+
+def assert_refused(folder, words, says, *, options=(), prefix=(), run=()):
+    """Start the plugin with these key=value words: exit status 1 and a message with all of `says`, in this case.
+
+    `run` is a client for nbdkit's --run; it must not get as far as being run. Returns the message.
+    """
+    trap = folder / "was-served"
+    with unchanged(folder):
+        served = ["--run", f"touch {trap}; {' '.join(run) or 'true'}"]
+        status, output = _run([*options, *served, "python", PLUGIN, *words], prefix)
+    assert status == 1, output
+    assert "Traceback" not in output, output
+    assert "internal error" not in output, output
+    message = output.partition("\n")[2]
+    missing = [word for word in says if word not in message]
+    assert not missing, f"not said: {missing}\n{output}"
+    return message
+
+
+def run_served(words, client, *, options=(), prefix=()):
+    """Output of a client that nbdkit runs with $uri; both must succeed."""
+    status, output = _run([*options, "--run", client, "python", PLUGIN, *words], prefix)
+    assert status == 0, output
+    return output.partition("\n")[2]
