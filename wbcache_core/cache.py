@@ -30,7 +30,7 @@ from wbcache_core.errors import (
 )
 from wbcache_core.location_map import LocationMap
 from wbcache_core.log_reader import LogReader
-from wbcache_core.log_writer import LogEnd, LogWriter
+from wbcache_core.log_writer import LogEnd, LogWriter, bury_discarded
 from wbcache_core.number_line import NumberLine
 from wbcache_core.origin_writer import OriginWriter
 from wbcache_core.recovery import Recovered, recover
@@ -190,13 +190,14 @@ class Cache:
             self._volume_reader.attach_log(self._reader)
             _log.info("formatted log '%s' of %s", self._log.name, format_size(first.log_bytes))
             return
-        # A killed server may have left writes in the page cache that recovery saw but nothing made durable.
-        self._log.sync()
+        line = self._line
+        # This also syncs: a killed server may have left writes in the page cache that recovery saw and nothing made
+        # durable.
+        bury_discarded(self._log, line.data_pages, line.write_place, line.destaged_place + line.data_pages)
         store = SuperblockStore(self._log, self._slots)
         changes: dict[str, Any] = {"origin_name": self._origin.name}
         if self._retake_samples:
             changes["samples"] = fingerprint.take(self._origin)
-        line = self._line
         for _ in range(2):
             store.write(oldest=line.destaged, oldest_place=line.destaged_place, committed=line.committed, **changes)
         self._slots = store.slots

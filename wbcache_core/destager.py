@@ -183,7 +183,8 @@ class Destager:
             destaged_previous=batch.last.checksum,
             destaged_generation=batch.last.generation,
             destaged_time_ns=batch.last.time_ns,
-            batch_end=batch.end_lsn,
+            # A larger batch may have failed half-way before.
+            batch_end=max(batch.end_lsn, self._store.current.batch_end),
             committed=line.committed,
             samples=updated(self._writer.origin_bytes, self._store.current.samples, batch.new_checksum()),
         )

@@ -49,6 +49,28 @@ def fit(place: int, pages: int, data_pages: int) -> int:
     return place if pages <= left else place + left
 
 
+def next_places(place: int, data_pages: int) -> list[int]:
+    """Where the segment that follows one ending at place may be: there, or at the next lap."""
+    return list(dict.fromkeys((place, fit(place, MAX_SEGMENT_PAGES, data_pages))))
+
+
+def bury_discarded(device: Device, data_pages: int, place: int, limit: int) -> None:
+    """Make sure that nothing recovery left out at the end of the log can ever be taken for the next segment.
+
+    A torn segment there has the LSN, and names the predecessor, that the next one is going to have. It could be found
+    first where the next one goes to the following lap, or become whole by a later write that is torn as well. So the
+    page of its descriptor is overwritten at both places where one is looked for, before anything is committed; with
+    ones, because a part of zeros could be just what a torn descriptor lacks. Places from `limit` on are in use.
+    Raises DeviceError.
+    """
+    page = aligned_buffer(PAGE_BYTES)
+    page[:] = b"\xff" * PAGE_BYTES
+    for candidate in next_places(place, data_pages):
+        if candidate < limit:
+            device.write([page], DATA_START + (candidate % data_pages << PAGE_SHIFT))
+    device.sync()
+
+
 class LogWriter:
     def __init__(
         self, device: Device, data_pages: int, uuid: bytes, ring: RingBuffer, end: LogEnd, zstd_level: int | None

@@ -39,7 +39,7 @@ def read_log(log: Device) -> list[Superblock | None] | None:
     slots = read_slots(log)
     superblock = newest(slots)
     if superblock is None:
-        if _is_blank(log):
+        if _is_blank(log) or _is_half_formatted(log):
             return None
         if _was_ours(log):
             raise SuperblockError(
@@ -58,16 +58,24 @@ def read_log(log: Device) -> list[Superblock | None] | None:
     return slots
 
 
-def _is_blank(log: Device) -> bool:
-    """Whether every byte is zero. Holes are not read."""
+def _is_half_formatted(log: Device) -> bool:
+    """Whether formatting was cut off at the first superblock: only its page has data, and that begins as one."""
+    offset = SLOT_OFFSETS[1]
+    page = bytearray(PAGE_BYTES)
+    log.read_into(memoryview(page), offset)
+    return page[: len(MAGIC)] == MAGIC and _is_blank(log, 0, offset) and _is_blank(log, offset + PAGE_BYTES)
+
+
+def _is_blank(log: Device, begin: int = 0, end: int | None = None) -> bool:
+    """Whether every byte from begin to end is zero. Holes are not read."""
     buffer = aligned_buffer(_SCAN_BYTES)
     zero_sum = xxh3_64_intdigest(buffer)
-    for start, length, _, zero in log.extents(0, log.size):
+    end = log.size if end is None else end
+    for start, length, _, zero in log.extents(begin, end - begin):
         if zero:
             continue
-        # From the page that the extent starts in, for the alignment of uncached reads.
-        for offset in range(start - start % PAGE_BYTES, start + length, _SCAN_BYTES):
-            view = buffer[: min(_SCAN_BYTES, log.size - offset)]
+        for offset in range(start, start + length, _SCAN_BYTES):
+            view = buffer[: min(_SCAN_BYTES, start + length - offset)]
             log.read_into(view, offset)
             expected = zero_sum if len(view) == _SCAN_BYTES else xxh3_64_intdigest(bytes(len(view)))
             if xxh3_64_intdigest(view) != expected:

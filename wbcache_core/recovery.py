@@ -15,7 +15,7 @@ from wbcache_core.block_device import Device, aligned_buffer
 from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError
 from wbcache_core.location_map import HOLE_FLAG, ZERO_FLAG, LocationMap
 from wbcache_core.log_reader import LogReader, page_views
-from wbcache_core.log_writer import COMMIT_PAGES, LogEnd, fit
+from wbcache_core.log_writer import COMMIT_PAGES, LogEnd, fit, next_places
 from wbcache_core.segment_format import (
     BLOCK_MASK,
     KIND_SHIFT,
@@ -118,7 +118,7 @@ def _next_segment(
     window: _Window, superblock: Superblock, lsn: int, place: int, previous: int, limit: int
 ) -> Found | None:
     """The segment with that first LSN, at place or, where the largest would not fit, at the next lap."""
-    for candidate in dict.fromkeys((place, fit(place, MAX_SEGMENT_PAGES, superblock.data_pages))):
+    for candidate in next_places(place, superblock.data_pages):
         if candidate >= limit:
             continue
         try:

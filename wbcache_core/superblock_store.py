@@ -11,8 +11,16 @@ from typing import Any
 
 from wbcache_core.block_device import Device, aligned_buffer
 from wbcache_core.errors import FormatError, LogVersionError
-from wbcache_core.superblock_format import SLOT_OFFSETS, NewerVersionError, Superblock, decode, encode
+from wbcache_core.superblock_format import MAGIC, SLOT_OFFSETS, NewerVersionError, Superblock, decode, encode
 from wbcache_core.units import PAGE_BYTES
+
+
+def _slot(sequence: int) -> int:
+    return sequence % len(SLOT_OFFSETS)
+
+
+def _slot_offset(sequence: int) -> int:
+    return SLOT_OFFSETS[_slot(sequence)]
 
 
 def read_slots(device: Device) -> list[Superblock | None]:
@@ -73,24 +81,28 @@ class SuperblockStore:
             successor = current.with_changes(sequence=current.sequence + 1, written_ns=time.time_ns(), **changes)
             # Callers read the cursor before they get the lock: another may have recorded a later one.
             successor = successor.with_changes(committed=max(successor.committed, current.committed))
-            slot = successor.sequence % len(SLOT_OFFSETS)
             self._page[:] = encode(successor)
-            self._device.write([self._page], SLOT_OFFSETS[slot])
+            self._device.write([self._page], _slot_offset(successor.sequence))
             self._device.sync()
-            self._slots[slot] = self._current = successor
+            self._slots[_slot(successor.sequence)] = self._current = successor
 
 
 def format_log(device: Device, first: Superblock) -> list[Superblock | None]:
     """Write both superblocks of a new log; returns the slots. Raises DeviceError.
 
-    The second is written after the first is durable: a crash in between leaves one valid.
+    The second is written after the first is durable: a crash in between leaves one valid. Before
+    them goes a mark that fits a sector, by which a log that got no further is known (see pairing).
     """
+    mark = aligned_buffer(PAGE_BYTES)
+    mark[: len(MAGIC)] = MAGIC
+    device.write([mark], _slot_offset(first.sequence))
+    device.sync()
     slots: list[Superblock | None] = [None, None]
     for sequence in (first.sequence, first.sequence + 1):
         superblock = first.with_changes(sequence=sequence, written_ns=time.time_ns())
         page = aligned_buffer(PAGE_BYTES)
         page[:] = encode(superblock)
-        device.write([page], SLOT_OFFSETS[sequence % len(SLOT_OFFSETS)])
+        device.write([page], _slot_offset(sequence))
         device.sync()
-        slots[sequence % len(SLOT_OFFSETS)] = superblock
+        slots[_slot(sequence)] = superblock
     return slots

@@ -18,6 +18,8 @@ _SIZE = re.compile(r"(\d+)([bkmgtpes]?)", re.IGNORECASE)
 _SIZE_FACTOR = {"": 1, "b": 1, "k": KIB, "m": MIB, "g": GIB, "t": 2**40, "p": 2**50, "e": 2**60, "s": SECTOR_BYTES}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", re.IGNORECASE)
 _TIME_FACTOR = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LARGEST_SIZE = 2**63 - 1
+_LONGEST_DURATION = 10_000 * 3600
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -31,7 +33,10 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise ConfigError(f"'{text}' is not a size; write a number of bytes or one like 64M, 1G")
-    return int(match[1]) * _SIZE_FACTOR[match[2].lower()]
+    size = int(match[1]) * _SIZE_FACTOR[match[2].lower()]
+    if size > _LARGEST_SIZE:
+        raise ConfigError(f"'{text}' is larger than any file can be")
+    return size
 
 
 def parse_duration(text: str) -> float:
@@ -39,7 +44,10 @@ def parse_duration(text: str) -> float:
     match = _TIME.fullmatch(text.strip())
     if not match:
         raise ConfigError(f"'{text}' is not a time; write seconds or one like 250ms, 5s, 2m")
-    return float(match[1]) * _TIME_FACTOR[match[2].lower()]
+    seconds = float(match[1]) * _TIME_FACTOR[match[2].lower()]
+    if seconds > _LONGEST_DURATION:
+        raise ConfigError(f"'{text}' is too long: at most {_LONGEST_DURATION // 3600} hours")
+    return seconds
 
 
 def format_size(byte_count: int) -> str:

@@ -49,7 +49,12 @@ def _load_until(server, chosen_end, seed, first_sequence):
         for number in range(CLIENTS):
             first = first_sequence + (number << 32)
             load = StampedClient(
-                server.uri, seed=f"{seed}/{number}", first_sequence=first, client=number, clients=CLIENTS, pages=PAGES
+                server.uri,
+                seed=f"{seed}/{number}",
+                first_sequence=first,
+                client=number,
+                client_count=CLIENTS,
+                pages=PAGES,
             )
             stack.callback(load.destroy)
             loads.append(load)

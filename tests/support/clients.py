@@ -5,9 +5,11 @@ import contextlib
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import nbd
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT_S = 90
 SYSTEM_FOLDERS = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 

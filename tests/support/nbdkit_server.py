@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from tests.support.checker import check_pair
+from tests.support.clients import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PLUGIN = os.environ.get("WBCACHE_PLUGIN", str(REPOSITORY / "plugin" / "wbcache.py"))
 
 START_LIMIT_S = 30
@@ -34,6 +34,7 @@ HANG_UP_ERRORS = (
     r"Connection reset by peer",
     r"client closed input socket",
     r"failed to read request",
+    r"read data: NBD_CMD_WRITE: Bad message",
     r"shutting down",
     r"Cannot send after transport endpoint shutdown",
 )

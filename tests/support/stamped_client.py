@@ -16,7 +16,6 @@ import time
 import nbd
 
 from tests.support import clients
-from tests.support.nbdkit_server import REPOSITORY
 from tests.support.stamped_blocks import Write, blocks_of, sequence_in, stamped
 
 WRITES_LIMIT_PER_THREAD = 1_000_000
@@ -32,7 +31,7 @@ class _Load:
         self.threads = arguments["threads"]
         self.flush_share = arguments["flush_share"]
         blocks = blocks_of(arguments["pages"])
-        self.blocks = blocks[arguments["client"] :: arguments["clients"]]
+        self.blocks = blocks[arguments["client"] :: arguments["client_count"]]
         self.writes = []
         self.flush_submitted_ns = 0
         self.problems = []
@@ -116,13 +115,13 @@ def main():
 class StampedClient:
     """The process, from the outside."""
 
-    def __init__(self, uri, *, seed, first_sequence, client, clients, pages, threads=4, flush_share=0.05):
+    def __init__(self, uri, *, seed, first_sequence, client, client_count, pages, threads=4, flush_share=0.05):
         arguments = {
             "uri": uri,
             "seed": seed,
             "first_sequence": first_sequence,
             "client": client,
-            "clients": clients,
+            "client_count": client_count,
             "pages": pages,
             "threads": threads,
             "flush_share": flush_share,
@@ -132,7 +131,7 @@ class StampedClient:
             ["/usr/bin/python3", "-m", "tests.support.stamped_client", json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=REPOSITORY,
+            cwd=clients.REPOSITORY,
             text=True,
         )
         self.pid = self._process.pid

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Checks a log that no server holds, and its origin, without writing a byte.
+
+A finding is something that no crash explains: damage, or a promise of the
+format that is broken. A remark is what a crash may leave and the next start
+mends: a torn last write, a torn superblock whose partner is whole.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core import fingerprint, pairing
+from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.errors import DamagedLogError, DamagedPageError, DeviceError, FormatError, LogRefusedError
+from wbcache_core.location_map import entry_lsn
+from wbcache_core.log_reader import LogReader, page_views
+from wbcache_core.log_writer import fit
+from wbcache_core.recovery import Found, Recovered, page_sums_of, recover
+from wbcache_core.segment_format import BLOCK_MASK, MAX_SEGMENT_PAGES, Descriptor, decode
+from wbcache_core.superblock_format import SLOT_OFFSETS, Superblock
+from wbcache_core.superblock_store import newest
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
+
+_FIXED = ("log_bytes", "origin_bytes")
+_GROWING = (
+    "oldest", "oldest_place", "destaged", "destaged_place", "destaged_generation", "destaged_time_ns", "batch_end",
+    "committed",
+)  # fmt: skip
+
+
+@dataclass
+class Report:
+    """What a check found. `superblock` is None for a blank log and for one that cannot be used at all."""
+
+    findings: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    superblock: Superblock | None = None
+    head: int = 0
+    """Where the log ends; 0 as long as that is not known."""
+    segment_count: int = 0
+    page_count: int = 0
+
+
+def check_log(log: Device, origin: Device | None = None) -> list[str]:
+    """What is wrong with the log, each a sentence that says where; empty when it is sound."""
+    return examine(log, origin).findings
+
+
+def examine(log: Device, origin: Device | None = None) -> Report:
+    """All that can be said about a log and, if given, the origin it belongs to. Raises nothing but bugs."""
+    report = Report()
+    try:
+        slots = pairing.read_log(log)
+        if slots:
+            _Check(log, slots, report).run(origin)
+    except (LogRefusedError, DeviceError) as error:
+        report.findings.append(str(error))
+    return report
+
+
+class _Check:
+    """One log that has at least one valid superblock."""
+
+    def __init__(self, log: Device, slots: list[Superblock | None], report: Report) -> None:
+        superblock = newest(slots)
+        assert superblock
+        self._log = log
+        self._slots = slots
+        self._report = report
+        self._superblock = report.superblock = superblock
+        self._reader = LogReader(log, superblock.data_pages, superblock.uuid)
+
+    def run(self, origin: Device | None) -> None:
+        """Raises LogRefusedError, DeviceError for what keeps the check from going on."""
+        start = self._check_slots()
+        recovered = self._recover(start)
+        segments = recovered.segments
+        self._report.head = recovered.head
+        self._report.segment_count = len(segments)
+        self._report.page_count = sum(found.descriptor.page_count for found in segments)
+        if recovered.discarded_lsn is not None:
+            self._report.remarks.append(
+                f"a last write at LSN {recovered.discarded_lsn} is torn and was never acknowledged; it is left out"
+            )
+        self._check_cursors(recovered)
+        for before, after in pairwise(segments):
+            self._check_order(before, after)
+        if segments and segments[-1].end_place - segments[0].place > self._superblock.data_pages:
+            self._find("the segments take more than the whole log: the last ones have overwritten the first ones")
+        for found in segments:
+            self._check_entries(found.descriptor)
+            self._check_pages(found)
+        if origin:
+            self._check_origin(origin, recovered)
+
+    def _find(self, sentence: str) -> None:
+        self._report.findings.append(sentence)
+
+    def _check_slots(self) -> Superblock:
+        """Compare the superblocks; returns the one from which the log can be followed from further back."""
+        for slot, superblock in enumerate(self._slots):
+            if superblock is None:
+                self._report.remarks.append(
+                    f"the superblock at byte {SLOT_OFFSETS[slot]} is not valid: torn by a crash, or damaged; "
+                    "the other one is, and the next start writes both"
+                )
+            elif superblock.sequence % len(SLOT_OFFSETS) != slot:
+                self._find(f"the superblock at byte {SLOT_OFFSETS[slot]} has sequence number {superblock.sequence}")
+        new = self._superblock
+        old = min((slot for slot in self._slots if slot), key=lambda slot: slot.sequence)
+        if old.uuid != new.uuid:
+            self._report.remarks.append("the superblocks are of two logs: a crash interrupted force=discard-log")
+            return new
+        if old is not new and old.sequence + 1 != new.sequence:
+            self._find(f"the superblocks have sequence numbers {old.sequence} and {new.sequence}: one is missing")
+        for name in _FIXED:
+            if getattr(old, name) != getattr(new, name):
+                self._find(f"the superblocks disagree: {name} is {getattr(old, name)} and {getattr(new, name)}")
+        for name in _GROWING:
+            if getattr(old, name) > getattr(new, name):
+                self._find(f"{name} went back from {getattr(old, name)} to {getattr(new, name)} between superblocks")
+        return old
+
+    def _recover(self, start: Superblock) -> Recovered:
+        """The chain from the oldest LSN that a superblock promises, or, where that is broken, from `destaged` on.
+
+        Raises DamagedLogError when the part that the origin needs is broken.
+        """
+        for superblock in (start, self._superblock):
+            if superblock.oldest == superblock.destaged:
+                return recover(self._log, self._reader, superblock)
+            first = self._segment_at(superblock.oldest, superblock.oldest_place)
+            if first:
+                from_oldest = superblock.with_changes(
+                    destaged=superblock.oldest, destaged_place=superblock.oldest_place, destaged_previous=first.previous
+                )
+                try:
+                    return recover(self._log, self._reader, from_oldest)
+                except DamagedLogError:
+                    pass
+            self._find(
+                f"the clean part of the log from LSN {superblock.oldest} on is not whole, though superblock "
+                f"{superblock.sequence} says so; the origin has all of it"
+            )
+        return recover(self._log, self._reader, self._superblock)
+
+    def _segment_at(self, lsn: int, place: int) -> Descriptor | None:
+        """The descriptor of the segment that starts with lsn, at place or where the next lap begins."""
+        page = aligned_buffer(PAGE_BYTES)
+        for candidate in (place, fit(place, MAX_SEGMENT_PAGES, self._superblock.data_pages)):
+            self._log.read_uncached_into(page, self._reader.offset_of(candidate))
+            try:
+                descriptor = decode(page)
+            except FormatError:
+                continue
+            if (descriptor.uuid, descriptor.first_lsn) == (self._superblock.uuid, lsn):
+                return descriptor
+        return None
+
+    def _check_cursors(self, recovered: Recovered) -> None:
+        """Each cursor of each superblock stands where a segment begins or the log ends, and says how it got there."""
+        segments = recovered.segments
+        ends = {found.descriptor.end_lsn: found for found in segments}
+        bounds = {found.descriptor.first_lsn for found in segments} | {recovered.head}
+        for superblock in filter(None, self._slots):
+            if superblock.uuid != self._superblock.uuid:
+                continue
+            for name in ("destaged", "batch_end", "committed"):
+                lsn = getattr(superblock, name)
+                if lsn > recovered.head or (lsn >= min(bounds) and lsn not in bounds):
+                    self._find(f"superblock {superblock.sequence}: {name} is {lsn}, which is no end of a segment")
+            before = ends.get(superblock.destaged)
+            if before and (
+                (superblock.destaged_place, superblock.destaged_previous)
+                != (before.end_place, before.descriptor.checksum)
+                or (superblock.destaged_generation, superblock.destaged_time_ns)
+                != (before.descriptor.generation, before.descriptor.time_ns)
+            ):
+                self._find(
+                    f"superblock {superblock.sequence} does not agree with the segment before `destaged` (LSN "
+                    f"{before.descriptor.first_lsn} at {self._byte(before)}) on place, checksum, generation or time"
+                )
+
+    def _byte(self, found: Found) -> str:
+        return f"byte {self._reader.offset_of(found.place)}"
+
+    def _check_order(self, before: Found, after: Found) -> None:
+        """What holds between two neighbours of the chain."""
+        old, new = before.descriptor, after.descriptor
+        where = f"segment with LSN {new.first_lsn} at {self._byte(after)}"
+        if after.place != fit(before.end_place, new.log_pages, self._superblock.data_pages):
+            self._find(f"{where}: belongs at byte {self._reader.offset_of(before.end_place)}, behind the one before it")
+        if new.generation == old.generation:
+            if (new.time_ns, new.committed) != (old.time_ns, old.committed):
+                self._find(f"{where}: time or `committed` differ within generation {new.generation}")
+            return
+        if new.generation != old.generation + 1:
+            self._find(f"{where}: generation {new.generation} follows generation {old.generation}")
+        if new.time_ns <= old.time_ns:
+            self._find(f"{where}: generation {new.generation} is not later than the one before it")
+        if new.committed < old.end_lsn:
+            # The commit before was synced before this one was written.
+            self._find(f"{where}: says committed={new.committed}, but LSN {old.first_lsn} was committed before it")
+
+    def _check_entries(self, descriptor: Descriptor) -> None:
+        blocks = pages_of(self._superblock.origin_bytes)
+        for head, argument in zip(descriptor.heads, descriptor.arguments, strict=True):
+            block, count = head & BLOCK_MASK, 1 if head <= BLOCK_MASK else argument
+            if block + count > blocks or count == 0:
+                self._find(
+                    f"segment with LSN {descriptor.first_lsn}: an entry of {count} blocks at block {block} is not "
+                    f"within the volume of {blocks} blocks"
+                )
+
+    def _check_pages(self, found: Found) -> None:
+        """Checksums of all pages of a segment, plain or compressed."""
+        descriptor = found.descriptor
+        for lsn, block in self._bad_pages(found):
+            # What is below `destaged` is only a copy.
+            loss = "the origin has it" if lsn < self._superblock.destaged else "its data is lost"
+            self._find(
+                f"the page with LSN {lsn} (block {block}, in the segment at {self._byte(found)}, generation "
+                f"{descriptor.generation}) cannot be read back as it was written; {loss}"
+            )
+
+    def _bad_pages(self, found: Found) -> Iterator[tuple[int, int]]:
+        """(LSN, block) of each page that fails its checksum; all pages where the segment cannot even be unpacked."""
+        descriptor = found.descriptor
+        blocks = [head for head in descriptor.heads if head <= BLOCK_MASK]
+        image = aligned_buffer(1 + descriptor.page_count << PAGE_SHIFT)
+        sums: list[int | None]
+        try:
+            self._reader.load([found.located], descriptor.end_lsn, image, descriptor.first_lsn)
+            sums = list(map(xxh3_64_intdigest, page_views(image[PAGE_BYTES:])))
+        except DamagedPageError:
+            sums = [None] * len(blocks)
+        for index, (found_sum, expected) in enumerate(zip(sums, page_sums_of(descriptor), strict=True)):
+            if found_sum != expected:
+                yield descriptor.first_lsn + 1 + index, blocks[index]
+
+    def _check_origin(self, origin: Device, recovered: Recovered) -> None:
+        """The origin is as the log left it wherever the log is not going to overwrite it."""
+        superblock, locations = self._superblock, recovered.locations
+        pairing.check_size_unchanged(superblock, origin, self._log)
+        changed = fingerprint.differing_blocks(
+            origin, superblock.samples, lambda block: entry_lsn(locations.get(block)) >= superblock.destaged
+        )
+        for block in dict.fromkeys(changed):
+            self._find(
+                f"the origin has changed behind its cache: block {block} at byte {block << PAGE_SHIFT} is not as the "
+                "cache last wrote it"
+            )
