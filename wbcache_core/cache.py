@@ -122,7 +122,10 @@ class Cache:
             pages, len(recovered.segments), superblock.destaged, recovered.head, time.monotonic() - started,
         )  # fmt: skip
         if recovered.discarded_lsn is not None:
-            _log.info("left out a last write that was torn and never acknowledged, at LSN %d", recovered.discarded_lsn)
+            _log.info(
+                "left out a last commit that is not whole in the log, from LSN %d: it was under way when the server "
+                "ended and no flush covers it, or the log has been damaged since", recovered.discarded_lsn,
+            )  # fmt: skip
         if self._retake_samples:
             _log.warning("origin '%s' has changed since the cache last wrote to it: accepted", self._origin.name)
         return recovered

@@ -61,6 +61,10 @@ def examine(log: Device, origin: Device | None = None) -> Report:
     return report
 
 
+def _end_place(found: Found) -> int:
+    return found.place + found.descriptor.log_pages
+
+
 class _Check:
     """One log that has at least one valid superblock."""
 
@@ -88,7 +92,7 @@ class _Check:
         self._check_cursors(recovered)
         for before, after in pairwise(segments):
             self._check_order(before, after)
-        if segments and segments[-1].end_place - segments[0].place > self._superblock.data_pages:
+        if segments and _end_place(segments[-1]) - segments[0].place > self._superblock.data_pages:
             self._find("the segments take more than the whole log: the last ones have overwritten the first ones")
         for found in segments:
             self._check_entries(found.descriptor)
@@ -175,7 +179,7 @@ class _Check:
             before = ends.get(superblock.destaged)
             if before and (
                 (superblock.destaged_place, superblock.destaged_previous)
-                != (before.end_place, before.descriptor.checksum)
+                != (_end_place(before), before.descriptor.checksum)
                 or (superblock.destaged_generation, superblock.destaged_time_ns)
                 != (before.descriptor.generation, before.descriptor.time_ns)
             ):
@@ -191,8 +195,8 @@ class _Check:
         """What holds between two neighbours of the chain."""
         old, new = before.descriptor, after.descriptor
         where = f"segment with LSN {new.first_lsn} at {self._byte(after)}"
-        if after.place != fit(before.end_place, new.log_pages, self._superblock.data_pages):
-            self._find(f"{where}: belongs at byte {self._reader.offset_of(before.end_place)}, behind the one before it")
+        if after.place != fit(_end_place(before), new.log_pages, self._superblock.data_pages):
+            self._find(f"{where}: belongs at byte {self._reader.offset_of(_end_place(before))}, behind the one before it")
         if new.generation == old.generation:
             if (new.time_ns, new.committed) != (old.time_ns, old.committed):
                 self._find(f"{where}: time or `committed` differ within generation {new.generation}")
@@ -248,8 +252,10 @@ class _Check:
         changed = fingerprint.differing_blocks(
             origin, superblock.samples, lambda block: entry_lsn(locations.get(block)) >= superblock.destaged
         )
+        # A clean log is served all the same: it holds nothing that the origin lacks.
+        told = self._find if recovered.head > superblock.destaged else self._report.remarks.append
         for block in dict.fromkeys(changed):
-            self._find(
+            told(
                 f"the origin has changed behind its cache: block {block} at byte {block << PAGE_SHIFT} is not as the "
                 "cache last wrote it"
             )

@@ -76,15 +76,18 @@ class DestageBatch:
             newest.pop(block, None)
         self.clears.append(clear)
 
-    def first_bad_lsn(self) -> int | None:
-        """The lowest LSN among the pages to write whose checksum does not match."""
-        image, sums = self._image, self._sums
-        bad = [
-            index
-            for index in self._newest.values()
+    def bad_pages(self) -> list[tuple[int, int]]:
+        """(LSN, block), in LSN order, of the pages to write whose checksum does not match."""
+        image, sums, start = self._image, self._sums, self.start_lsn
+        return sorted(
+            (start + index, block)
+            for block, index in self._newest.items()
             if xxh3_64_intdigest(image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT]) != sums[index]
-        ]
-        return self.start_lsn + min(bad) if bad else None
+        )
+
+    def leave_out(self, block: int) -> None:
+        """Do not write a block."""
+        del self._newest[block]
 
     def runs(self, origin_bytes: int) -> list[Run]:
         """Writes in order of blocks, neighbours merged, cut at the end of the origin."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Moves `destaged`: writes the log to the origin in strictly ordered batches, and reclaims log space.
 
-The only one to move `destaged`, `oldest` and the superblock's idea of them.
+The only one, once the server is active, to move `destaged`, `oldest` and the superblock's idea of them.
 Within a batch only the newest version of a block is written, sorted by block;
 `destaged` moves to the batch's end after the origin is synced and a
 superblock says so.
@@ -16,7 +16,7 @@ from wbcache_core.block_device import aligned_buffer
 from wbcache_core.destage_batch import DestageBatch
 from wbcache_core.errors import DamagedPageError, DeviceError, LogFailedError, OriginFailedError, StoppedError
 from wbcache_core.fingerprint import updated
-from wbcache_core.location_map import LocationMap
+from wbcache_core.location_map import LocationMap, entry_lsn
 from wbcache_core.log_reader import LogReader
 from wbcache_core.number_line import NumberLine
 from wbcache_core.origin_writer import OriginWriter
@@ -44,7 +44,7 @@ class Settings(NamedTuple):
 
 
 class Destager:
-    """Every field is used by the destager's own thread alone."""
+    """Every field is used by the destager's own thread alone, but `_retry_at`: guarded by the volume lock."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class Destager:
             line.note_destaged(batch.end_lsn, self._store.current.destaged_place)
         seconds = time.monotonic() - started
         self._throttle.note_destaged(batch.end_lsn - batch.start_lsn, seconds)
-        self._back_off = self._retry_at = 0.0
+        self._back_off = 0.0
         if recovered:
             _log.warning("destaging goes on")
         _log.debug(
@@ -224,21 +224,37 @@ class Destager:
             image,
             [self._reader.decode(image[lsn - start << PAGE_SHIFT :][:PAGE_BYTES], lsn) for lsn in firsts],
         )
-        bad = batch.first_bad_lsn()
-        if bad is None:
+        bad = batch.bad_pages()
+        if not bad:
             return batch
         if from_ring:
             return self._load(start, end, from_ring=False)
-        cut = max(lsn for lsn in firsts if lsn <= bad)
+        for bad_lsn, block in bad:
+            if not self._is_superseded(block, bad_lsn):
+                break
+            _log.warning("the damaged page with LSN %d is passed over: its block was written anew", bad_lsn)
+            batch.leave_out(block)
+        else:
+            return batch
+        cut = max(lsn for lsn in firsts if lsn <= bad_lsn)
         if cut == start:
             raise DamagedPageError(
-                f"the page with LSN {bad} in the log fails its checksum and is not written to the origin"
+                f"the page with LSN {bad_lsn} in the log fails its checksum and is not written to the origin; "
+                f"write the 4096 bytes of the volume at {block << PAGE_SHIFT} anew, from a backup",
+                bad_lsn,
             )
         return self._load(start, cut, from_ring=False)
 
+    def _is_superseded(self, block: int, lsn: int) -> bool:
+        """Whether the log holds a later version of a block. Then its reads never go to the origin before that one is
+        there, neither now nor after a crash."""
+        with self._line.lock:
+            return lsn < entry_lsn(self._map.get(block)) < self._line.committed
+
     def _copy_from_ring(self, segments: list[Located], index: int, end: int, image: memoryview, start: int) -> bool:
-        """Copy one segment if the ring still has it. Optimistic: writers go on, and a slot is overwritten only
-        after `head` has moved, so a look at the head afterwards tells whether the copy is good."""
+        """Copy one segment if the ring still has it. Optimistic: writers go on meanwhile, and who overwrites a slot
+        moves `head` under the same hold of the lock, so a look at the head afterwards tells whether the copy is good.
+        """
         first = segments[index].first_lsn
         following = segments[index + 1].first_lsn if index + 1 < len(segments) else end
         with self._line.lock:
@@ -305,7 +321,8 @@ class Destager:
     def _hold_up(self, error: DamagedPageError | DeviceError) -> None:
         """Latch what keeps destaging from going on, and try again later."""
         self._back_off = min(max(2 * self._back_off, _FIRST_BACK_OFF), _LONGEST_BACK_OFF)
-        self._retry_at = time.monotonic() + self._back_off
+        with self._line.lock:
+            self._retry_at = time.monotonic() + self._back_off
         message = f"destaging is held up: {error}; it is tried again, and writes go on until the log is full"
         known = self._line.origin_error
         if known is None or str(known) != message:

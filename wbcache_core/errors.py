@@ -10,7 +10,7 @@
         LogVersionError      written by a newer wbcache
         SuperblockError      ours, but no superblock is valid
         WrongPairError       log and origin do not belong together (any more)
-        DamagedLogError      the durable part of the log has a hole
+        DamagedLogError      the durable part of the log has a hole, or its end is missing
       RequestError           one request of a client cannot be served
         OutOfRangeError      it reaches beyond the end of the volume
         ReadOnlyError        the volume cannot be written
@@ -86,7 +86,11 @@ class ReadOnlyError(RequestError):
 
 
 class DamagedPageError(RequestError):
-    pass
+    """`lsn` is that of the page, or of the descriptor of its segment."""
+
+    def __init__(self, message: str, lsn: int) -> None:
+        super().__init__(message)
+        self.lsn = lsn
 
 
 class LogFailedError(RequestError):

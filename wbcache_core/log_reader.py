@@ -58,10 +58,8 @@ class LogReader:
             if bad is not None and self._reread(piece, view, offset):
                 return
         if bad is not None:
-            raise DamagedPageError(
-                f"log '{self._device.name}': the page with LSN {piece.lsn + bad} fails its checksum; "
-                "its data is lost, write the block anew or restore it from a backup"
-            )
+            lsn = piece.lsn + bad
+            raise DamagedPageError(f"the page with LSN {lsn} in log '{self._device.name}' fails its checksum", lsn)
 
     def _first_bad(self, piece: LogPiece, view: memoryview) -> int | None:
         sums = list(map(xxh3_64_intdigest, page_views(view)))
@@ -125,8 +123,8 @@ class LogReader:
 
     def _damaged(self, first_lsn: int) -> DamagedPageError:
         return DamagedPageError(
-            f"log '{self._device.name}': the segment with LSN {first_lsn} cannot be read back as it was written; "
-            "its data is lost, restore the blocks from a backup"
+            f"the segment with LSN {first_lsn} in log '{self._device.name}' cannot be read back as it was written",
+            first_lsn,
         )
 
     def load(self, segments: list[Located], end_lsn: int, image: memoryview, start_lsn: int) -> None:

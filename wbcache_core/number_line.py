@@ -23,8 +23,10 @@ _TIMELINE_GAP = 0.25
 
 
 class NumberLine:
-    """The cursors, and where they are in the log (places: see superblock_format). `lock` guards every field.
+    """The cursors, and where they are in the log (places: see superblock_format).
 
+    `lock` guards every field: all are written with it held, and read without it only where the reader looks again
+    under the lock, or a stale value does no harm.
     `lock` is the volume lock: held for memory copies and look-ups, never across I/O, a sleep or a log message.
     """
 

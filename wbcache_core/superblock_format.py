@@ -13,6 +13,7 @@ docs/format.md has the grammar and a worked example.
 
 import struct
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import Any
 
 from xxhash import xxh3_64_intdigest
@@ -65,6 +66,17 @@ class Superblock:
     def with_changes(self, **changes: Any) -> "Superblock":
         """A copy with other values in some fields."""
         return replace(self, **changes)
+
+    def describe_origin(self) -> str:
+        """For people: how old the origin is on its own, should the log be lost."""
+        if not self.destaged_generation:
+            state = "is as it was before the cache was put in front of it"
+        else:
+            moment = datetime.fromtimestamp(self.destaged_time_ns // 10**9, timezone.utc)
+            state = f"is the volume as of {moment:%Y-%m-%d %H:%M:%S} UTC, generation {self.destaged_generation}"
+        if self.batch_end > self.destaged:
+            state += f", with writes up to LSN {self.batch_end} perhaps partly over it"
+        return f"the origin alone {state}"
 
     @property
     def data_pages(self) -> int:

@@ -47,7 +47,11 @@ def newest(slots: list[Superblock | None]) -> Superblock | None:
 
 
 class SuperblockStore:
-    """Writes superblocks. Thread safe: `_lock` guards all fields and is held across the write and sync."""
+    """Writes superblocks. `_lock` guards all fields and is held across the write and sync.
+
+    The properties read single fields without it, for the one thread that has just written or for callers to whom
+    an older superblock is as good.
+    """
 
     def __init__(self, device: Device, slots: list[Superblock | None]) -> None:
         """slots as read_slots() gave them, at least one of them valid."""

@@ -96,7 +96,7 @@ class VolumeReader:
                 work = self._look_up(block, view)
             for index, piece in work.log:
                 part = view[index << PAGE_SHIFT : index + len(piece.page_sums) << PAGE_SHIFT]
-                source = self._read_log(piece, part)
+                source = self._read_log(piece, part, block + index)
                 if source is _Source.ORIGIN:
                     work.origin.append((index, len(piece.page_sums)))
                 elif source is _Source.UNKNOWN:
@@ -112,13 +112,13 @@ class VolumeReader:
         with self._line.lock:
             return sweeps == self._map.sweeps and self._map.entries(block, len(entries)) == entries
 
-    def _read_log(self, piece: LogPiece, view: memoryview) -> "_Source":
+    def _read_log(self, piece: LogPiece, view: memoryview, block: int) -> "_Source":
         """LOG when view is filled, otherwise where its pages have to be looked for. Raises as read_into()."""
         assert self._log
         try:
             self._log.read_into(piece, view)
             return _Source.LOG
-        except (DamagedPageError, DeviceError):
+        except (DamagedPageError, DeviceError) as error:
             with self._line.lock:
                 if piece.lsn < self._line.oldest:
                     # Its place in the log was reclaimed meanwhile.
@@ -126,7 +126,12 @@ class VolumeReader:
                 if piece.lsn < self._line.destaged:
                     # What the log has lost here, the origin has.
                     return _Source.ORIGIN
-            raise
+            if not isinstance(error, DamagedPageError):
+                raise
+            offset = block + max(error.lsn - piece.lsn, 0) << PAGE_SHIFT
+            raise DamagedPageError(
+                f"the 4096 bytes of the volume at {offset} are lost: {error}; write them anew, from a backup", error.lsn
+            ) from None
 
     def _look_up(self, block: int, view: memoryview) -> _Work:
         """Copy what is in the ring or zero, and say where the rest is. Volume lock held."""
