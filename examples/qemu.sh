@@ -11,14 +11,14 @@
 #     reconnect-delay=20  while the server is away (killed, updated) requests wait up to 20 seconds and are then sent again
 #                         to the new one; without it the guest gets I/O errors at once
 #     discard=unmap       the guest's trims reach the volume
-#     num-queues          one connection carries all; the cache needs no more than one
-# The guest's flushes become flushes of the volume. Its write cache has to stay on (write-cache=on, qemu's default for a
-# disk that reports one): a guest that thinks that there is none sends no flush, and what it wrote is then safe from a
-# crash of the server only after commit-interval.
+# A flush of the guest becomes a flush of the volume, which makes durable all that the guest wrote before.
 #
 # Tools take the same settings in their json: form:
 #     qemu-img info 'json:{"driver":"nbd","server":{"type":"unix","path":"/run/wbcache.sock"},"reconnect-delay":20}'
 #     qemu-io -f raw -c 'write -P 1 0 64k' -c flush 'nbd+unix:///?socket=/run/wbcache.sock'
+#
+# Tried with qemu 7.2 in software emulation: a boot sector that writes a sector and reads it back in a loop ran from the
+# volume while the server was killed with SIGKILL and started again, twice; the guest saw no error.
 set -euo pipefail
 
 [ $# -ge 1 ] || { sed -n 's/^# Usage: /usage: /p' "$0" >&2; exit 2; }

@@ -8,4 +8,5 @@ set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$repository/examples/install-packages.sh" test
 cd "$repository"
-exec /usr/bin/python3 -m pytest "$@"
+# Interrupted after an hour, pytest still says where it was.
+exec timeout --foreground --signal=INT --kill-after=1m 1h /usr/bin/python3 -m pytest "$@"

@@ -24,6 +24,7 @@ Extent = tuple[int, int, bool, bool]
 
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024)
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
+_BLKROGET = 0x125E
 _ZEROS = memoryview(bytes(MIB))
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 
@@ -63,13 +64,27 @@ class Device(Protocol):
     def grow(self, length: int) -> None:
         """Make an empty device one of length bytes that read as zeros."""
 
+    def interrupt(self) -> None:
+        """The cache is stopping: calls that wait for something to come back give up soon."""
+
     def close(self) -> None:
         """Release the device and its lock. Idempotent."""
 
 
-def aligned_buffer(length: int) -> memoryview:
+def aligned_mapping(length: int) -> mmap.mmap:
     """Page-aligned anonymous memory of length bytes, as O_DIRECT needs it."""
-    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def aligned_buffer(length: int) -> memoryview:
+    """The same as a view."""
+    return memoryview(aligned_mapping(length))
+
+
+def _is_read_only(fd: int) -> bool:
+    """Whether a block device takes no writes; Linux opens it for writing all the same. Raises OSError."""
+    answer = fcntl.ioctl(fd, _BLKROGET, bytes(4))
+    return answer != bytes(4)
 
 
 class FileDevice:
@@ -116,7 +131,10 @@ class FileDevice:
         # O_EXCL without O_CREAT makes the kernel refuse a block device that is mounted or part of another one.
         flags = os.O_CLOEXEC | (os.O_EXCL if self._is_block_device else 0)
         try:
-            return os.open(path, os.O_RDWR | flags), True
+            fd = os.open(path, os.O_RDWR | flags)
+            if not (self._is_block_device and _is_read_only(fd)):
+                return fd, True
+            os.close(fd)
         except OSError as error:
             if error.errno == errno.EBUSY:
                 raise DeviceInUseError(f"{self.role} '{path}' is in use: unmount it or stop what holds it") from None
@@ -264,13 +282,16 @@ class FileDevice:
         if self._direct_fd < 0:
             self._open_direct(self.name)
 
+    def interrupt(self) -> None:
+        """The kernel's calls cannot be cut short."""
+
     def is_file(self, path: str) -> bool:
-        """True when path is this file or this block device, under whatever name. Raises DeviceError."""
+        """True when path is this file or this block device, under whatever name; False also when there is none."""
         mine = os.fstat(self._fd)
         try:
             other = os.stat(path)
-        except OSError as error:
-            raise self._error("look at", error) from None
+        except OSError:
+            return False
         if self._is_block_device:
             return stat.S_ISBLK(other.st_mode) and mine.st_rdev == other.st_rdev
         return os.path.samestat(mine, other)
@@ -283,12 +304,15 @@ class FileDevice:
 
 
 def create_file(path: str, length: int) -> None:
-    """A new sparse file that only its owner can read. Raises DeviceError, also when it exists."""
+    """A new sparse file that only its owner can read. Raises DeviceError, also when it exists; then leaves nothing."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.truncate(fd, length)
             os.fsync(fd)
+        except OSError:
+            os.unlink(path)
+            raise
         finally:
             os.close(fd)
         folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -18,7 +18,7 @@ from typing import Any
 from wbcache_core import fingerprint, pairing
 from wbcache_core.block_device import Device, FileDevice, create_file
 from wbcache_core.committer import Committer
-from wbcache_core.config import DESTAGE, DISCARD_LOG, ORIGIN_CHANGED, Config
+from wbcache_core.config import DESTAGE, DISCARD_LOG, ORIGIN_CHANGED, Config, is_uri
 from wbcache_core.destager import Destager, Settings
 from wbcache_core.errors import (
     ConfigError,
@@ -46,6 +46,20 @@ from wbcache_core.volume_reader import VolumeReader
 _log = logging.getLogger("wbcache")
 
 
+def _open_origin(config: Config) -> Device:
+    """Raises ConfigError, DeviceError."""
+    if not is_uri(config.origin):
+        return FileDevice(config.origin, "origin")
+    try:
+        # Only here, so that who caches a disk of this machine does not need libnbd.
+        from wbcache_core.nbd_device import NbdDevice
+    except ImportError:
+        raise ConfigError(
+            f"origin '{config.origin}' needs libnbd's Python module; install python3-libnbd"
+        ) from None
+    return NbdDevice(config.origin, config.destage_depth)
+
+
 class Cache:
     """`_lifecycle` guards activate() and stop() against each other; the fields change only in these."""
 
@@ -61,7 +75,7 @@ class Cache:
         self._log = log
         self._slots: list[Superblock | None] | None = None
         self._retake_samples = False
-        self._origin = origin or FileDevice(config.origin, "origin")
+        self._origin = origin or _open_origin(config)
         try:
             self._open()
         except BaseException:
@@ -75,7 +89,7 @@ class Cache:
 
     def _open(self) -> None:
         log_bytes = self._open_log()
-        pairing.check_sizes(self._origin, log_bytes)
+        pairing.check_sizes(self._origin, self._log, log_bytes)
         recovered = None
         if self._log and self._log.size:
             try:
@@ -194,9 +208,8 @@ class Cache:
             _log.info("formatted log '%s' of %s", self._log.name, format_size(first.log_bytes))
             return
         line = self._line
-        # This also syncs: a killed server may have left writes in the page cache that recovery saw and nothing made
-        # durable.
-        bury_discarded(self._log, line.data_pages, line.write_place, line.destaged_place + line.data_pages)
+        # A killed server may have left writes in the page cache that recovery saw and nothing made durable.
+        self._log.sync()
         store = SuperblockStore(self._log, self._slots)
         changes: dict[str, Any] = {"origin_name": self._origin.name}
         if self._retake_samples:
@@ -204,6 +217,8 @@ class Cache:
         for _ in range(2):
             store.write(oldest=line.destaged, oldest_place=line.destaged_place, committed=line.committed, **changes)
         self._slots = store.slots
+        # Only now that neither superblock needs anything below `destaged`.
+        bury_discarded(self._log, line.data_pages, line.write_place, line.destaged_place + line.data_pages)
 
     def _start(self) -> None:
         assert self._log and self._reader and self._slots
@@ -240,6 +255,7 @@ class Cache:
             return
         self._line.stop(drain=self._config.on_exit == DESTAGE)
         self._throttle.stop()
+        self._origin.interrupt()
 
     def stop(self) -> None:
         """Commit, destage with on-exit=destage, end the threads, close. Idempotent; failures are logged."""
@@ -282,6 +298,7 @@ class Cache:
             self._stopped = True
             self._line.stop(drain=False)
             self._throttle.stop()
+            self._origin.interrupt()
             if self._active:
                 self._committer.join()
                 self._destager.join()

@@ -150,9 +150,9 @@ class Committer:
                     return True
                 line.commit_requested = False
                 notified = line.commit_wanted.wait(remaining)
-                if not notified and not line.pending_since:
-                    # A whole interval without a write: sleep until the next one instead of waking for nothing.
-                    line.committer_idle = True
+                # After a whole interval without a write: sleep until the next one instead of waking for nothing.
+                line.committer_idle = not notified
+                while line.committer_idle and not (line.pending_since or line.stopping or line.log_error):
                     line.commit_wanted.wait()
-                    line.committer_idle = False
+                line.committer_idle = False
             return False

@@ -22,6 +22,11 @@ _MIN_RING_BYTES = MIB
 _MAX_DEPTH = 256
 
 
+def is_uri(text: str) -> bool:
+    """Whether an origin is given as an NBD URI (nbd://, nbds://, nbd+unix://, ...) and not as a path."""
+    return "://" in text
+
+
 def _choice(text: str, allowed: Iterable[str]) -> str:
     if text not in allowed:
         raise ConfigError(f"'{text}' is not one of {', '.join(allowed)}")
@@ -93,7 +98,7 @@ class Config:
         """One parameter, with hyphens or underscores. Raises ConfigError."""
         name = key.replace("-", "_")
         parsers: dict[str, Callable[[str], object]] = {
-            "origin": os.path.abspath,
+            "origin": lambda text: text if is_uri(text) else os.path.abspath(text),
             "log": os.path.abspath,
             "log_size": size,
             "ring_size": size,
@@ -127,9 +132,9 @@ class Config:
         if not self.origin:
             raise ConfigError("parameter 'origin' is missing: origin=PATH names the slow device or image to cache")
         if not self.log:
-            if os.path.exists(self.origin) and not os.path.isfile(self.origin):
+            if is_uri(self.origin) or (os.path.exists(self.origin) and not os.path.isfile(self.origin)):
                 raise ConfigError(
-                    "parameter 'log' is missing: beside an origin that is a device, log=PATH has to name the log"
+                    "parameter 'log' is missing: only beside an origin that is a file it has a default; add log=PATH"
                 )
             self.log = f"{self.origin}.wblog"
         if self.log_size < MIN_LOG_BYTES:

@@ -18,6 +18,8 @@ from wbcache_core.errors import LogFailedError, OriginFailedError, ReadOnlyError
 from wbcache_core.pending_segment import PendingSegment
 from wbcache_core.segment_format import MAX_SEGMENT_PAGES
 
+ORIGIN_PATIENCE = 5.0
+"""Seconds that requests which need the origin wait for one that fails to come back."""
 _TIMELINE_GAP = 0.25
 """Seconds; commits closer together share one entry of the timeline."""
 
@@ -65,6 +67,8 @@ class NumberLine:
         """While stopping: the destager goes on until the origin is complete."""
         self.log_error: LogFailedError | None = None
         self.origin_error: OriginFailedError | None = None
+        self.origin_failed_at = 0.0
+        """Since when, in seconds of time.monotonic()."""
         self._high_pages = high_pages
         self._commit_pages = commit_pages
 
@@ -125,18 +129,17 @@ class NumberLine:
         """Return when `pages` more LSNs fit under the limit. Lock held; released while waiting.
 
         Raises LogFailedError, StoppedError, ReadOnlyError, and OriginFailedError when
-        only the origin could make room and it fails.
+        only the origin could make room and it has been failing for ORIGIN_PATIENCE.
         """
         while self.head + pages > self.limit:
             self.check_writable()
             self.request_commit()
             log_is_full = self.head + pages > self.committed + self.free_pages - MAX_SEGMENT_PAGES
             if log_is_full:
-                if self.origin_error:
-                    raise OriginFailedError(f"the log is full and {self.origin_error}", self.origin_error.errno_value)
+                self.raise_if_origin_failed("the log is full and ")
                 self.destage_wanted.notify()
             self.room_waiters += log_is_full
-            self.moved.wait()
+            self.wait_for_move()
             self.room_waiters -= log_is_full
         self.check_writable()
         if self.head + pages > self.committed + self._commit_pages:
@@ -145,17 +148,26 @@ class NumberLine:
     def wait_for_destaged(self, lsn: int) -> None:
         """Return when every LSN below lsn is durable on the origin. Lock held; released while waiting.
 
-        Raises LogFailedError, StoppedError, and OriginFailedError as soon as the origin fails.
+        Raises LogFailedError, StoppedError, and OriginFailedError when the origin has been failing for ORIGIN_PATIENCE.
         """
         while self.destaged < lsn:
             self.raise_if_log_failed()
-            if self.origin_error:
-                raise OriginFailedError(str(self.origin_error), self.origin_error.errno_value)
+            self.raise_if_origin_failed()
             if self.stopping:
                 raise StoppedError("the server is shutting down")
             self.origin_target = max(self.origin_target, lsn)
             self.destage_wanted.notify()
-            self.moved.wait()
+            self.wait_for_move()
+
+    def wait_for_move(self) -> None:
+        """Wait on `moved`; while the origin fails only a while, so that patience comes to an end. Lock held."""
+        self.moved.wait(ORIGIN_PATIENCE / 5 if self.origin_error else None)
+
+    def raise_if_origin_failed(self, prefix: str = "") -> None:
+        """Raises the latched OriginFailedError once the origin has failed for ORIGIN_PATIENCE. Lock held."""
+        error = self.origin_error
+        if error and time.monotonic() - self.origin_failed_at >= ORIGIN_PATIENCE:
+            raise OriginFailedError(f"{prefix}{error}", error.errno_value)
 
     def fail(self, error: RequestError) -> None:
         """Latch a failure of log or origin and wake everybody. Takes the lock."""
@@ -163,6 +175,8 @@ class NumberLine:
             if isinstance(error, LogFailedError):
                 self.log_error = self.log_error or error
             elif isinstance(error, OriginFailedError):
+                if self.origin_error is None:
+                    self.origin_failed_at = time.monotonic()
                 self.origin_error = error
             self.refresh_limits()
             self.moved.notify_all()

@@ -18,8 +18,11 @@ _SCAN_BYTES = 4 * MIB
 _DISCARD_HINT = "to throw away what the log holds and format it anew, add force=discard-log"
 
 
-def check_sizes(origin: Device, log_bytes: int) -> None:
-    """Raises ConfigError for an origin or log whose size cannot be served."""
+def check_sizes(origin: Device, log: Device | None, log_bytes: int) -> None:
+    """Raises ConfigError for an origin or log whose size cannot be served, DamagedLogError for what is left of a log.
+
+    log_bytes is what the log has or is going to have.
+    """
     if origin.size == 0:
         raise ConfigError(f"origin '{origin.name}' has a size of 0 bytes; there is nothing to cache")
     if origin.size % SECTOR_BYTES:
@@ -28,7 +31,13 @@ def check_sizes(origin: Device, log_bytes: int) -> None:
             "pad it (truncate -s %512) or name another"
         )
     if log_bytes < MIN_LOG_BYTES:
-        raise ConfigError(f"the log has {log_bytes} bytes; a log needs at least {format_size(MIN_LOG_BYTES)}")
+        name = log.name if log else "new log"
+        if log and log.size >= PAGE_BYTES and newest(read_slots(log)):
+            raise DamagedLogError(
+                f"log '{name}' has {log_bytes} bytes and is the beginning of a larger one: it has been cut short; "
+                "restore it, or remove it to give up what it held"
+            )
+        raise ConfigError(f"log '{name}' has {log_bytes} bytes; a log needs at least {format_size(MIN_LOG_BYTES)}")
 
 
 def read_log(log: Device) -> list[Superblock | None] | None:

@@ -6,12 +6,12 @@ served from the origin, so nobody who used the origin on its own after a clean
 stop ever reads older data from the log.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.block_device import Device, aligned_buffer, aligned_mapping
 from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError
 from wbcache_core.location_map import HOLE_FLAG, ZERO_FLAG, LocationMap
 from wbcache_core.log_reader import LogReader, page_views
@@ -19,18 +19,19 @@ from wbcache_core.log_writer import COMMIT_PAGES, LogEnd, fit, next_places
 from wbcache_core.segment_format import (
     BLOCK_MASK,
     KIND_SHIFT,
+    MAGIC,
     MAX_SEGMENT_PAGES,
     TRIM,
     Descriptor,
     decode,
-    has_magic,
 )
 from wbcache_core.segment_table import Located, SegmentTable
 from wbcache_core.superblock_format import Superblock
-from wbcache_core.units import PAGE_BYTES
+from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
 
 _SEARCH_PAGES = 2 * COMMIT_PAGES + 2 * MAX_SEGMENT_PAGES
 """How far behind the end later segments are searched: the commit at the end and the one after it."""
+_SEARCH_BYTES = MIB
 _READ_AHEAD_PAGES = 64
 _LARGE_SEGMENT_PAGES = 32
 
@@ -59,7 +60,7 @@ class Recovered(NamedTuple):
 
 
 class _Window:
-    """Reads single pages of the data area, a few ahead where segments are small."""
+    """Reads pages of the data area, a few ahead where segments are small."""
 
     def __init__(self, device: Device, reader: LogReader, data_pages: int) -> None:
         self._device = device
@@ -78,6 +79,23 @@ class _Window:
             self._device.read_uncached_into(view, self._reader.offset_of(place))
             self._first, index = place, 0
         return self._buffer[index * PAGE_BYTES : (index + 1) * PAGE_BYTES]
+
+
+    def pages_with_magic(self, first: int, last: int) -> Iterator[memoryview]:
+        """The pages in [first, last) that begin as a descriptor; each valid until the next."""
+        self._count = 0
+        memory = aligned_mapping(_SEARCH_BYTES)
+        buffer = memoryview(memory)
+        while first < last:
+            count = min(_SEARCH_BYTES >> PAGE_SHIFT, last - first, self._data_pages - first % self._data_pages)
+            end = count << PAGE_SHIFT
+            self._device.read_uncached_into(buffer[:end], self._reader.offset_of(first))
+            at = memory.find(MAGIC, 0, end)
+            while at >= 0:
+                if at % PAGE_BYTES == 0:
+                    yield buffer[at : at + PAGE_BYTES]
+                at = memory.find(MAGIC, at + 1, end)
+            first += count
 
 
 def recover(device: Device, reader: LogReader, superblock: Superblock) -> Recovered:
@@ -191,16 +209,14 @@ def _committed_according_to_later_segments(window: _Window, superblock: Superblo
     Pieces of older laps carry lower ones, and so does what was written but not yet synced.
     """
     highest = 0
-    window.ahead = _READ_AHEAD_PAGES
-    for candidate in range(place, min(place + _SEARCH_PAGES, superblock.destaged_place + superblock.data_pages)):
-        page = window.page(candidate)
-        if has_magic(page):
-            try:
-                descriptor = decode(page)
-            except FormatError:
-                continue
-            if descriptor.uuid == superblock.uuid:
-                highest = max(highest, descriptor.committed)
+    last = min(place + _SEARCH_PAGES, superblock.destaged_place + superblock.data_pages)
+    for page in window.pages_with_magic(place, last):
+        try:
+            descriptor = decode(page)
+        except FormatError:
+            continue
+        if descriptor.uuid == superblock.uuid:
+            highest = max(highest, descriptor.committed)
     return highest
 
 

@@ -30,6 +30,9 @@ def read_slots(device: Device) -> list[Superblock | None]:
     """
     found: list[Superblock | None] = []
     for offset in SLOT_OFFSETS:
+        if offset + PAGE_BYTES > device.size:
+            found.append(None)
+            continue
         page = aligned_buffer(PAGE_BYTES)
         device.read_uncached_into(page, offset)
         try:

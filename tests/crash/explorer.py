@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Runs a cache, cuts the power at every write and sync that it made, recovers, and compares with the oracle.
+
+    /usr/bin/python3 -m tests.crash.explorer "concurrent clients" 7 --cuts 5000     # explore
+    /usr/bin/python3 -m tests.crash.explorer "concurrent clients" 7 --session 1 --position 93 --variant 4     # replay
+
+A *chain* is a few sessions on one pair of disks: each begins with what one of the cuts of the one before left, so
+recovery, activation, and whatever a torn write left behind are cut as well. Everything follows from the seed.
+"""
+
+import argparse
+import random
+import time
+from dataclasses import dataclass
+
+from tests.crash.oracle import Oracle, Violation
+from tests.crash.replay import Replay
+from tests.crash.scenarios import SCENARIOS
+from tests.crash.workload import ORIGIN_DISK, Session, aged, first_origin, image_of, make_config
+from tests.support.simulated_disk import STYLES, MemoryDisk
+from wbcache_core.cache import Cache
+from wbcache_core.checker import examine
+from wbcache_core.errors import WbcacheError
+from wbcache_core.superblock_store import newest, read_slots
+from wbcache_core.units import MIB
+
+SESSIONS = 3
+LOG_BYTES = 4 * MIB
+
+_ALLOWED_REMARKS = ("is torn and was never acknowledged", "is not valid: torn by a crash")
+_TRIES = 4
+"""Draws in a row that may give an image already seen before a position is left."""
+
+
+@dataclass
+class Outcome:
+    """What a cut left, as recovery understood it."""
+
+    prefixes: list
+    """(shortest, longest) of each client."""
+    generation: int
+
+
+def verify(disks, oracle, position):
+    """Recover from log and origin as a cut at that place left them. Raises Violation; returns the Outcome."""
+    log, origin = (MemoryDisk(content, name) for content, name in zip(disks, ("log", "origin"), strict=True))
+    try:
+        cache = Cache(make_config(), origin=origin, log=log)
+        volume = bytearray(cache.volume.size)
+        cache.volume.read_into(volume, 0)
+    except WbcacheError as error:
+        raise Violation(f"{type(error).__name__}: {error}") from error
+    prefixes = oracle.check_volume(volume, position)
+    _check_inside(cache)
+    superblock = newest(read_slots(log))
+    oracle.check_origin(disks[ORIGIN_DISK], position, superblock, [longest for _, longest in prefixes])
+    report = examine(log, origin)
+    strange = [remark for remark in report.remarks if not any(allowed in remark for allowed in _ALLOWED_REMARKS)]
+    if report.findings or strange:
+        raise Violation("checker: " + "; ".join(report.findings + strange))
+    return Outcome(prefixes, cache._end.generation)
+
+
+def _check_inside(cache):
+    """The invariants of what recovery built."""
+    with cache._line.lock:
+        cache._line.check()
+    cache._locations.check()
+
+
+def variant(replay, key, number):
+    """The pieces that survive in a cut's variant of that number: a function of the key and the number alone."""
+    rng = random.Random(f"{key} {replay.position} {number}")
+    styles = STYLES[:2] if number < 2 else STYLES[2:]
+    return replay.survivors(rng, styles[number % len(styles)])
+
+
+class Chain:
+    """Sessions of one scenario and seed. Raises Violation with the command that repeats the failure."""
+
+    def __init__(self, scenario_name, seed):
+        self._name = scenario_name
+        self._seed = seed
+        self._scenario = SCENARIOS[scenario_name]
+        self.cuts = 0
+        self.events = 0
+
+    def sessions(self, count=SESSIONS):
+        """Yields sessions that have run, each to be explored before the next is asked for."""
+        scenario, seed = self._scenario, self._seed
+        before = first_origin(scenario, seed)
+        images = [bytearray(LOG_BYTES), bytearray(image_of(before))]
+        oracle = Oracle(before, scenario.clients)
+        first_value = 3
+        if scenario.age:
+            images = aged(images, scenario.age, seed)
+        for number in range(count):
+            session = Session(scenario, f"{self._name} {seed} {number}", images, oracle, first_value)
+            self._guard(session.run, number)
+            yield session
+            if number + 1 < count:
+                images, oracle, first_value = self._after(session, number)
+
+    def _guard(self, function, number, **place):
+        try:
+            return function()
+        except Exception as error:
+            words = " ".join(f"--{key} {value}" for key, value in {"session": number, **place}.items())
+            raise Violation(
+                f"{type(error).__name__}: {error}\nreplay: "
+                f'/usr/bin/python3 -m tests.crash.explorer "{self._name}" {self._seed} {words}'
+            ) from error
+
+    def _after(self, session, number):
+        """(images, oracle, first value) for a session that follows a cut of this one."""
+        rng = random.Random(f"{session.seed} next")
+        replay = Replay(session.images, session.journal.events)
+        end = len(session.journal)
+        position = end if rng.random() < 0.2 else rng.randint(end // 3, end)
+        while replay.position < position:
+            replay.advance()
+        survivors = variant(replay, session.seed, rng.randrange(40))
+        with replay.after_cut(survivors) as disks:
+            outcome = self._guard(lambda: verify(disks, session.oracle, position), number)
+            images = [bytes(disk) for disk in disks]
+        oracle = session.oracle.after_cut(position, outcome.prefixes, outcome.generation)
+        return images, oracle, next(session.values)
+
+    def explore(self, cuts, sessions=SESSIONS):
+        """Verify that many different cuts, in all sessions alike, every place at least once."""
+        for number, session in enumerate(self.sessions(sessions)):
+            self._explore_session(session, number, cuts // sessions)
+        return self.cuts
+
+    def _explore_session(self, session, number, budget):
+        replay = Replay(session.images, session.journal.events)
+        end = len(session.journal)
+        self.events += end
+        seen = set()
+        done = 0
+        while True:
+            share = (budget - done) / (end - replay.position + 1)
+            done += self._explore_place(replay, session, number, max(share, 1), seen)
+            if replay.position == end:
+                break
+            replay.advance()
+        self.cuts += done
+
+    def _explore_place(self, replay, session, number, share, seen):
+        done = tries = index = 0
+        position = replay.position
+        while done < share and tries < _TRIES:
+            survivors = variant(replay, session.seed, index)
+            key = replay.syncs, *((disk, *piece[:2], len(piece.data)) for disk, pieces in enumerate(survivors)
+                                  for piece in pieces)  # fmt: skip
+            if key in seen:
+                tries += 1
+            else:
+                tries = 0
+                done += 1
+                seen.add(key)
+                with replay.after_cut(survivors) as disks:
+                    self._guard(
+                        lambda disks=disks: verify(disks, session.oracle, position),
+                        number, position=position, variant=index,
+                    )  # fmt: skip
+            index += 1
+        return done
+
+    def replay(self, number, position, index):
+        """Verify one cut; without a position run up to that session only."""
+        session = next(one for count, one in enumerate(self.sessions(number + 1)) if count == number)
+        if position is None:
+            return
+        replay = Replay(session.images, session.journal.events)
+        while replay.position < position:
+            replay.advance()
+        with replay.after_cut(variant(replay, session.seed, index)) as disks:
+            verify(disks, session.oracle, position)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Cut the power of a simulated cache and see what recovery makes of it")
+    parser.add_argument("scenario", choices=list(SCENARIOS))
+    parser.add_argument("seed")
+    parser.add_argument("--cuts", type=int, default=3000)
+    parser.add_argument("--session", type=int)
+    parser.add_argument("--position", type=int)
+    parser.add_argument("--variant", type=int, default=0)
+    chosen = parser.parse_args()
+    chain = Chain(chosen.scenario, chosen.seed)
+    started = time.monotonic()
+    if chosen.session is None:
+        chain.explore(chosen.cuts)
+        print(f"{chain.cuts} cuts at {chain.events} places in {time.monotonic() - started:.1f} s")
+    else:
+        chain.replay(chosen.session, chosen.position, chosen.variant)
+        print("no violation")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a volume and its origin may hold after a power cut, sector by sector.
+
+Every sector that is written says which sector it is and which write it comes from. No two clients touch the same
+sector, so after a crash each client's writes must be there up to some point and not beyond: a *prefix* of its
+steps. A step is what one request does to one page, in order of pages. What is known of the prefixes:
+
+- they reach at least as far as what was acknowledged as durable before the cut;
+- a step that is there was submitted after the answers to others, and all of these are there too.
+
+So the volume is the origin and a prefix of the writes in the order of the number line, as far as any client can
+tell. Zeros may come from several steps, so what a sector allows is a list of intervals of prefix lengths.
+"""
+
+import hashlib
+import math
+import struct
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from xxhash import xxh3_64_intdigest
+
+SECTOR = 512
+PAGE = 4096
+SECTORS = PAGE // SECTOR
+
+_HEADER = struct.Struct("<QQ")
+_ZEROS = bytes(SECTOR)
+_AREA = 8 * PAGE
+
+
+class Violation(AssertionError):
+    """A promise of the cache that a crash broke."""
+
+
+@lru_cache(maxsize=1 << 16)
+def stamped(sector, value):
+    """The content of a sector after write number `value`; 0 is a sector of zeros. Half of them compress well."""
+    if value == 0:
+        return _ZEROS
+    header = _HEADER.pack(sector, value)
+    if value % 2:
+        return header * (SECTOR // _HEADER.size)
+    return header + hashlib.shake_128(header).digest(SECTOR - _HEADER.size)
+
+
+def content(first_sector, values):
+    """The bytes of consecutive sectors."""
+    return b"".join(stamped(sector, value) for sector, value in enumerate(values, first_sector))
+
+
+def values_in(data, first_sector=0):
+    """The write that each sector comes from. Raises Violation for a sector that no single write made."""
+    found = []
+    for sector, offset in enumerate(range(0, len(data), SECTOR), first_sector):
+        piece = bytes(data[offset : offset + SECTOR])
+        number, value = _HEADER.unpack_from(piece)
+        if piece != stamped(sector, value):
+            raise Violation(
+                f"sector {sector} is not from one write: its header says sector {number}, write {value}"
+            )
+        found.append(value)
+    return found
+
+
+@dataclass
+class Request:
+    """One request of a client: its steps are steps[first:end] of the client."""
+
+    first: int
+    end: int
+    answered_before: tuple
+    """For each client the number of steps that were answered when this was submitted."""
+    generation: int
+    """The last commit when this was submitted."""
+
+
+@dataclass
+class Client:
+    number: int
+    steps: list = field(default_factory=list)
+    """(first sector, number of sectors, value)."""
+    requests: list = field(default_factory=list)
+    answered: int = 0
+    """Steps that were answered."""
+
+
+@dataclass
+class Claim:
+    """From this place of the journal on, so many steps of each client are durable."""
+
+    position: int
+    steps: tuple
+    generation: int
+    on_origin: bool
+
+
+class Constraints:
+    """What the content of an area says about the prefixes of the clients that touched it."""
+
+    def __init__(self):
+        self.single = {}
+        """(client, first, last) -> page: a sector that only these prefix lengths explain."""
+        self.several = {}
+        """(client, intervals) -> page: the same where there are several intervals."""
+
+    def add(self, client, intervals, page):
+        if len(intervals) == 1:
+            self.single.setdefault((client, *intervals[0]), page)
+        else:
+            self.several.setdefault((client, intervals), page)
+
+    def finish(self):
+        """Find the strictest of the single constraints: client -> ((first, page), (last, page))."""
+        self.strictest = {}
+        for (client, first, last), page in self.single.items():
+            low, high = self.strictest.get(client, ((-1, None), (math.inf, None)))
+            self.strictest[client] = max(low, (first, page)), min(high, (last, page))
+
+
+class Oracle:
+    """The history of a volume since each sector had the value that `before` says, over any number of sessions."""
+
+    def __init__(self, before, client_count):
+        self.before = before
+        self.clients = [Client(number) for number in range(client_count)]
+        self.claims = []
+        self._owners = {}
+        self._histories = {}
+        self._areas = {}
+
+    def after_cut(self, position, prefixes, generation):
+        """The history that a new session begins with when a cut there left these prefixes, and that last commit.
+
+        prefixes are (shortest, longest): where they differ, nobody can see whether the steps between are there.
+        """
+        successor = Oracle(self.before, len(self.clients))
+        for old, new, (_, length) in zip(self.clients, successor.clients, prefixes, strict=True):
+            for first_sector, count, value in old.steps[:length]:
+                successor._add_step(new, first_sector, count, value)
+            new.requests = [replace(one, end=min(one.end, length)) for one in old.requests if one.first < length]
+            new.answered = length
+        successor._owners = self._owners
+        successor.claims = [replace(claim, position=0) for claim in self.claims if claim.position <= position]
+        successor.claim(0, tuple(shortest for shortest, _ in prefixes), generation, False)
+        return successor
+
+    def answered(self):
+        return tuple(client.answered for client in self.clients)
+
+    def submit(self, client, first_sector, count, value, generation):
+        """Before a request is sent; returns it."""
+        first = len(client.steps)
+        answered = self.answered()
+        end = first_sector + count
+        while first_sector < end:
+            stop = min(end, (first_sector // SECTORS + 1) * SECTORS)
+            self._add_step(client, first_sector, stop - first_sector, value)
+            first_sector = stop
+        request = Request(first, len(client.steps), answered, generation)
+        client.requests.append(request)
+        return request
+
+    def _add_step(self, client, first_sector, count, value):
+        for sector in range(first_sector, first_sector + count):
+            assert self._owners.setdefault(sector, client.number) == client.number
+            self._histories.setdefault(sector, []).append((len(client.steps), value))
+        client.steps.append((first_sector, count, value))
+
+    def answer(self, client, request):
+        client.answered = request.end
+
+    def claim(self, position, steps, generation, on_origin):
+        self.claims.append(Claim(position, steps, generation, on_origin))
+
+    def value_now(self, sector):
+        """What the sector holds for its client when all is answered."""
+        history = self._histories.get(sector)
+        return history[-1][1] if history else self.before[sector]
+
+    def check_volume(self, image, position):
+        """Raises Violation unless image may be found after a cut there; returns (shortest, longest) prefixes."""
+        durable = [0] * len(self.clients)
+        for claim in self.claims:
+            if claim.position <= position:
+                durable = list(map(max, durable, claim.steps))
+        return self._check_prefixes(image, durable, [len(client.steps) for client in self.clients])
+
+    def _check_prefixes(self, image, least, most):
+        areas = self._look_at(image)
+        prefixes = [self._intersect(client, areas, least, most) for client in self.clients]
+        for client, (shortest, _) in zip(self.clients, prefixes, strict=True):
+            last = next((request for request in reversed(client.requests) if request.first < shortest), None)
+            if last is None:
+                continue
+            for other, needed in enumerate(last.answered_before):
+                if prefixes[other][1] < needed:
+                    raise Violation(
+                        f"step {shortest - 1} of client {client.number} is there, and not step {needed - 1} of client "
+                        f"{other}, which was answered before: {self.clients[other].steps[needed - 1]}"
+                    )
+        return prefixes
+
+    def _intersect(self, client, areas, least, most):
+        """The shortest and longest prefix of a client that all areas allow."""
+        number = client.number
+        low, high = (least[number], "what was acknowledged"), (most[number], "what was submitted")
+        several = set()
+        for area in areas:
+            if number in area.strictest:
+                first, last = area.strictest[number]
+                low = first if first[0] > low[0] else low
+                high = last if last[0] < high[0] else high
+            several.update(intervals for owner, intervals in area.several if owner == number)
+        allowed = [(low[0], high[0])] if low[0] <= high[0] else []
+        for intervals in several:
+            allowed = _both(allowed, intervals)
+        if not allowed:
+            raise Violation(
+                f"no prefix of the steps of client {number} gives this: {low[1]} asks for {low[0]} steps or more "
+                f"{client.steps[low[0] - 1 : low[0]]}, {high[1]} for {high[0]} or fewer {client.steps[high[0]:][:1]}"
+            )
+        return allowed[0][0], allowed[-1][1]
+
+    def check_origin(self, image, position, superblock, longest):
+        """Raises Violation unless the origin is what the superblock says; longest prefixes are those of the volume.
+
+        Without a batch under way it is exactly some prefix, the one of `destaged_generation`. With one, each sector is
+        as it was then, or as one of the steps since left it.
+        """
+        least, most = [0] * len(self.clients), list(longest)
+        if superblock is None:
+            most = least
+        else:
+            for claim in self.claims:
+                known = claim.position <= position and claim.on_origin
+                if known or claim.generation <= superblock.destaged_generation:
+                    least = list(map(max, least, claim.steps))
+            if superblock.batch_end == superblock.destaged:
+                most = [self._last_before(client, superblock.destaged_generation) for client in self.clients]
+                most = list(map(min, most, longest))
+        if superblock is None or superblock.batch_end == superblock.destaged:
+            self._check_prefixes(image, least, most)
+            return
+        for area in self._look_at(image):
+            for (client, *interval), page in area.single.items():
+                self._check_sector(client, [interval], page, least, most)
+            for (client, intervals), page in area.several.items():
+                self._check_sector(client, intervals, page, least, most)
+
+    def _check_sector(self, client, intervals, page, least, most):
+        if not _both([(least[client], most[client])], intervals):
+            raise Violation(
+                f"{page} of the origin is as after {intervals} steps of client {client}, and not after "
+                f"{least[client]} to {most[client]}, which is all that the batch under way may hold"
+            )
+
+    def _last_before(self, client, generation):
+        """The longest prefix that can be in that generation: what was submitted after it was committed is not."""
+        return next((one.first for one in client.requests if one.generation >= generation), len(client.steps))
+
+    def _look_at(self, image):
+        """The Constraints of each area of an image."""
+        view = memoryview(image)
+        found = []
+        for offset in range(0, len(image), _AREA):
+            data = view[offset : offset + _AREA]
+            key = offset, xxh3_64_intdigest(data)
+            area = self._areas.get(key)
+            if area is None:
+                area = self._areas[key] = self._parse(offset // SECTOR, data)
+            found.append(area)
+        return found
+
+    def _parse(self, first_sector, data):
+        area = Constraints()
+        for sector, value in enumerate(values_in(data, first_sector), first_sector):
+            history = self._histories.get(sector)
+            if history is None:
+                if value != self.before[sector]:
+                    raise Violation(
+                        f"sector {sector} holds write {value} instead of {self.before[sector]}, though nobody wrote it"
+                    )
+                continue
+            client = self._owners[sector]
+            intervals = self._intervals(client, history, self.before[sector], value)
+            if not intervals:
+                raise Violation(f"sector {sector} holds write {value}, which is none of {history}")
+            area.add(client, intervals, f"page {sector // SECTORS}")
+        area.finish()
+        return area
+
+    def _intervals(self, owner, history, before, value):
+        """The prefix lengths, both ends included, after which the sector holds value."""
+        starts = [0, *(step + 1 for step, _ in history)]
+        ends = [*(step for step, _ in history), len(self.clients[owner].steps)]
+        contents = [before, *(value for _, value in history)]
+        return tuple(
+            (start, end)
+            for start, end, one in zip(starts, ends, contents, strict=True)
+            if one == value and start <= end
+        )  # fmt: skip
+
+
+def _both(some, others):
+    """What two sorted lists of intervals have in common."""
+    return [
+        (max(low, first), min(high, last))
+        for low, high in some
+        for first, last in others
+        if max(low, first) <= min(high, last)
+    ]  # fmt: skip

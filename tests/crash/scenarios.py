@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Workloads that each stress one thing, by name."""
+
+from tests.crash.workload import CUT, STOP, STOP_UNDER_LOAD, Scenario
+from wbcache_core.units import KIB
+
+_LARGE = {"largest": 60, "requests": 50, "flush_share": 0.1, "pages": 250}
+_NEARLY_A_LAP = 3400 * KIB
+
+SCENARIOS = {
+    "one client": Scenario(),
+    "concurrent clients": Scenario(clients=4, requests=25, pages=130, odd_sectors=3),
+    "sub-page writes": Scenario(pages=6, odd_sectors=1, requests=80, pause=0.003, flush_share=0.05),
+    "few flushes": Scenario(requests=90, flush_share=0.02, fua_share=0, pause=0.002, settings={"compress": "off"}),
+    "compressed": Scenario(clients=2, requests=40, settings={"compress": "zstd"}),
+    "log wraps": Scenario(**_LARGE, age=_NEARLY_A_LAP, settings={"compress": "off"}),
+    "compressed log wraps": Scenario(**_LARGE, age=_NEARLY_A_LAP, settings={"compress": "zstd"}),
+    "small segments wrap": Scenario(
+        clients=2, requests=60, pages=100, age=_NEARLY_A_LAP + 400 * KIB, settings={"commit_size": "8K"}
+    ),
+    "log is full": Scenario(
+        **_LARGE,
+        clients=2,
+        age=_NEARLY_A_LAP,
+        origin_latency=0.1,
+        settings={"compress": "off", "low_watermark": "40", "high_watermark": "60"},
+    ),
+    "write-through": Scenario(clients=2, requests=25, settings={"ack": "origin"}),
+    "acknowledged by the log": Scenario(clients=3, requests=25, settings={"ack": "log"}),
+    "flush reaches the origin": Scenario(clients=2, requests=30, settings={"flush": "origin", "fua": "origin"}),
+    "clean stops": Scenario(clients=2, requests=25, endings=(STOP,)),
+    "stops under load": Scenario(clients=3, requests=30, endings=(STOP_UNDER_LOAD, CUT)),
+    "drains": Scenario(
+        clients=2, requests=30, endings=(STOP, STOP_UNDER_LOAD), settings={"on_exit": "destage", "destage_delay": "1h"}
+    ),
+    "slow origin": Scenario(clients=2, requests=40, origin_latency=0.05, settings={"destage_depth": "8"}),
+}

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Seeded clients of one cache, everything they do told to the oracle: one session between two power cuts."""
+
+import itertools
+import random
+from dataclasses import dataclass, field
+
+from tests.crash.oracle import PAGE, SECTOR, SECTORS, content
+from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
+from tests.support.simulated_threads import Simulation
+from wbcache_core.cache import Cache
+from wbcache_core.config import LOG, ORIGIN, Config
+from wbcache_core.errors import StoppedError
+
+LOG_DISK, ORIGIN_DISK = 0, 1
+CUT, STOP, STOP_UNDER_LOAD = "cut", "stop", "stop under load"
+
+_AREA_PAGES = 32
+"""Pages in a row of one client; the first two are shared by all, sector by sector."""
+_SHARED_PAGES = 2
+_HOT_PAGES = 10
+
+
+@dataclass
+class Scenario:
+    """What is special about a workload. Times in seconds of simulated time."""
+
+    settings: dict = field(default_factory=dict)
+    clients: int = 1
+    requests: int = 60
+    """Of each client in each session."""
+    endings: tuple = (CUT,)
+    largest: int = 8
+    """Pages of a write at most."""
+    pages: int = 256
+    odd_sectors: int = 0
+    """Sectors of the volume behind its last whole page."""
+    flush_share: float = 0.12
+    fua_share: float = 0.08
+    pause: float = 0.01
+    """Between the requests of a client, on average."""
+    log_latency: float = 0.001
+    origin_latency: float = 0.004
+    age: int = 0
+    """Bytes that go through the log before the first session, so that it is near its end."""
+
+
+class Layout:
+    """Which sectors a client may touch: runs of consecutive ones, (first, count)."""
+
+    def __init__(self, scenario):
+        self.sectors = scenario.pages * SECTORS + scenario.odd_sectors
+        self._clients = scenario.clients
+
+    def runs(self, client):
+        if self._clients == 1:
+            return [(0, self.sectors)]
+        runs = []
+        for area, first in enumerate(range(0, self.sectors, _AREA_PAGES * SECTORS)):
+            end = min(first + _AREA_PAGES * SECTORS, self.sectors)
+            private = first + _SHARED_PAGES * SECTORS
+            share = SECTORS // self._clients
+            runs += [
+                (page + client * share, share)
+                for page in range(first, min(private, end - SECTORS + 1), SECTORS)
+            ]  # fmt: skip
+            if area % self._clients == client and private < end:
+                runs.append((private, end - private))
+        return runs
+
+
+class SessionClient:
+    """Sends requests one after the other."""
+
+    def __init__(self, session, number):
+        self._session = session
+        self._scenario = session.scenario
+        self._random = random.Random(f"client {number} {session.seed}")
+        self._runs = session.layout.runs(number)
+        self._weights = [count for _, count in self._runs]
+        self._hot = self._random.sample(self._runs, min(2, len(self._runs)))
+        self._client = session.oracle.clients[number]
+
+    def run(self):
+        for _ in range(self._scenario.requests):
+            if self._scenario.pause:
+                self._session.simulation.sleep(self._random.expovariate(1 / self._scenario.pause))
+            try:
+                if self._random.random() < self._scenario.flush_share:
+                    self._session.flush()
+                else:
+                    self._change()
+            except StoppedError:
+                return
+
+    def _choose_run(self):
+        if self._random.random() < 0.5:
+            first, count = self._random.choice(self._hot)
+            return first, min(count, _HOT_PAGES * SECTORS)
+        return self._random.choices(self._runs, self._weights)[0]
+
+    def _choose_range(self):
+        """(first sector, count) of any alignment, or of whole pages."""
+        first, count = self._choose_run()
+        if count > SECTORS and self._random.random() < 0.7:
+            start = -(-first // SECTORS)
+            pages = (first + count) // SECTORS - start
+            length = self._random.randint(1, min(pages, self._random.choice((1, 2, self._scenario.largest))))
+            return (start + self._random.randint(0, pages - length)) * SECTORS, length * SECTORS
+        length = self._random.randint(1, min(count, 3 * SECTORS))
+        return first + self._random.randint(0, count - length), length
+
+    def _change(self):
+        session, volume = self._session, self._session.cache.volume
+        first, count = self._choose_range()
+        kind = self._random.choices(("write", "trim", "zero"), (80, 12, 8))[0]
+        fua = self._random.random() < self._scenario.fua_share
+        value = next(session.values) if kind == "write" else 0
+        request = session.oracle.submit(self._client, first, count, value, session.generation)
+        if kind == "write":
+            volume.write(content(first, [value] * count), first * SECTOR, fua)
+        elif kind == "trim":
+            volume.trim(count * SECTOR, first * SECTOR, fua)
+        else:
+            volume.zero(count * SECTOR, first * SECTOR, fua, may_trim=False)
+        session.oracle.answer(self._client, request)
+        level = max(session.config.ack, session.config.fua if fua else 0)
+        if level >= LOG:
+            steps = list(request.answered_before)
+            steps[self._client.number] = request.end
+            session.claim(tuple(steps), level)
+
+
+class Session:
+    """A cache from start to its end. `images` are log and origin before it; `oracle` goes on with its history."""
+
+    def __init__(self, scenario, seed, images, oracle, first_value):
+        self.scenario = scenario
+        self.seed = seed
+        self.images = [bytes(image) for image in images]
+        self.oracle = oracle
+        self.journal = Journal()
+        self.layout = Layout(scenario)
+        self.values = itertools.count(first_value)
+        self._random = random.Random(f"session {seed}")
+        self.settings = self._choose_settings()
+        self.config = make_config(**self.settings)
+        self.ending = self._random.choice(scenario.endings)
+        self.simulation = Simulation(seed)
+
+    def _choose_settings(self):
+        settings = {
+            "compress": self._random.choice(("off", "off", "zstd", "zstd:3")),
+            "commit_interval": self._random.choice(("20ms", "200ms", "5s")),
+            "commit_size": self._random.choice(("8K", "64K", "512K")),
+            "destage_delay": self._random.choice(("50ms", "300ms", "2s")),
+            "destage_depth": self._random.choice(("1", "4")),
+        }
+        return settings | self.scenario.settings
+
+    @property
+    def generation(self):
+        return self.cache._committer.generation
+
+    def run(self):
+        """Raises whatever goes wrong already without a cut."""
+        with self.simulation.patched():
+            self.simulation.run(self._main)
+
+    def _main(self):
+        latencies = (self.scenario.log_latency, self.scenario.origin_latency)
+        log, origin = (
+            SimulatedDisk(image, name, self.journal, number, self._pause_of(latencies[number]))
+            for number, (name, image) in enumerate(zip(("log", "origin"), self.images, strict=True))
+        )  # fmt: skip
+        self.cache = Cache(self.config, origin=origin, log=log)
+        self.cache.activate()
+        clients = [SessionClient(self, number) for number in range(self.scenario.clients)]
+        threads = [self.simulation.spawn(client.run) for client in clients]
+        if self.ending == STOP_UNDER_LOAD:
+            self.simulation.sleep(self._random.random() * self.scenario.requests * self.scenario.pause)
+            self.cache.stop()
+        for thread in threads:
+            thread.join()
+        if self.ending == CUT:
+            self.cache.abandon()
+            return
+        self.cache.stop()
+        is_complete = self.config.on_exit == "destage"
+        self.claim(self.oracle.answered(), ORIGIN if is_complete else LOG)
+
+    def _pause_of(self, latency):
+        rng = random.Random(f"latency {latency} {self.seed}")
+
+        def pause(kind):
+            if kind == "read" or rng.random() < 0.4:
+                self.simulation.maybe_switch()
+            else:
+                self.simulation.sleep(rng.expovariate(1 / latency))
+
+        return pause
+
+    def flush(self):
+        answered = self.oracle.answered()
+        self.cache.volume.flush()
+        self.claim(answered, self.config.flush)
+
+    def claim(self, steps, level):
+        self.oracle.claim(len(self.journal), steps, self.generation, level == ORIGIN)
+
+
+def aged(images, byte_count, seed):
+    """The images after so much went through the log and on to the origin, which is as it was."""
+    log, origin = (MemoryDisk(bytearray(image), name) for image, name in zip(images, ("log", "origin"), strict=True))
+    simulation = Simulation(f"age {seed}")
+
+    def rewrite():
+        cache = Cache(make_config(on_exit="destage"), origin=origin, log=log)
+        cache.activate()
+        for start in range(0, byte_count, 64 * PAGE):
+            offset = start % (len(images[ORIGIN_DISK]) - 64 * PAGE)
+            cache.volume.write(images[ORIGIN_DISK][offset : offset + 64 * PAGE], offset)
+        cache.stop()
+
+    with simulation.patched():
+        simulation.run(rewrite)
+    return [log.content, origin.content]
+
+
+def make_config(**settings):
+    pairs = {"origin": "origin", "log": "log", "ring_size": "1M", **settings}
+    return Config.from_pairs(pairs.items())
+
+
+def first_origin(scenario, seed):
+    """(values by sector) of the origin before anything is written: some areas are zeros."""
+    rng = random.Random(f"origin {seed}")
+    sectors = scenario.pages * SECTORS + scenario.odd_sectors
+    values = []
+    while len(values) < sectors:
+        values += [rng.choice((0, 1, 2))] * rng.choice((SECTORS, 5 * SECTORS, 20 * SECTORS))
+    return values[:sectors]
+
+
+def image_of(values):
+    return b"".join(content(first, values[first : first + SECTORS]) for first in range(0, len(values), SECTORS))
+
+
+assert PAGE == SECTORS * SECTOR

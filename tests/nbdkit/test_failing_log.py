@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The log device fails: no more writes, reads go on, and what was flushed before is there after a restart."""
+
+import contextlib
+import random
+import threading
+import time
+
+import nbd
+import pytest
+
+from tests.support import clients, damage
+from tests.support.faulty_devices import faulty_device, small_file_system
+from tests.support.matching import same
+from tests.support.nbdkit_server import HANG_UP_ERRORS
+
+MIB = 1 << 20
+PAGE = 4096
+SIZE = 8 * MIB
+LOG_BYTES = 16 * MIB
+SETTINGS = {"ring_size": "1M", "log_size": str(LOG_BYTES), "destage_delay": "1h"}
+STOP_LIMIT_S = 5
+NOISE = ["cannot write to log", "cannot sync log", "cannot read log", *HANG_UP_ERRORS]
+
+OLD = random.Random(1).randbytes(SIZE)
+FLUSHED = random.Random(2).randbytes(MIB)
+LOST = random.Random(3).randbytes(MIB // 4)
+FLUSHED_AT, LOST_AT = MIB, 4 * MIB
+
+
+def wait_until(condition, what, limit_s=15):
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {limit_s} s: {what}"
+        time.sleep(0.02)
+
+
+def assert_fails(request, error):
+    """The request ends soon, with this errno."""
+    started = time.monotonic()
+    with pytest.raises(nbd.Error) as caught:
+        request()
+    assert caught.value.errno == error, caught.value.string
+    assert time.monotonic() - started < STOP_LIMIT_S
+
+
+def assert_takes_no_writes(handle, error):
+    for request in (
+        lambda: handle.flush(),
+        lambda: handle.pwrite(b"x" * PAGE, 0),
+        lambda: handle.pwrite(b"x" * PAGE, 0, nbd.CMD_FLAG_FUA),
+        lambda: handle.pwrite(b"x" * 10, 77),
+        lambda: handle.trim(MIB, 2 * MIB),
+        lambda: handle.zero(MIB, 2 * MIB),
+        lambda: handle.flush(),
+    ):
+        assert_fails(request, error)
+
+
+def volume(*pieces):
+    """The origin's first content with pieces (data, offset) over it."""
+    content = bytearray(OLD)
+    for data, offset in pieces:
+        content[offset : offset + len(data)] = data
+    return bytes(content)
+
+
+def assert_kept_after_restart(pair, **settings):
+    """What was flushed is there; what was not is there or not, page by page; the volume takes writes again."""
+    with pair.serve(on_exit="destage", **settings) as server, clients.connection(server.uri) as handle:
+        found = clients.read_all(handle)
+        handle.pwrite(b"again", 77)
+        handle.flush()
+    lost = range(LOST_AT, LOST_AT + len(LOST), PAGE)
+    kept = [at for at in lost if found[at : at + PAGE] == LOST[at - LOST_AT : at - LOST_AT + PAGE]]
+    pages = [(LOST[at - LOST_AT : at - LOST_AT + PAGE], at) for at in kept]
+    same(found, volume((FLUSHED, FLUSHED_AT), *pages))
+    same(pair.origin.read_bytes(), volume((FLUSHED, FLUSHED_AT), *pages, (b"again", 77)))
+
+
+@pytest.fixture
+def faulty_log(pair, folder):
+    """Makes the pair's log a faulty device, for one test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**settings):
+            pair.make_origin(SIZE, OLD)
+            device = stack.enter_context(faulty_device(folder, "cache.log", LOG_BYTES, **settings))
+            pair.log = device.path
+            return device
+
+        yield make
+
+
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize("end", ["stop", "stop-destage", "kill"])
+def test_write_error(pair, faulty_log, error, end):
+    log = faulty_log(error=error)
+    on_exit = "destage" if end == "stop-destage" else "commit"
+    with pair.serve(tolerate=NOISE, check=False, on_exit=on_exit, **SETTINGS) as server:
+        with clients.connection(server.uri) as handle:
+            handle.pwrite(FLUSHED, FLUSHED_AT)
+            handle.flush()
+            log.fail("write")
+            handle.pwrite(LOST, LOST_AT)
+            assert_takes_no_writes(handle, error)
+            same(clients.read_all(handle), volume((FLUSHED, FLUSHED_AT), (LOST, LOST_AT)))
+            log.heal()
+            assert_takes_no_writes(handle, error)
+        with clients.connection(server.uri) as another:
+            same(another.pread(len(LOST), LOST_AT), LOST)
+            assert_takes_no_writes(another, error)
+        text = server.stderr_text()
+        assert f"cannot write to log '{log.path}'" in text, text
+        assert "takes no more writes" in text and "restart the server" in text, text
+        if end == "kill":
+            server.kill()
+        else:
+            assert server.stop() < STOP_LIMIT_S
+    if end != "stop-destage":
+        same(pair.origin.read_bytes(), OLD)
+    assert_kept_after_restart(pair)
+
+
+def test_it_is_noticed_without_a_flush(pair, faulty_log):
+    """The commit in the background fails, and says so at the next request that promises anything."""
+    log = faulty_log()
+    with pair.serve(tolerate=NOISE, check=False, commit_interval="100ms", **SETTINGS) as server:
+        with clients.connection(server.uri) as handle:
+            handle.pwrite(FLUSHED, FLUSHED_AT)
+            handle.flush()
+            log.fail("write")
+            handle.pwrite(LOST, LOST_AT)
+            wait_until(lambda: "takes no more writes" in server.stderr_text(), "a message")
+            assert_takes_no_writes(handle, "EIO")
+        assert server.stop() < STOP_LIMIT_S
+        # What was acknowledged and is lost now is not passed over in silence.
+        assert "lost" in server.stderr_text().partition("stopping")[2], server.describe()
+    log.heal()
+    assert_kept_after_restart(pair)
+
+
+@pytest.mark.parametrize("level", ["ack", "fua"])
+def test_every_write_that_waits_for_the_log(pair, faulty_log, level):
+    log = faulty_log()
+    settings = {"ack": "log"} if level == "ack" else {}
+    flag = nbd.CMD_FLAG_FUA if level == "fua" else 0
+    with pair.serve(tolerate=NOISE, check=False, **SETTINGS, **settings) as server:
+        with clients.connection(server.uri) as handle:
+            handle.pwrite(FLUSHED, FLUSHED_AT, flag)
+            log.fail("write")
+            assert_fails(lambda: handle.pwrite(LOST, LOST_AT, flag), "EIO")
+            assert_fails(lambda: handle.pwrite(LOST, LOST_AT, flag), "EIO")
+            server.kill()
+    log.heal()
+    assert_kept_after_restart(pair)
+
+
+class Load(threading.Thread):
+    """Writes a counter to pages of its own until a request fails."""
+
+    PAGES = 64
+
+    def __init__(self, uri, first):
+        super().__init__()
+        self._uri = uri
+        self._first = first
+        self.written = [0] * self.PAGES
+        self.flushed = [0] * self.PAGES
+        self.error = None
+        self.start()
+
+    def run(self):
+        with clients.connection(self._uri) as handle:
+            count = 0
+            try:
+                while True:
+                    count += 1
+                    page = count * 7 % self.PAGES
+                    self.written[page] = count
+                    handle.pwrite(count.to_bytes(8, "little") * (PAGE // 8), (self._first + page) * PAGE)
+                    if count % 20 == 0:
+                        written = list(self.written)
+                        handle.flush()
+                        self.flushed = written
+            except nbd.Error as error:
+                self.error = error.errno
+
+    def check(self, content):
+        """Each page holds one write: not older than what was flushed."""
+        for page in range(self.PAGES):
+            place = (self._first + page) * PAGE
+            data = content[place : place + PAGE]
+            count = int.from_bytes(data[:8], "little")
+            assert data == data[:8] * (PAGE // 8)
+            assert self.flushed[page] <= count <= self.written[page]
+
+
+@pytest.mark.parametrize("trouble", ["write error", "no space"])
+def test_under_load(pair, folder, faulty_log, trouble):
+    """Clients of several connections, some of them blocked in a commit or waiting for room, all get the error."""
+    with contextlib.ExitStack() as stack:
+        if trouble == "write error":
+            log = faulty_log(error="EIO", delay="2ms")
+        else:
+            pair.make_origin(SIZE)
+            small = stack.enter_context(small_file_system(folder, 4 * MIB))
+            pair.log = small.path / "cache.log"
+        with pair.serve(tolerate=NOISE, check=False, **SETTINGS) as server:
+            loads = [Load(server.uri, number * Load.PAGES) for number in range(6)]
+            if trouble == "write error":
+                time.sleep(0.7)
+                log.fail("write")
+            for load in loads:
+                load.join(20)
+                assert not load.is_alive()
+                assert load.error == ("EIO" if trouble == "write error" else "ENOSPC")
+                assert any(load.flushed)
+            with clients.connection(server.uri) as handle:
+                for load in loads:
+                    load.check(handle.pread(SIZE, 0))
+            assert server.stop() < STOP_LIMIT_S
+        if trouble == "write error":
+            log.heal()
+        else:
+            clients.run("mount", "-o", "remount,size=64M", small.path)
+        with pair.serve(**SETTINGS) as server, clients.connection(server.uri) as handle:
+            for load in loads:
+                load.check(handle.pread(SIZE, 0))
+
+
+def test_no_space_for_the_log_itself(pair, folder):
+    """The first client that may write is told, and the next one is served when there is room: without a restart."""
+    pair.make_origin(SIZE, OLD)
+    with small_file_system(folder, MIB) as small:
+        pair.log = small.path / "cache.log"
+        small.fill_up()
+        with pair.serve(tolerate=["No space left"], check=False, **SETTINGS) as server:
+            for _ in range(2):
+                with pytest.raises(nbd.Error), clients.connection(server.uri):
+                    pass
+            assert f"cannot write to log '{pair.log}': No space left on device" in server.stderr_text()
+            small.make_room()
+            with clients.connection(server.uri) as handle:
+                handle.pwrite(LOST, LOST_AT)
+                handle.flush()
+                server.kill()
+        with pair.serve(on_exit="destage", **SETTINGS) as server, clients.connection(server.uri) as handle:
+            same(clients.read_all(handle), volume((LOST, LOST_AT)))
+    same(pair.origin.read_bytes(), volume((LOST, LOST_AT)))
+
+
+def test_read_error(pair, faulty_log):
+    """EIO for what only the log has, nothing else suffers; all is well again when the device is."""
+    log = faulty_log()
+    trouble = [*NOISE, "destaging"]
+    with pair.serve(tolerate=trouble, on_exit="destage", **SETTINGS) as server, clients.connection(server.uri) as handle:
+        log.fail("read")
+        handle.pwrite(FLUSHED, FLUSHED_AT)
+        handle.flush()
+        handle.pwrite(FLUSHED, FLUSHED_AT + MIB)
+        handle.pwrite(LOST, LOST_AT)
+        handle.flush()
+        same(handle.pread(len(LOST), LOST_AT), LOST)
+        same(handle.pread(PAGE, 0), OLD[:PAGE])
+        log.forget()
+        assert_fails(lambda: handle.pread(PAGE, FLUSHED_AT), "EIO")
+        assert_fails(lambda: handle.pwrite(b"part of a page", FLUSHED_AT + 5), "EIO")
+        handle.pwrite(FLUSHED[:PAGE], FLUSHED_AT)
+        wait_until(lambda: "destaging is held up: cannot read log" in server.stderr_text(), "a message")
+        log.heal()
+        same(clients.read_all(handle), volume((FLUSHED, FLUSHED_AT), (FLUSHED, FLUSHED_AT + MIB), (LOST, LOST_AT)))
+        wait_until(lambda: "destaging goes on" in server.stderr_text(), "destaging")
+    same(pair.origin.read_bytes(), volume((FLUSHED, FLUSHED_AT), (FLUSHED, FLUSHED_AT + MIB), (LOST, LOST_AT)))
+
+
+def unreadable_log_at_start(pair, log):
+    with pair.serve(**SETTINGS) as server, clients.connection(server.uri) as handle:
+        handle.pwrite(FLUSHED, FLUSHED_AT)
+        handle.flush()
+        server.kill()
+    log.fail("read")
+    log.forget()
+
+
+def test_read_error_at_start(pair, faulty_log):
+    """A log that cannot be read is no blank log, and no lost one."""
+    log = faulty_log()
+    unreadable_log_at_start(pair, log)
+    before = log.backing.read_bytes()
+    for force in ({}, {"force": "discard-log"}):
+        server = pair.start(wait=False, **SETTINGS, **force)
+        server.wait()
+        assert server.status == 1, server.describe()
+        assert f"cannot read log '{log.path}': Input/output error" in server.stderr_text(), server.describe()
+    assert log.backing.read_bytes() == before
+    log.heal()
+    with pair.serve(**SETTINGS) as server, clients.connection(server.uri) as handle:
+        same(clients.read_all(handle), volume((FLUSHED, FLUSHED_AT)))
+
+
+def test_write_error_at_start(pair, faulty_log):
+    """The recovered state can be read by who may only read; a writer is refused until the log takes writes."""
+    log = faulty_log()
+    with pair.serve(**SETTINGS) as server, clients.connection(server.uri) as handle:
+        handle.pwrite(FLUSHED, FLUSHED_AT)
+        handle.flush()
+        server.kill()
+    log.fail("write")
+    with pair.serve(options=["-r"], check=False, **SETTINGS) as server, clients.connection(server.uri) as handle:
+        same(clients.read_all(handle), volume((FLUSHED, FLUSHED_AT)))
+    with pair.serve(tolerate=NOISE, check=False, on_exit="destage", **SETTINGS) as server:
+        with pytest.raises(nbd.Error), clients.connection(server.uri):
+            pass
+        assert f"cannot write to log '{log.path}'" in server.stderr_text()
+        log.heal()
+        with clients.connection(server.uri) as handle:
+            same(clients.read_all(handle), volume((FLUSHED, FLUSHED_AT)))
+            handle.pwrite(LOST, LOST_AT)
+    same(pair.origin.read_bytes(), volume((FLUSHED, FLUSHED_AT), (LOST, LOST_AT)))

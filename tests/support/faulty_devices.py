@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Devices that fail when a test wants it: a file over nbdkit's error filter, and a file system that gets full."""
+
+import contextlib
+import os
+
+from tests.support import clients, mounts
+from tests.support.nbdkit_server import NbdkitServer
+
+_WRITING = ("pwrite", "zero", "trim")
+
+
+class FaultyDevice:
+    """`path` is a file whose reads and writes fail on demand; `backing` is the plain file that it stands on.
+
+    The kernel keeps no written page back from the backing file, but may serve reads of what was read or written
+    before: forget() is for tests of failing reads.
+    """
+
+    def __init__(self, folder, name):
+        self._triggers = {kind: folder / f"{name}.fail-{kind}" for kind in ("read", "write")}
+        self.backing = folder / f"{name}.backing"
+        self.path = None
+        self.server = None
+
+    def parameters(self, error, rate):
+        """Of nbdkit's error filter."""
+        words = [f"error={error}"]
+        for kind, names in (("read", ("pread",)), ("write", _WRITING)):
+            for name in names:
+                words += [f"error-{name}-rate={rate}", f"error-{name}-file={self._triggers[kind]}"]
+        return words
+
+    def fail(self, *kinds):
+        """From now on these fail; kinds are "read" and "write"."""
+        for kind in kinds:
+            self._triggers[kind].touch()
+
+    def heal(self):
+        for trigger in self._triggers.values():
+            trigger.unlink(missing_ok=True)
+
+    def forget(self):
+        """Have the next reads come from the backing file."""
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def faulty_device(folder, name, size, content=b"", error="EIO", rate="100%", delay="0ms"):
+    """A FaultyDevice of `size` bytes that starts with `content`; each write of it takes `delay`."""
+    device = FaultyDevice(folder, name)
+    with open(device.backing, "wb") as backing:
+        backing.write(content)
+        backing.truncate(size)
+    filters = ["--filter=error", "--filter=delay"]
+    words = ["file", device.backing, f"wdelay={delay}", *device.parameters(error, rate)]
+    device.server = NbdkitServer(folder, [*filters, *words])
+    try:
+        with mounts.fuse_file(device.server.uri, folder, name) as path:
+            device.path = path
+            yield device
+    finally:
+        device.server.destroy()
+
+
+class SmallFileSystem:
+    """A tmpfs at `path`."""
+
+    def __init__(self, path):
+        self.path = path
+        self._ballast = path / "ballast"
+
+    def fill_up(self):
+        """Leave not a page free."""
+        with open(self._ballast, "ab", buffering=0) as ballast, contextlib.suppress(OSError):
+            while ballast.write(bytes(4096)):
+                pass
+
+    def make_room(self):
+        self._ballast.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def small_file_system(folder, size):
+    """A SmallFileSystem with room for `size` bytes."""
+    mount_point = folder / "small"
+    mount_point.mkdir()
+    clients.run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount_point)
+    try:
+        yield SmallFileSystem(mount_point)
+    finally:
+        clients.run("umount", "--lazy", mount_point)

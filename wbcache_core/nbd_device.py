@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A device behind an NBD URI: an origin on another machine, in Ceph or S3 through nbdkit or qemu-nbd.
+
+A pool of connections lets requests overlap, one request a connection. Where a
+connection is lost, reads are tried again on a new one for a while. Writes are
+not: a server that went away may have lost whatever was not flushed, also what
+it had acknowledged. So the next sync() fails and the destager, which still has
+all of it in the log, repeats the batch.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import nbd
+
+from wbcache_core.block_device import Extent
+from wbcache_core.errors import ConfigError, DeviceError, StoppedError
+from wbcache_core.nbd_connection import ALLOCATION, ConnectionLostError, NbdConnection
+from wbcache_core.units import GIB, MIB, PAGE_BYTES
+
+_RETRY_SECONDS = 15.0
+"""How long a read waits for a server that went away, before its client gets an error."""
+_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.05, 2.0
+_LARGEST_DATA = 16 * MIB
+_LARGEST_RANGE = GIB
+_HOLE, _ZERO = 1, 2
+_ZEROS = memoryview(bytes(MIB))
+
+
+class NbdDevice:
+    """See the module. `_lock` guards all fields that change; `_returned` is notified when a connection is free."""
+
+    def __init__(self, uri: str, connections: int) -> None:
+        """Raises ConfigError, DeviceError."""
+        self.name = uri
+        self._lock = threading.Lock()
+        self._returned = threading.Condition(self._lock)
+        self._limit = connections
+        self._idle: list[NbdConnection] = []
+        self._all: set[NbdConnection] = set()
+        self._connecting = 0
+        self._lost_writes = False
+        self._stopping = False
+        connection = NbdConnection(uri, self._is_stopping)
+        handle = connection.handle
+        self.size: int = handle.get_size()
+        self.writable: bool = not handle.is_read_only()
+        self._can_flush: bool = handle.can_flush()
+        self._can_zero: bool = handle.can_zero()
+        self._can_cache: bool = handle.can_cache()
+        self._can_map: bool = handle.can_meta_context(ALLOCATION)
+        smallest = handle.get_block_size(nbd.SIZE_MINIMUM)
+        if smallest > PAGE_BYTES:
+            raise ConfigError(f"origin '{uri}' wants blocks of {smallest} bytes; at most {PAGE_BYTES} can be served")
+        self._largest_data = min(handle.get_block_size(nbd.SIZE_MAXIMUM) or _LARGEST_DATA, _LARGEST_DATA)
+        self._all.add(connection)
+        self._idle.append(connection)
+
+    def _is_stopping(self) -> bool:
+        return self._stopping
+
+    def _take(self) -> NbdConnection:
+        """A connection nobody else uses: an idle one, a new one up to the limit, or the next that is returned."""
+        with self._lock:
+            while not self._idle:
+                if len(self._all) + self._connecting < self._limit:
+                    self._connecting += 1
+                    break
+                self._returned.wait()
+            else:
+                return self._idle.pop()
+        try:
+            connection = self._connect()
+        finally:
+            with self._lock:
+                self._connecting -= 1
+                self._returned.notify_all()
+        with self._lock:
+            self._all.add(connection)
+        return connection
+
+    def _connect(self) -> NbdConnection:
+        try:
+            connection = NbdConnection(self.name, self._is_stopping)
+        except ConnectionLostError:
+            with self._lock:
+                # Some servers take only so many connections and leave the next one waiting.
+                if self._all:
+                    self._limit = len(self._all)
+            raise
+        if connection.handle.get_size() != self.size:
+            raise DeviceError(f"origin '{self.name}' no longer has {self.size} bytes; restart the server")
+        return connection
+
+    def _give_back(self, connection: NbdConnection) -> None:
+        with self._lock:
+            self._idle.append(connection)
+            self._returned.notify_all()
+
+    def _drop(self, connection: NbdConnection) -> None:
+        """Forget a connection that was lost, and the idle ones: as a rule the server has gone, and all with it."""
+        with self._lock:
+            for lost in (connection, *self._idle):
+                self._all.discard(lost)
+                self._lost_writes |= lost.unflushed
+            self._idle.clear()
+            self._returned.notify_all()
+
+    def _run(self, connection: NbdConnection, verb: str, method: str, *arguments: Any) -> None:
+        """One request on a connection that was taken; gives it back, or drops it when it is lost."""
+        try:
+            connection.perform(verb, method, *arguments)
+        except (ConnectionLostError, StoppedError):
+            self._drop(connection)
+            raise
+        except BaseException:
+            self._give_back(connection)
+            raise
+        self._give_back(connection)
+
+    def _change(self, verb: str, method: str, *arguments: Any) -> None:
+        """A request that has to be flushed. Never repeated here: who gets the error repeats all that is unflushed."""
+        connection = self._take()
+        with self._lock:
+            connection.unflushed = True
+        try:
+            self._run(connection, verb, method, *arguments)
+        except ConnectionLostError:
+            with self._lock:
+                self._lost_writes = False
+            raise
+
+    def _ask(self, verb: str, method: str, *arguments: Any) -> None:
+        """A request that changes nothing: repeated for a while when the server goes away."""
+        deadline = time.monotonic() + _RETRY_SECONDS
+        back_off = _FIRST_BACK_OFF
+        while True:
+            try:
+                self._run(self._take(), verb, method, *arguments)
+                return
+            except ConnectionLostError:
+                if self._stopping or time.monotonic() + back_off > deadline:
+                    raise
+            with self._lock:
+                self._returned.wait_for(self._is_stopping, back_off)
+            back_off = min(2 * back_off, _LONGEST_BACK_OFF)
+
+    def _parts(self, view: memoryview, offset: int) -> Iterator[tuple[memoryview, int]]:
+        """A buffer cut into requests the server takes, with the offset of each."""
+        for start in range(0, len(view), self._largest_data):
+            yield view[start : start + self._largest_data], offset + start
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        for part, at in self._parts(view, offset):
+            self._ask("read", "aio_pread", part, at)
+
+    def read_uncached_into(self, view: memoryview, offset: int) -> None:
+        self.read_into(view, offset)
+
+    def write(self, views: Sequence[memoryview], offset: int) -> None:
+        data = views[0] if len(views) == 1 else memoryview(b"".join(views))
+        for part, at in self._parts(data, offset):
+            self._change("write to", "aio_pwrite", part, at)
+
+    def sync(self) -> None:
+        """Flush every connection that wrote, also where the server says that one flush covers all: one that cannot
+        be flushed belonged to a server that went away, which another connection to its successor would not tell."""
+        while True:
+            with self._lock:
+                connection = self._take_unflushed()
+            if connection is None:
+                return
+            if self._can_flush:
+                self._run(connection, "flush", "aio_flush")
+            else:
+                self._give_back(connection)
+            with self._lock:
+                connection.unflushed = False
+
+    def _take_unflushed(self) -> NbdConnection | None:
+        """An idle connection that wrote; waits for one that is in use. Lock held. Raises DeviceError after a loss."""
+        while True:
+            if self._lost_writes:
+                self._lost_writes = False
+                raise DeviceError(f"the connection to origin '{self.name}' was lost before everything was flushed")
+            for connection in self._idle:
+                if connection.unflushed:
+                    self._idle.remove(connection)
+                    return connection
+            if not any(connection.unflushed for connection in self._all):
+                return None
+            self._returned.wait()
+
+    def zero(self, offset: int, length: int, may_trim: bool) -> None:
+        flags = 0 if may_trim else nbd.CMD_FLAG_NO_HOLE
+        end = offset + length
+        while offset < end:
+            if self._can_zero:
+                count = min(end - offset, _LARGEST_RANGE)
+                self._change("zero", "aio_zero", count, offset, None, flags)
+            else:
+                count = min(end - offset, len(_ZEROS))
+                self.write([_ZEROS[:count]], offset)
+            offset += count
+
+    def extents(self, offset: int, length: int) -> list[Extent]:
+        found: list[Extent] = []
+        end = offset + length
+        while self._can_map and offset < end:
+            entries: list[int] = []
+
+            def receive(context: str, _: int, words: list[int], error: Any, entries: list[int] = entries) -> None:
+                if context == ALLOCATION and not error.value:
+                    entries.extend(words)
+
+            self._ask("map", "aio_block_status", min(end - offset, _LARGEST_RANGE), offset, receive)
+            if not entries:
+                break
+            for count, flags in zip(entries[0::2], entries[1::2], strict=True):
+                count = min(count, end - offset)
+                if count:
+                    found.append((offset, count, bool(flags & _HOLE), bool(flags & _ZERO)))
+                offset += count
+        if offset < end:
+            found.append((offset, end - offset, False, False))
+        return found
+
+    def prefetch(self, offset: int, length: int) -> None:
+        if self._can_cache:
+            self._ask("prefetch", "aio_cache", min(length, _LARGEST_RANGE), offset)
+
+    def grow(self, length: int) -> None:
+        raise ConfigError(f"origin '{self.name}' cannot be made larger from here")
+
+    def interrupt(self) -> None:
+        with self._lock:
+            self._stopping = True
+            self._returned.notify_all()
+
+    def close(self) -> None:
+        with self._lock:
+            self._idle.clear()
+            self._all.clear()
