@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import sys
+import threading
 
 import nbdkit
 
@@ -17,6 +18,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from wbcache_core import __version__, segment_format, superblock_format, thread_state
 from wbcache_core.cache import Cache
+from wbcache_core.client_sockets import hang_up
 from wbcache_core.config import Config
 from wbcache_core.errors import WbcacheError, errno_for_client
 from wbcache_core.shutdown_watcher import ShutdownWatcher
@@ -119,13 +121,15 @@ def get_ready():
 def after_fork():
     # Signals and threads do not survive the fork into the background, so they start here.
     global _watcher
-    _watcher = ShutdownWatcher(_stop_requested)
+    _watcher = ShutdownWatcher(_stop_requested, hang_up)
     _watcher.start()
 
 
 def _stop_requested():
+    # nbdkit calls cleanup() only when the last client is gone; what was acknowledged is made durable at once.
     _cache.interrupt()
     nbdkit.shutdown()
+    threading.Thread(target=_cache.finish, name="wbcache-finish", daemon=True).start()
 
 
 def cleanup():

@@ -163,6 +163,7 @@ class Cache:
         )
         line.committed = line.destaged = line.oldest = line.head = superblock.destaged
         line.destaged_place = line.write_place = superblock.destaged_place
+        line.reclaimed_place = superblock.oldest_place
         self._end = LogEnd(0, 0, 0, 0)
         self._table, self._locations = SegmentTable(), LocationMap()
         if recovered:
@@ -257,38 +258,43 @@ class Cache:
         self._throttle.stop()
         self._origin.interrupt()
 
-    def stop(self) -> None:
-        """Commit, destage with on-exit=destage, end the threads, close. Idempotent; failures are logged."""
+    def finish(self) -> None:
+        """Commit, destage with on-exit=destage, end the threads; reads go on. Idempotent; failures are logged."""
         if not self._line.stopping:
             self.interrupt()
         with self._lifecycle:
-            if self._stopped:
-                return
+            if self._active and not self._stopped:
+                self._finish()
             self._stopped = True
-            try:
-                if self._active:
-                    self._finish()
-            finally:
-                self._close()
+
+    def stop(self) -> None:
+        """finish() and close the devices. Idempotent."""
+        self.finish()
+        with self._lifecycle:
+            self._close()
 
     def _finish(self) -> None:
+        line = self._line
         try:
             self._committer.commit_all()
-            if self._line.draining:
-                _log.info("draining %d pages of log to the origin", self._line.dirty_pages)
+            if line.draining:
+                _log.info("draining %d pages of log to the origin", line.dirty_pages)
                 if self._destager.finish_drain():
                     _log.info("the origin is complete")
                 else:
                     _log.warning("the origin is not complete: the log still holds data for it, keep them together")
         except WbcacheError as error:
-            _log.error("stopping: %s", error)
+            _log.error(
+                "stopping: %s; LSN %d to %d, which no flush covered, could not be written and are lost",
+                error, line.committed, line.head,
+            )  # fmt: skip
         finally:
-            self._line.stop(drain=False)
+            line.stop(drain=False)
             self._committer.join()
             self._destager.join()
-        if not self._line.log_error:
+        if not line.log_error:
             try:
-                self._store.write(committed=self._line.committed)
+                self._store.write(committed=line.committed)
             except DeviceError as error:
                 _log.error("stopping: %s", error)
 

@@ -86,7 +86,11 @@ class Committer:
         try:
             written = self._writer.write(segments, committed, reclaimed_place)
         except DeviceError as error:
-            message = f"{error}; the volume takes no more writes, restart the server when the log device is sound"
+            message = (
+                f"{error}; the volume takes no more writes, and LSN {committed} to {line.head}, which no flush "
+                "covered, are only in this server's memory: copy the volume (nbdcopy) before you stop the server, "
+                "and start it again when the log device is sound"
+            )
             _log.error("commit failed: %s", message)
             line.fail(LogFailedError(message, error.errno_value))
             return

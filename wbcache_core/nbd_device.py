@@ -63,35 +63,38 @@ class NbdDevice:
 
     def _take(self) -> NbdConnection:
         """A connection nobody else uses: an idle one, a new one up to the limit, or the next that is returned."""
-        with self._lock:
-            while not self._idle:
-                if len(self._all) + self._connecting < self._limit:
-                    self._connecting += 1
-                    break
-                self._returned.wait()
-            else:
-                return self._idle.pop()
-        try:
+        while True:
+            with self._lock:
+                while not self._idle and len(self._all) + self._connecting >= self._limit:
+                    self._returned.wait()
+                if self._idle:
+                    return self._idle.pop()
+                self._connecting += 1
             connection = self._connect()
+            if connection:
+                return connection
+
+    def _connect(self) -> NbdConnection | None:
+        """A new connection; None where the server takes no more of them. Raises DeviceError when there is none at all.
+
+        Some servers take only so many and leave the next one waiting.
+        """
+        connection = None
+        try:
+            connection = NbdConnection(self.name, self._is_stopping)
+            if connection.handle.get_size() != self.size:
+                raise DeviceError(f"origin '{self.name}' no longer has {self.size} bytes; restart the server")
+        except ConnectionLostError:
+            with self._lock:
+                if not self._all:
+                    raise
+                self._limit = len(self._all)
         finally:
             with self._lock:
                 self._connecting -= 1
+                if connection:
+                    self._all.add(connection)
                 self._returned.notify_all()
-        with self._lock:
-            self._all.add(connection)
-        return connection
-
-    def _connect(self) -> NbdConnection:
-        try:
-            connection = NbdConnection(self.name, self._is_stopping)
-        except ConnectionLostError:
-            with self._lock:
-                # Some servers take only so many connections and leave the next one waiting.
-                if self._all:
-                    self._limit = len(self._all)
-            raise
-        if connection.handle.get_size() != self.size:
-            raise DeviceError(f"origin '{self.name}' no longer has {self.size} bytes; restart the server")
         return connection
 
     def _give_back(self, connection: NbdConnection) -> None:

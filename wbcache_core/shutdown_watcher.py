@@ -14,10 +14,15 @@ from collections.abc import Callable
 _SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP))
 
 
+_TICK_SECONDS = 0.1
+
+
 class ShutdownWatcher:
-    def __init__(self, on_signal: Callable[[], None]) -> None:
-        """on_signal is called in the watcher's thread, once for each signal; it must not block long."""
+    def __init__(self, on_signal: Callable[[], None], on_tick: Callable[[], object]) -> None:
+        """on_signal is called in the watcher's thread for each signal, on_tick ten times a second from the first
+        signal on. Neither may block long."""
         self._on_signal = on_signal
+        self._on_tick = on_tick
         self._finished = False
         self._thread = threading.Thread(target=self._watch, name="wbcache-signals", daemon=True)
 
@@ -34,8 +39,8 @@ class ShutdownWatcher:
             self._thread.join()
 
     def _watch(self) -> None:
-        while True:
-            signal.sigwait(_SIGNALS)
-            if self._finished:
-                return
+        signal.sigwait(_SIGNALS)
+        while not self._finished:
             self._on_signal()
+            while not (signal.sigtimedwait(_SIGNALS, _TICK_SECONDS) or self._finished):
+                self._on_tick()

@@ -9,7 +9,7 @@ import time
 import nbd
 import pytest
 
-from tests.support import clients, damage
+from tests.support import clients
 from tests.support.faulty_devices import faulty_device, small_file_system
 from tests.support.matching import same
 from tests.support.nbdkit_server import HANG_UP_ERRORS
@@ -253,8 +253,8 @@ def test_no_space_for_the_log_itself(pair, folder):
 def test_read_error(pair, faulty_log):
     """EIO for what only the log has, nothing else suffers; all is well again when the device is."""
     log = faulty_log()
-    trouble = [*NOISE, "destaging"]
-    with pair.serve(tolerate=trouble, on_exit="destage", **SETTINGS) as server, clients.connection(server.uri) as handle:
+    settings = {**SETTINGS, "on_exit": "destage"}
+    with pair.serve(tolerate=[*NOISE, "destaging"], **settings) as server, clients.connection(server.uri) as handle:
         log.fail("read")
         handle.pwrite(FLUSHED, FLUSHED_AT)
         handle.flush()

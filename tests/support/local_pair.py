@@ -42,9 +42,9 @@ class LocalPair:
         pairs = SMALL | parameters
         return Config.from_pairs([("origin", str(self.origin)), ("log", str(self.log)), *pairs.items()])
 
-    def start(self, **parameters):
-        """A cache that takes writes."""
-        cache = Cache(self.config(**parameters))
+    def start(self, origin_device=None, **parameters):
+        """A cache that takes writes; origin_device stands in for the origin's file."""
+        cache = Cache(self.config(**parameters), origin_device)
         self._caches.append(cache)
         cache.activate()
         return cache

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The origin fails: writes go on into the log until it is full, nothing is lost, and destaging goes on by itself."""
+
+import contextlib
+import random
+import time
+
+import nbd
+import pytest
+
+from tests.support import clients, mounts
+from tests.support.faulty_devices import faulty_device, small_file_system
+from tests.support.matching import same
+from tests.support.nbdkit_server import HANG_UP_ERRORS
+
+MIB = 1 << 20
+PAGE = 4096
+SIZE = 8 * MIB
+SETTINGS = {"ring_size": "1M", "log_size": "4M", "destage_delay": "100ms"}
+STOP_LIMIT_S = 5
+NOISE = ["destaging", "log is full", "origin '.*': ", "origin is not complete", *HANG_UP_ERRORS]
+
+OLD = random.Random(1).randbytes(SIZE)
+
+
+def wait_for(server, words, limit_s=20, count=1):
+    deadline = time.monotonic() + limit_s
+    while server.stderr_text().count(words) < count:
+        assert time.monotonic() < deadline, f"never said: {words}\n{server.describe()}"
+        time.sleep(0.02)
+
+
+def assert_fails(request, error):
+    """The request ends soon, with this errno."""
+    started = time.monotonic()
+    with pytest.raises(nbd.Error) as caught:
+        request()
+    assert caught.value.errno == error, caught.value.string
+    assert time.monotonic() - started < STOP_LIMIT_S
+
+
+class Volume:
+    """What was written through a connection, over the content of the origin."""
+
+    def __init__(self, seed=2):
+        self.content = bytearray(OLD)
+        self._choose = random.Random(seed)
+
+    def write(self, handle, count, flags=0):
+        """Write that many pages at random places; those of a failed request keep what they have or get the new."""
+        for _ in range(count):
+            place = self._choose.randrange(SIZE // PAGE) * PAGE
+            data = self._choose.randbytes(PAGE)
+            handle.pwrite(data, place, flags)
+            self.content[place : place + PAGE] = data
+
+    def write_until_full(self, handle, error):
+        """Write until a request fails, which has to be with this error, and does not change a byte."""
+        with pytest.raises(nbd.Error) as caught:
+            self.write(handle, 4 * MIB // PAGE)
+        assert caught.value.errno == error, caught.value.string
+
+    def check(self, handle):
+        same(clients.read_all(handle), bytes(self.content))
+
+    def check_origin(self, path):
+        same(path.read_bytes(), bytes(self.content))
+
+
+@pytest.fixture
+def faulty_origin(pair, folder):
+    """Makes the pair's origin a faulty device, for one test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**settings):
+            device = stack.enter_context(faulty_device(folder, "origin.img", SIZE, OLD, **settings))
+            pair.origin = device.path
+            return device
+
+        yield make
+
+
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_write_error(pair, faulty_origin, error):
+    origin = faulty_origin(error=error)
+    written = Volume()
+    with pair.serve(tolerate=NOISE, on_exit="destage", **SETTINGS) as server:
+        with clients.connection(server.uri) as handle:
+            origin.fail("write")
+            written.write(handle, 100)
+            handle.flush()
+            wait_for(server, "destaging is held up")
+            assert f"cannot write to origin '{origin.path}'" in server.stderr_text()
+            assert "writes go on until the log is full" in server.stderr_text()
+            written.write(handle, 100, nbd.CMD_FLAG_FUA)
+            handle.flush()
+            handle.zero(MIB, 3 * MIB)
+            handle.trim(MIB, 5 * MIB)
+            written.content[3 * MIB : 4 * MIB] = written.content[5 * MIB : 6 * MIB] = bytes(MIB)
+            written.write_until_full(handle, error)
+            handle.flush()
+            written.check(handle)
+            assert_fails(lambda: handle.pwrite(b"x", 0), error)
+            assert_fails(lambda: handle.trim(MIB, 0), error)
+            assert "the log is full" in server.stderr_text()
+            origin.heal()
+            wait_for(server, "destaging goes on")
+            written.write(handle, 1000)
+            written.check(handle)
+    written.check_origin(origin.backing)
+
+
+@pytest.mark.parametrize("fullness", ["full", "half"])
+@pytest.mark.parametrize("end", ["commit", "destage", "kill"])
+def test_end_while_it_fails(pair, faulty_origin, end, fullness):
+    """SIGTERM takes seconds, and the log keeps what the origin lacks; the next server brings it there."""
+    origin = faulty_origin(delay="2ms")
+    written = Volume()
+    on_exit = "destage" if end == "destage" else "commit"
+    with pair.serve(tolerate=NOISE, on_exit=on_exit, check=False, **SETTINGS) as server:
+        with clients.connection(server.uri) as handle:
+            origin.fail("write")
+            if fullness == "full":
+                written.write_until_full(handle, "EIO")
+            else:
+                written.write(handle, 300)
+                wait_for(server, "destaging is held up")
+            handle.flush()
+            if end == "kill":
+                server.kill()
+        if end != "kill":
+            assert server.stop() < STOP_LIMIT_S
+        if end == "destage":
+            assert "the origin is not complete" in server.stderr_text()
+    with pair.serve(options=["-r"]) as server, clients.connection(server.uri) as handle:
+        written.check(handle)
+    with pair.serve(tolerate=NOISE, on_exit="destage", **SETTINGS) as server:
+        with clients.connection(server.uri) as handle:
+            wait_for(server, "destaging is held up")
+            written.check(handle)
+            origin.heal()
+            wait_for(server, "destaging goes on")
+            written.write(handle, 10)
+    written.check_origin(origin.backing)
+
+
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_requests_that_wait_for_the_origin(pair, faulty_origin, error):
+    """flush, FUA and every write, where they mean the origin, fail with its errno, soon; later they succeed."""
+    origin = faulty_origin(error=error)
+    written = Volume()
+    settings = {**SETTINGS, "flush": "origin", "fua": "origin"}
+    with pair.serve(tolerate=NOISE, **settings) as server, clients.connection(server.uri) as handle:
+        origin.fail("write")
+        written.write(handle, 10)
+        assert_fails(handle.flush, error)
+        assert_fails(handle.flush, error)
+        assert_fails(lambda: handle.pwrite(b"x" * PAGE, 0, nbd.CMD_FLAG_FUA), error)
+        written.content[:PAGE] = b"x" * PAGE
+        assert_fails(lambda: handle.zero(PAGE, PAGE, nbd.CMD_FLAG_FUA), error)
+        written.content[PAGE : 2 * PAGE] = bytes(PAGE)
+        written.write(handle, 10)
+        written.check(handle)
+        origin.heal()
+        wait_for(server, "destaging goes on")
+        written.write(handle, 10)
+        handle.flush()
+        written.check_origin(origin.backing)
+        written.write(handle, 3, nbd.CMD_FLAG_FUA)
+        written.check_origin(origin.backing)
+
+
+def test_acknowledged_by_the_origin(pair, faulty_origin):
+    origin = faulty_origin()
+    written = Volume()
+    with pair.serve(tolerate=NOISE, ack="origin", **SETTINGS) as server, clients.connection(server.uri) as handle:
+        written.write(handle, 3)
+        written.check_origin(origin.backing)
+        origin.fail("write")
+        assert_fails(lambda: handle.pwrite(b"x" * PAGE, 0), "EIO")
+        assert_fails(lambda: handle.trim(PAGE, PAGE), "EIO")
+        origin.heal()
+        wait_for(server, "destaging goes on")
+        written.content[:PAGE] = b"x" * PAGE
+        written.content[PAGE : 2 * PAGE] = bytes(PAGE)
+        written.write(handle, 3)
+        written.check_origin(origin.backing)
+
+
+def test_flush_that_is_already_waiting(pair, faulty_origin):
+    """It is blocked when the origin begins to fail."""
+    origin = faulty_origin(delay="300ms")
+    written = Volume()
+    settings = {**SETTINGS, "flush": "origin"}
+    with pair.serve(tolerate=NOISE, **settings) as server, clients.connection(server.uri) as handle:
+        written.write(handle, 8)
+        cookie = handle.aio_flush()
+        origin.fail("write")
+        with pytest.raises(nbd.Error) as caught:
+            while not handle.aio_command_completed(cookie):
+                assert handle.poll(10_000) == 1
+        assert caught.value.errno == "EIO"
+        origin.heal()
+        wait_for(server, "destaging goes on")
+        handle.flush()
+        written.check_origin(origin.backing)
+
+
+def test_read_error(pair, faulty_origin):
+    """EIO for what only the origin has, and for writes that need part of such a page; nothing else suffers."""
+    origin = faulty_origin()
+    data = random.Random(3).randbytes(MIB)
+    settings = {**SETTINGS, "on_exit": "destage", "destage_delay": "1h"}
+    with pair.serve(tolerate=NOISE, **settings) as server, clients.connection(server.uri) as handle:
+        handle.pwrite(data, MIB)
+        origin.forget()
+        origin.fail("read")
+        assert_fails(lambda: handle.pread(PAGE, 0), "EIO")
+        assert_fails(lambda: handle.pread(3 * MIB, 0), "EIO")
+        assert_fails(lambda: handle.pwrite(b"part of a page", 5 * MIB), "EIO")
+        same(handle.pread(MIB, MIB), data)
+        handle.pwrite(data, 6 * MIB)
+        handle.pwrite(b"part", 6 * MIB + 5)
+        handle.flush()
+        origin.heal()
+        written = Volume()
+        written.content[MIB : 2 * MIB] = written.content[6 * MIB : 7 * MIB] = data
+        written.content[6 * MIB + 5 : 6 * MIB + 9] = b"part"
+        written.check(handle)
+    written.check_origin(origin.backing)
+
+
+def test_read_error_at_start(pair, faulty_origin):
+    """Then nobody can tell whether it is the right origin."""
+    origin = faulty_origin()
+    with pair.serve(**SETTINGS) as server:
+        clients.qemu_io(server.uri, "write -P 0x77 0 4096")
+        server.kill()
+    before = pair.log.read_bytes()
+    origin.forget()
+    origin.fail("read")
+    server = pair.start(wait=False, **SETTINGS)
+    server.wait()
+    assert server.status == 1, server.describe()
+    assert f"cannot read origin '{origin.path}': Input/output error" in server.stderr_text(), server.describe()
+    assert pair.log.read_bytes() == before
+    origin.heal()
+    with pair.serve(**SETTINGS) as server:
+        clients.qemu_io(server.uri, "read -P 0x77 0 4096")
+
+
+def test_errors_that_come_and_go(pair, faulty_origin):
+    """Writes in flight side by side, one in thirty of which fails: batches are repeated until one is whole."""
+    origin = faulty_origin(rate="3%", delay="1ms")
+    written = Volume()
+    settings = {**SETTINGS, "destage_depth": "4"}
+    with pair.serve(tolerate=NOISE, on_exit="destage", **settings) as server:
+        with clients.connection(server.uri) as handle:
+            origin.fail("write")
+            for _ in range(8):
+                with contextlib.suppress(nbd.Error):
+                    written.write(handle, 60)
+                time.sleep(0.25)
+            origin.heal()
+            written.check(handle)
+            wait_for(server, "destaging goes on")
+    written.check_origin(origin.backing)
+
+
+def test_no_space(pair, folder):
+    """A sparse origin on a file system that is full: what has a place there goes on."""
+    pair.make_origin(SIZE)
+    written = Volume()
+    with small_file_system(folder, SIZE + 64 * 1024) as small:
+        written.content = bytearray(SIZE)
+        pair.origin = small.path / "origin.img"
+        with open(pair.origin, "wb") as origin:
+            origin.truncate(SIZE)
+        with pair.serve(tolerate=NOISE, on_exit="destage", **SETTINGS) as server:
+            with clients.connection(server.uri) as handle:
+                small.fill_up()
+                written.write(handle, 100)
+                handle.flush()
+                wait_for(server, "No space left on device")
+                written.write_until_full(handle, "ENOSPC")
+                written.check(handle)
+                small.make_room()
+                wait_for(server, "destaging goes on")
+                written.check(handle)
+        written.check_origin(pair.origin)
+
+
+def test_sync_error(pair, faulty_origin):
+    """A block device takes the writes into the kernel's memory and fails to sync them, after which the kernel counts
+    them as written. So the whole batch has to be written again."""
+    origin = faulty_origin()
+    written = Volume()
+    with mounts.loop_device(origin.path) as device:
+        pair.origin = device
+        with pair.serve(tolerate=NOISE, **SETTINGS) as server, clients.connection(server.uri) as handle:
+            origin.fail("write")
+            written.write(handle, 200)
+            wait_for(server, f"cannot sync origin '{device}'")
+            assert_kept = bytes(written.content)
+            origin.heal()
+            wait_for(server, "destaging goes on")
+            same(origin.backing.read_bytes(), assert_kept)
+            written.check(handle)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Ends the connections of this process's clients, so that threads that wait for a client's next request wake up.
+
+nbdkit ends only when every client has hung up, and a virtual machine never
+does. Only the reading side is shut down: answers under way still go out, then
+nbdkit sees the end of the client's requests and closes the connection itself.
+"""
+
+import contextlib
+import os
+import socket
+
+
+def hang_up() -> int:
+    """Shut down the reading side of all connections that were accepted by listening sockets of this process.
+
+    Connections that the process made itself, say to an NBD origin, are left alone. Returns their number.
+    """
+    listening: list[socket.socket] = []
+    connected: list[socket.socket] = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            connection = socket.socket(fileno=os.dup(int(name)))
+            is_listener = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            (listening if is_listener else connected).append(connection)
+    names = {_name(listener) for listener in listening}
+    count = 0
+    for connection in connected:
+        with contextlib.suppress(OSError):
+            connection.getpeername()
+            if _name(connection) in names:
+                connection.shutdown(socket.SHUT_RD)
+                count += 1
+    for connection in listening + connected:
+        connection.close()
+    return count
+
+
+def _name(endpoint: socket.socket) -> tuple[int, object]:
+    """What an accepted socket has in common with its listener: the path of a Unix socket, the port of another."""
+    address = endpoint.getsockname()
+    return endpoint.family, address[1] if isinstance(address, tuple) else address
