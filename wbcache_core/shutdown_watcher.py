@@ -7,6 +7,7 @@ signals are blocked in every thread and taken by one thread of ours, which
 wakes the requests and passes the stop on to nbdkit.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -34,8 +35,9 @@ class ShutdownWatcher:
     def finish(self) -> None:
         """End the thread."""
         self._finished = True
-        if self._thread.is_alive() and self._thread.ident:
-            signal.pthread_kill(self._thread.ident, signal.SIGTERM)
+        if self._thread.is_alive():
+            # To the process, not to the thread: that may be gone by now. Nobody else takes a blocked signal.
+            os.kill(os.getpid(), signal.SIGTERM)
             self._thread.join()
 
     def _watch(self) -> None:

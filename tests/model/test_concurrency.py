@@ -20,7 +20,7 @@ FULL = {"commit_interval": "1h", "commit_size": "1M", "low_watermark": "98", "hi
 @pytest.mark.parametrize(
     ("cell_bytes", "parameters"),
     [(512, BUSY), (512, FULL), (100, BUSY | {"compress": "zstd", "ring_size": "1100K"}), (1500, FULL | {"ack": "log"})],
-    ids=["sectors, always destaging", "sectors, log mostly full", "100 bytes, compressed", "1500 bytes, through the log"],
+    ids=["sectors, always destaging", "sectors, log mostly full", "100 bytes, compressed", "1500 bytes, ack=log"],
 )
 def test_nothing_is_lost_in_shared_pages(pair, cell_bytes, parameters):
     pair.make_origin(2 * MIB + 5 * 512)

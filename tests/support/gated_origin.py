@@ -6,13 +6,13 @@ import time
 from concurrent.futures import Future
 
 from wbcache_core.block_device import FileDevice
-from wbcache_core.errors import DeviceError
+from wbcache_core.errors import DeviceError, WbcacheError
 
 PATIENCE_S = 20
 
 
 class GatedOrigin(FileDevice):
-    """Reads are held up, after they have read, while `read_gate` is closed; writes before they write, by `write_gate`."""
+    """A read is held up, after it has read, while `read_gate` is closed; a write, before it writes, by `write_gate`."""
 
     def __init__(self, path):
         super().__init__(str(path), "origin")
@@ -42,7 +42,7 @@ def in_background(function, *arguments):
     def call():
         try:
             future.set_result(function(*arguments))
-        except Exception as error:
+        except (WbcacheError, AssertionError) as error:
             future.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Comparisons of whole volumes that say where the first difference is instead of printing megabytes."""
 
+import itertools
+
 
 def first_difference(found, expected):
     """The lowest index at which two byte strings of the same length differ, or None."""
@@ -34,7 +36,7 @@ def is_between(found, states):
     """
     if found == states[0]:
         return True
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         at = first_difference(found, after)
         if at is None or found[at:] == before[at:]:
             return True

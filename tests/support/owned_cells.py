@@ -48,9 +48,9 @@ class OwnedCells:
         return chunks
 
     def run(self, seconds, also=()):
-        """Writers, two readers and the functions in `also`, over and over until the time is up. Raises the first failure."""
+        """Writers, two readers and the functions in `also`, each over and over. Raises the first failure."""
         work = [self._writer(number) for number in range(self.writers)]
-        work += [self._reader(random.Random((self.seed, number).__hash__())) for number in range(2)]
+        work += [self._reader(random.Random(self.seed * 100 + 50 + number)) for number in range(2)]
         threads = [threading.Thread(target=self._repeat, args=(function,)) for function in [*work, *also]]
         for thread in threads:
             thread.start()
