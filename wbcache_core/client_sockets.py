@@ -9,6 +9,7 @@ nbdkit sees the end of the client's requests and closes the connection itself.
 import contextlib
 import os
 import socket
+import stat
 
 
 def hang_up() -> int:
@@ -19,10 +20,10 @@ def hang_up() -> int:
     listening: list[socket.socket] = []
     connected: list[socket.socket] = []
     for name in os.listdir("/proc/self/fd"):
+        # Sockets come and go in other threads while this looks at them.
         with contextlib.suppress(OSError):
-            connection = socket.socket(fileno=os.dup(int(name)))
-            is_listener = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            (listening if is_listener else connected).append(connection)
+            if stat.S_ISSOCK(os.stat(int(name)).st_mode):
+                _sort(socket.socket(fileno=os.dup(int(name))), listening, connected)
     names = {_name(listener) for listener in listening}
     count = 0
     for connection in connected:
@@ -34,6 +35,11 @@ def hang_up() -> int:
     for connection in listening + connected:
         connection.close()
     return count
+
+
+def _sort(endpoint: socket.socket, listening: list[socket.socket], connected: list[socket.socket]) -> None:
+    is_listening = endpoint.type == socket.SOCK_STREAM and endpoint.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    (listening if is_listening else connected).append(endpoint)
 
 
 def _name(endpoint: socket.socket) -> tuple[int, object]:

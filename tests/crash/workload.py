@@ -15,9 +15,8 @@ from wbcache_core.errors import StoppedError
 LOG_DISK, ORIGIN_DISK = 0, 1
 CUT, STOP, STOP_UNDER_LOAD = "cut", "stop", "stop under load"
 
-_AREA_PAGES = 32
-"""Pages in a row of one client; the first two are shared by all, sector by sector."""
 _SHARED_PAGES = 2
+"""At the beginning of each area, the sectors of a page are dealt out to all clients."""
 _HOT_PAGES = 10
 
 
@@ -33,6 +32,8 @@ class Scenario:
     largest: int = 8
     """Pages of a write at most."""
     pages: int = 256
+    area_pages: int = 32
+    """Pages in a row of one client where there are several."""
     odd_sectors: int = 0
     """Sectors of the volume behind its last whole page."""
     flush_share: float = 0.12
@@ -51,13 +52,14 @@ class Layout:
     def __init__(self, scenario):
         self.sectors = scenario.pages * SECTORS + scenario.odd_sectors
         self._clients = scenario.clients
+        self._area_sectors = scenario.area_pages * SECTORS
 
     def runs(self, client):
         if self._clients == 1:
             return [(0, self.sectors)]
         runs = []
-        for area, first in enumerate(range(0, self.sectors, _AREA_PAGES * SECTORS)):
-            end = min(first + _AREA_PAGES * SECTORS, self.sectors)
+        for area, first in enumerate(range(0, self.sectors, self._area_sectors)):
+            end = min(first + self._area_sectors, self.sectors)
             private = first + _SHARED_PAGES * SECTORS
             share = SECTORS // self._clients
             runs += [

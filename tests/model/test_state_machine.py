@@ -90,6 +90,10 @@ class VolumeMachine(RuleBasedStateMachine):
         state = bytes(self.live)
         self.states = [state] if durable else [*self.states, state]
 
+    def note_request(self, count, fua):
+        # A request without data makes nothing durable.
+        self.note(count > 0 and (fua or self.parameters["ack"] != "ram"))
+
     def read_all(self):
         found = bytearray(len(self.live))
         self.cache.volume.read_into(found, 0)
@@ -104,7 +108,7 @@ class VolumeMachine(RuleBasedStateMachine):
         data = make_data(seed, count, compressible)
         self.cache.volume.write(data, offset, fua)
         self.live[offset : offset + count] = data
-        self.note(fua or self.parameters["ack"] != "ram")
+        self.note_request(count, fua)
 
     @rule(
         place=PLACES, alignment=ALIGNMENTS, count=COUNTS, fua=st.booleans(),
@@ -117,7 +121,7 @@ class VolumeMachine(RuleBasedStateMachine):
         else:
             self.cache.volume.zero(count, offset, fua, may_trim=kind == "zero")
         self.live[offset : offset + count] = bytes(count)
-        self.note(fua or self.parameters["ack"] != "ram")
+        self.note_request(count, fua)
 
     @rule(place=PLACES, alignment=ALIGNMENTS, count=COUNTS)
     def read(self, place, alignment, count):
@@ -166,8 +170,8 @@ class VolumeMachine(RuleBasedStateMachine):
         check_pair(self.pair.log, self.pair.origin)
         self.start(parameters, marks)
         found = self.read_all()
-        assert is_between(found, self.states), "neither the flushed content nor any later state"
         self.live[:] = found
+        assert is_between(found, self.states), "neither the durable content nor any later state"
         # What recovery found is durable: it is in the log, and activate() has synced that.
         self.note(durable=True)
 

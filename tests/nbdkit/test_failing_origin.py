@@ -3,6 +3,7 @@
 
 import contextlib
 import random
+import threading
 import time
 
 import nbd
@@ -17,6 +18,9 @@ MIB = 1 << 20
 PAGE = 4096
 SIZE = 8 * MIB
 SETTINGS = {"ring_size": "1M", "log_size": "4M", "destage_delay": "100ms"}
+
+# Requests that need the origin wait five seconds for one that fails to come back.
+FAILURE_LIMIT_S = 8
 STOP_LIMIT_S = 5
 NOISE = ["destaging", "log is full", "origin '.*': ", "origin is not complete", *HANG_UP_ERRORS]
 
@@ -36,7 +40,14 @@ def assert_fails(request, error):
     with pytest.raises(nbd.Error) as caught:
         request()
     assert caught.value.errno == error, caught.value.string
-    assert time.monotonic() - started < STOP_LIMIT_S
+    assert time.monotonic() - started < FAILURE_LIMIT_S
+
+
+def assert_fails_at_once(request, error):
+    """The origin has been failing for a while, so nothing is waited for any more."""
+    started = time.monotonic()
+    assert_fails(request, error)
+    assert time.monotonic() - started < 2
 
 
 class Volume:
@@ -55,7 +66,7 @@ class Volume:
             self.content[place : place + PAGE] = data
 
     def write_until_full(self, handle, error):
-        """Write until a request fails, which has to be with this error, and does not change a byte."""
+        """Write until a request fails, which has to be with this error, and must not change a byte."""
         with pytest.raises(nbd.Error) as caught:
             self.write(handle, 4 * MIB // PAGE)
         assert caught.value.errno == error, caught.value.string
@@ -100,8 +111,8 @@ def test_write_error(pair, faulty_origin, error):
             written.write_until_full(handle, error)
             handle.flush()
             written.check(handle)
-            assert_fails(lambda: handle.pwrite(b"x", 0), error)
-            assert_fails(lambda: handle.trim(MIB, 0), error)
+            assert_fails_at_once(lambda: handle.pwrite(b"x" * PAGE, 0), error)
+            assert_fails_at_once(lambda: handle.pwrite(b"x" * 4 * MIB, 0), error)
             assert "the log is full" in server.stderr_text()
             origin.heal()
             wait_for(server, "destaging goes on")
@@ -110,26 +121,55 @@ def test_write_error(pair, faulty_origin, error):
     written.check_origin(origin.backing)
 
 
-@pytest.mark.parametrize("fullness", ["full", "half"])
-@pytest.mark.parametrize("end", ["commit", "destage", "kill"])
-def test_end_while_it_fails(pair, faulty_origin, end, fullness):
+class BlockedWriter(threading.Thread):
+    """Writes pages until the log is full and its write is blocked, and on until that one fails."""
+
+    def __init__(self, uri, volume):
+        super().__init__()
+        self._uri = uri
+        self._volume = volume
+        self.count = 0
+        self.start()
+
+    def run(self):
+        with contextlib.suppress(nbd.Error), clients.connection(self._uri) as handle:
+            while True:
+                self._volume.write(handle, 1)
+                self.count += 1
+
+    def wait_until_blocked(self):
+        count = -1
+        while count != self.count:
+            count = self.count
+            time.sleep(0.7)
+        assert self.count > 100
+        assert self.is_alive(), "the write was not waiting for the origin"
+
+
+@pytest.mark.parametrize(
+    ("end", "full"), [("commit", False), ("commit", True), ("destage", False), ("destage", True), ("kill", True)]
+)
+def test_end_while_it_fails(pair, faulty_origin, end, full):
     """SIGTERM takes seconds, and the log keeps what the origin lacks; the next server brings it there."""
-    origin = faulty_origin(delay="2ms")
+    origin = faulty_origin()
     written = Volume()
     on_exit = "destage" if end == "destage" else "commit"
     with pair.serve(tolerate=NOISE, on_exit=on_exit, check=False, **SETTINGS) as server:
+        origin.fail("write")
         with clients.connection(server.uri) as handle:
-            origin.fail("write")
-            if fullness == "full":
-                written.write_until_full(handle, "EIO")
-            else:
-                written.write(handle, 300)
-                wait_for(server, "destaging is held up")
-            handle.flush()
-            if end == "kill":
-                server.kill()
-        if end != "kill":
+            written.write(handle, 300)
+            wait_for(server, "destaging is held up")
+        writer = BlockedWriter(server.uri, written) if full else None
+        if writer:
+            writer.wait_until_blocked()
+        if end == "kill":
+            with clients.connection(server.uri) as handle:
+                handle.flush()
+            server.kill()
+        else:
             assert server.stop() < STOP_LIMIT_S
+        if writer:
+            writer.join(FAILURE_LIMIT_S)
         if end == "destage":
             assert "the origin is not complete" in server.stderr_text()
     with pair.serve(options=["-r"]) as server, clients.connection(server.uri) as handle:
@@ -144,21 +184,25 @@ def test_end_while_it_fails(pair, faulty_origin, end, fullness):
     written.check_origin(origin.backing)
 
 
-@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_requests_that_wait_for_the_origin(pair, faulty_origin, error):
-    """flush, FUA and every write, where they mean the origin, fail with its errno, soon; later they succeed."""
-    origin = faulty_origin(error=error)
+def test_requests_that_wait_for_the_origin(pair, faulty_origin):
+    """flush and FUA, where they mean the origin, fail with its errno, also one that was waiting when the failure began;
+    later they succeed."""
+    origin = faulty_origin(error="ENOSPC", delay="50ms")
     written = Volume()
     settings = {**SETTINGS, "flush": "origin", "fua": "origin"}
     with pair.serve(tolerate=NOISE, **settings) as server, clients.connection(server.uri) as handle:
-        origin.fail("write")
         written.write(handle, 10)
-        assert_fails(handle.flush, error)
-        assert_fails(handle.flush, error)
-        assert_fails(lambda: handle.pwrite(b"x" * PAGE, 0, nbd.CMD_FLAG_FUA), error)
-        written.content[:PAGE] = b"x" * PAGE
-        assert_fails(lambda: handle.zero(PAGE, PAGE, nbd.CMD_FLAG_FUA), error)
-        written.content[PAGE : 2 * PAGE] = bytes(PAGE)
+        with clients.connection(server.uri) as waiting:
+            cookie = waiting.aio_flush()
+            origin.fail("write")
+            with pytest.raises(nbd.Error) as caught:
+                while not waiting.aio_command_completed(cookie):
+                    assert waiting.poll(FAILURE_LIMIT_S * 1000) == 1
+            assert caught.value.errno == "ENOSPC"
+        assert_fails_at_once(handle.flush, "ENOSPC")
+        assert_fails_at_once(lambda: handle.pwrite(b"x" * PAGE, 0, nbd.CMD_FLAG_FUA), "ENOSPC")
+        assert_fails_at_once(lambda: handle.zero(PAGE, PAGE, nbd.CMD_FLAG_FUA), "ENOSPC")
+        written.content[: 2 * PAGE] = b"x" * PAGE + bytes(PAGE)
         written.write(handle, 10)
         written.check(handle)
         origin.heal()
@@ -171,38 +215,25 @@ def test_requests_that_wait_for_the_origin(pair, faulty_origin, error):
 
 
 def test_acknowledged_by_the_origin(pair, faulty_origin):
+    """A short failure is waited for, a long one is not."""
     origin = faulty_origin()
     written = Volume()
     with pair.serve(tolerate=NOISE, ack="origin", **SETTINGS) as server, clients.connection(server.uri) as handle:
         written.write(handle, 3)
         written.check_origin(origin.backing)
         origin.fail("write")
-        assert_fails(lambda: handle.pwrite(b"x" * PAGE, 0), "EIO")
-        assert_fails(lambda: handle.trim(PAGE, PAGE), "EIO")
-        origin.heal()
-        wait_for(server, "destaging goes on")
-        written.content[:PAGE] = b"x" * PAGE
-        written.content[PAGE : 2 * PAGE] = bytes(PAGE)
-        written.write(handle, 3)
+        healer = threading.Timer(1.5, origin.heal)
+        healer.start()
+        written.write(handle, 1)
+        healer.join()
         written.check_origin(origin.backing)
-
-
-def test_flush_that_is_already_waiting(pair, faulty_origin):
-    """It is blocked when the origin begins to fail."""
-    origin = faulty_origin(delay="300ms")
-    written = Volume()
-    settings = {**SETTINGS, "flush": "origin"}
-    with pair.serve(tolerate=NOISE, **settings) as server, clients.connection(server.uri) as handle:
-        written.write(handle, 8)
-        cookie = handle.aio_flush()
         origin.fail("write")
-        with pytest.raises(nbd.Error) as caught:
-            while not handle.aio_command_completed(cookie):
-                assert handle.poll(10_000) == 1
-        assert caught.value.errno == "EIO"
+        assert_fails(lambda: handle.pwrite(b"x" * PAGE, 0), "EIO")
+        assert_fails_at_once(lambda: handle.trim(PAGE, PAGE), "EIO")
         origin.heal()
-        wait_for(server, "destaging goes on")
-        handle.flush()
+        wait_for(server, "destaging goes on", count=2)
+        written.content[: 2 * PAGE] = b"x" * PAGE + bytes(PAGE)
+        written.write(handle, 3)
         written.check_origin(origin.backing)
 
 
@@ -268,22 +299,20 @@ def test_errors_that_come_and_go(pair, faulty_origin):
 
 
 def test_no_space(pair, folder):
-    """A sparse origin on a file system that is full: what has a place there goes on."""
-    pair.make_origin(SIZE)
+    """A sparse origin on a file system that is full."""
     written = Volume()
+    written.content = bytearray(SIZE)
     with small_file_system(folder, SIZE + 64 * 1024) as small:
-        written.content = bytearray(SIZE)
         pair.origin = small.path / "origin.img"
-        with open(pair.origin, "wb") as origin:
-            origin.truncate(SIZE)
+        pair.make_origin(SIZE)
         with pair.serve(tolerate=NOISE, on_exit="destage", **SETTINGS) as server:
             with clients.connection(server.uri) as handle:
                 small.fill_up()
                 written.write(handle, 100)
                 handle.flush()
-                wait_for(server, "No space left on device")
-                written.write_until_full(handle, "ENOSPC")
-                written.check(handle)
+                wait_for(server, f"cannot write to origin '{pair.origin}': No space left on device")
+                written.write(handle, 100)
+                handle.flush()
                 small.make_room()
                 wait_for(server, "destaging goes on")
                 written.check(handle)
@@ -297,12 +326,13 @@ def test_sync_error(pair, faulty_origin):
     written = Volume()
     with mounts.loop_device(origin.path) as device:
         pair.origin = device
-        with pair.serve(tolerate=NOISE, **SETTINGS) as server, clients.connection(server.uri) as handle:
+        settings = {**SETTINGS, "flush": "origin"}
+        with pair.serve(tolerate=NOISE, **settings) as server, clients.connection(server.uri) as handle:
             origin.fail("write")
             written.write(handle, 200)
             wait_for(server, f"cannot sync origin '{device}'")
-            assert_kept = bytes(written.content)
             origin.heal()
             wait_for(server, "destaging goes on")
-            same(origin.backing.read_bytes(), assert_kept)
+            handle.flush()
+            written.check_origin(origin.backing)
             written.check(handle)
