@@ -7,6 +7,7 @@ signals are blocked in every thread and taken by one thread of ours, which
 wakes the requests and passes the stop on to nbdkit.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -45,4 +46,6 @@ class ShutdownWatcher:
         while not self._finished:
             self._on_signal()
             while not (signal.sigtimedwait(_SIGNALS, _TICK_SECONDS) or self._finished):
-                self._on_tick()
+                # What fails, say for lack of descriptors, is tried again at the next tick; a second signal must be heard.
+                with contextlib.suppress(OSError):
+                    self._on_tick()
