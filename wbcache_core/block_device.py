@@ -255,7 +255,9 @@ class FileDevice:
             offset = data
             if offset < end:
                 hole = min(self._seek(offset, os.SEEK_HOLE, end), end)
-                found.append((offset, hole - offset, False, False))
+                # Where the destager has punched one here meanwhile, the next round finds it.
+                if hole > offset:
+                    found.append((offset, hole - offset, False, False))
                 offset = hole
         return found
 

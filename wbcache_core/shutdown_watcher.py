@@ -46,6 +46,6 @@ class ShutdownWatcher:
         while not self._finished:
             self._on_signal()
             while not (signal.sigtimedwait(_SIGNALS, _TICK_SECONDS) or self._finished):
-                # What fails, say for lack of descriptors, is tried again at the next tick; a second signal must be heard.
+                # What fails (no descriptors left) is tried again at the next tick: a second signal must be heard.
                 with contextlib.suppress(OSError):
                     self._on_tick()

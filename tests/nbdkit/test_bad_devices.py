@@ -12,6 +12,7 @@ import nbd
 import pytest
 
 from tests.support import clients, mounts
+from tests.support.nbdkit_server import NbdkitServer
 from tests.support.refusal import assert_refused, run_served, unchanged
 
 MIB = 1 << 20
@@ -135,6 +136,46 @@ class TestOriginRefused:
         with mounts.loop_device(pair.origin) as device:
             says = ["'log' is missing", "log=PATH"]
             assert_refused(pair.folder, [f"origin={device}"], says, options=options)
+
+
+class TestOriginUriRefused:
+    def test_without_a_log(self, folder):
+        assert_refused(folder, [f"origin=nbd+unix:///?socket={folder}/none"], ["'log' is missing", "log=PATH"])
+
+    def test_nobody_listens(self, folder):
+        uri = f"nbd+unix:///?socket={folder}/none"
+        assert_refused(folder, [f"origin={uri}", f"log={folder}/log"], ["origin", uri, "No such file"])
+
+    def test_not_an_nbd_server(self, folder):
+        """It takes connections and says nothing."""
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(folder / "silent.sock"))
+            listener.listen()
+            uri = f"nbd+unix:///?socket={folder}/silent.sock"
+            assert_refused(folder, [f"origin={uri}", f"log={folder}/log"], ["origin", uri, "does not answer"])
+
+    @pytest.mark.parametrize("uri", ["http://localhost/", "nbd+unix:///no-socket"])
+    def test_no_nbd_uri(self, folder, uri):
+        assert_refused(folder, [f"origin={uri}", f"log={folder}/log"], ["origin", uri, "not an NBD URI"])
+
+    @pytest.mark.parametrize("size", [0, 700])
+    def test_size(self, folder, size):
+        server = NbdkitServer(folder, ["memory", size])
+        try:
+            says = ["origin", server.uri, f"{size} bytes"]
+            assert_refused(folder, [f"origin={server.uri}", f"log={folder}/log"], says)
+        finally:
+            server.destroy()
+
+    def test_read_only_server(self, folder):
+        """Served read-only, as a file that cannot be written is."""
+        server = NbdkitServer(folder, ["-r", "memory", 4 * MIB])
+        try:
+            words = [f"origin={server.uri}", f"log={folder}/log"]
+            assert info(words)["is_read_only"] is True
+            assert not (folder / "log").exists()
+        finally:
+            server.destroy()
 
 
 @pytest.mark.parametrize("options", [(), READ_ONLY], ids=["writable", "read-only"])

@@ -80,28 +80,28 @@ class Volume:
 
 @pytest.fixture
 def faulty_origin(pair, folder):
-    """Makes the pair's origin a faulty device, for one test."""
+    """Makes the pair's origin a faulty device, for one test, as a file or over NBD."""
     with contextlib.ExitStack() as stack:
 
-        def make(**settings):
+        def make(kind="file", **settings):
             device = stack.enter_context(faulty_device(folder, "origin.img", SIZE, OLD, **settings))
-            pair.origin = device.path
+            pair.origin = device.path if kind == "file" else device.uri
             return device
 
         yield make
 
 
-@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_write_error(pair, faulty_origin, error):
-    origin = faulty_origin(error=error)
+@pytest.mark.parametrize(("kind", "error"), [("file", "EIO"), ("nbd", "ENOSPC")])
+def test_write_error(pair, faulty_origin, kind, error):
+    origin = faulty_origin(kind, error=error)
     written = Volume()
-    with pair.serve(tolerate=NOISE, on_exit="destage", **SETTINGS) as server:
+    with pair.serve(tolerate=NOISE, check=kind == "file", on_exit="destage", **SETTINGS) as server:
         with clients.connection(server.uri) as handle:
             origin.fail("write")
             written.write(handle, 100)
             handle.flush()
             wait_for(server, "destaging is held up")
-            assert f"cannot write to origin '{origin.path}'" in server.stderr_text()
+            assert f"cannot write to origin '{pair.origin}'" in server.stderr_text()
             assert "writes go on until the log is full" in server.stderr_text()
             written.write(handle, 100, nbd.CMD_FLAG_FUA)
             handle.flush()
@@ -237,12 +237,13 @@ def test_acknowledged_by_the_origin(pair, faulty_origin):
         written.check_origin(origin.backing)
 
 
-def test_read_error(pair, faulty_origin):
+@pytest.mark.parametrize("kind", ["file", "nbd"])
+def test_read_error(pair, faulty_origin, kind):
     """EIO for what only the origin has, and for writes that need part of such a page; nothing else suffers."""
-    origin = faulty_origin()
+    origin = faulty_origin(kind)
     data = random.Random(3).randbytes(MIB)
     settings = {**SETTINGS, "on_exit": "destage", "destage_delay": "1h"}
-    with pair.serve(tolerate=NOISE, **settings) as server, clients.connection(server.uri) as handle:
+    with pair.serve(tolerate=NOISE, check=False, **settings) as server, clients.connection(server.uri) as handle:
         handle.pwrite(data, MIB)
         origin.forget()
         origin.fail("read")

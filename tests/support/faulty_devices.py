@@ -11,7 +11,8 @@ _WRITING = ("pwrite", "zero", "trim")
 
 
 class FaultyDevice:
-    """`path` is a file whose reads and writes fail on demand; `backing` is the plain file that it stands on.
+    """`path` is a file whose reads and writes fail on demand, `uri` the same over NBD; `backing` is the plain file that
+    both stand on.
 
     The kernel keeps no written page back from the backing file, but may serve reads of what was read or written
     before: forget() is for tests of failing reads.
@@ -21,7 +22,7 @@ class FaultyDevice:
         self._triggers = {kind: folder / f"{name}.fail-{kind}" for kind in ("read", "write")}
         self.backing = folder / f"{name}.backing"
         self.path = None
-        self.server = None
+        self.uri = None
 
     def parameters(self, error, rate):
         """Of nbdkit's error filter."""
@@ -41,7 +42,7 @@ class FaultyDevice:
             trigger.unlink(missing_ok=True)
 
     def forget(self):
-        """Have the next reads come from the backing file."""
+        """Have the next reads of `path` come from the backing file."""
         fd = os.open(self.path, os.O_RDONLY)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -58,13 +59,13 @@ def faulty_device(folder, name, size, content=b"", error="EIO", rate="100%", del
         backing.truncate(size)
     filters = ["--filter=error", "--filter=delay"]
     words = ["file", device.backing, f"wdelay={delay}", *device.parameters(error, rate)]
-    device.server = NbdkitServer(folder, [*filters, *words])
+    server = NbdkitServer(folder, [*filters, *words])
     try:
-        with mounts.fuse_file(device.server.uri, folder, name) as path:
-            device.path = path
+        with mounts.fuse_file(server.uri, folder, name) as path:
+            device.path, device.uri = path, server.uri
             yield device
     finally:
-        device.server.destroy()
+        server.destroy()
 
 
 class SmallFileSystem:

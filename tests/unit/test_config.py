@@ -138,7 +138,7 @@ def test_an_unknown_name_is_refused_with_what_was_meant(name, meant):
 
 
 def test_an_unknown_name_like_no_other():
-    with pytest.raises(ConfigError, match="unknown parameter 'zzz'$"):
+    with pytest.raises(ConfigError, match=r"unknown parameter 'zzz'$"):
         Config.from_pairs([("zzz", "1")])
 
 

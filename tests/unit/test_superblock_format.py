@@ -4,7 +4,7 @@
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
@@ -137,6 +137,7 @@ def test_where_fields_are():
     assert struct.unpack_from("<Q", page, CHECKSUM_AT) == (xxh3_64_intdigest(page[:CHECKSUM_AT]),)
 
 
+@settings(max_examples=50)
 @given(superblocks())
 def test_round_trip(superblock):
     page = encode(superblock)
@@ -233,6 +234,7 @@ def test_any_bytes_behind_the_magic_are_decoded_or_refused(content, seal):
     decode_or_refuse(sealed(page) if seal else page)
 
 
+@settings(max_examples=50)
 @given(superblocks(), st.lists(st.tuples(st.integers(8, 1100), st.integers(0, 255)), min_size=1, max_size=4))
 def test_changed_bytes_under_a_right_checksum_are_decoded_or_refused(superblock, changes):
     page = bytearray(encode(superblock))

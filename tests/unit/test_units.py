@@ -69,7 +69,7 @@ def test_parsers_raise_nothing_but_config_error(text):
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("0", 0), ("5", 5), ("2.5", 2.5), ("250ms", 0.25), ("5s", 5), ("0.5m", 30), ("2m", 120), ("1h", 3600), ("1H", 3600)],
+    [("0", 0), ("5", 5), ("2.5", 2.5), ("250ms", 0.25), ("5s", 5), ("0.5m", 30), ("2m", 120), ("1H", 3600)],
 )
 def test_parse_duration(text, seconds):
     assert parse_duration(text) == pytest.approx(seconds)
