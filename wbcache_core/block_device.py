@@ -92,15 +92,16 @@ class FileDevice:
 
     With direct=True writes and uncached reads use O_DIRECT where the file
     system allows it; `is_direct` tells. Falls back to read-only when the
-    file may be read and not written, as nbdkit's file plugin does.
+    file may be read and not written, as nbdkit's file plugin does; with
+    read_only=True it is opened so from the start.
     """
 
-    def __init__(self, path: str, role: str, direct: bool = False) -> None:
+    def __init__(self, path: str, role: str, direct: bool = False, read_only: bool = False) -> None:
         """Raises ConfigError (not a file or block device), DeviceError, DeviceInUseError."""
         self.name = path
         self.role = role
         self._check_kind(path)
-        self._fd, self.writable = self._open(path)
+        self._fd, self.writable = self._open(path, read_only)
         self._direct_fd = -1
         try:
             self._lock()
@@ -127,23 +128,31 @@ class FileDevice:
             raise ConfigError(f"{self.role} '{path}' is {kind}; name a block device or an image file")
         self._is_block_device = stat.S_ISBLK(mode)
 
-    def _open(self, path: str) -> tuple[int, bool]:
+    def _open(self, path: str, read_only: bool) -> tuple[int, bool]:
+        """A file descriptor, and whether it is open for writing."""
+        fd = None if read_only else self._open_for_writing(path)
+        if fd is not None:
+            return fd, True
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False
+        except OSError as error:
+            raise self._error("open", error) from None
+
+    def _open_for_writing(self, path: str) -> int | None:
+        """None for what may only be read."""
         # O_EXCL without O_CREAT makes the kernel refuse a block device that is mounted or part of another one.
         flags = os.O_CLOEXEC | (os.O_EXCL if self._is_block_device else 0)
         try:
             fd = os.open(path, os.O_RDWR | flags)
             if not (self._is_block_device and _is_read_only(fd)):
-                return fd, True
+                return fd
             os.close(fd)
         except OSError as error:
             if error.errno == errno.EBUSY:
                 raise DeviceInUseError(f"{self.role} '{path}' is in use: unmount it or stop what holds it") from None
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise self._error("open", error) from None
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False
-        except OSError as error:
-            raise self._error("open", error) from None
+        return None
 
     def _lock(self) -> None:
         # flock, not fcntl locks: these are dropped when nbdkit forks into the background.
