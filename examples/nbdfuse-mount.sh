@@ -12,6 +12,10 @@
 #     modprobe nbd; nbd-client -unix /run/wbcache.sock /dev/nbd0; mount /dev/nbd0 /mnt
 #
 # The server has to run for as long as this is mounted: nbdfuse does not connect again.
+#
+# Tried with ext4 on Debian 12: files copied, sync, SIGKILL to the server, mounted again over a new server: nothing differs,
+# and after a drain e2fsck finds the origin clean. nbdfuse 1.14 aborts when its server goes away; this script then unmounts.
+# The way over nbd-client was not tried: the kernel at hand had no nbd driver.
 set -euo pipefail
 
 [ $# -ge 2 ] || { sed -n 's/^# Usage: /usage: /p' "$0" >&2; exit 2; }
@@ -29,7 +33,10 @@ clean_up() {
     [ -z "$loop" ] || losetup --detach "$loop"
     if [ -n "$fuse" ]; then
         # A loop device lets go of its file a moment after it was detached.
-        for _ in $(seq 50); do fusermount3 -q -u "$work/volume" && break || sleep 0.1; done
+        for _ in $(seq 50); do
+            if fusermount3 -q -u "$work/volume"; then break; fi
+            sleep 0.1
+        done
         wait "$fuse" || true
     fi
     rm -rf --one-file-system "$work"

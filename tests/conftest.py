@@ -12,11 +12,13 @@ def pytest_configure():
     missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
     if missing:
         pytest.exit(f"Python modules that the tests need are missing: {', '.join(missing)}", returncode=3)
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 
     # Examples are new in each run. A failing one is printed as a @reproduce_failure line. Other load on the machine
-    # makes single examples slow, so there is no deadline for them.
-    settings.register_profile("wbcache", deadline=None, print_blob=True, derandomize=False)
+    # makes single examples slow, which is no failure.
+    settings.register_profile(
+        "wbcache", deadline=None, print_blob=True, derandomize=False, suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("wbcache")
 
 

@@ -71,6 +71,12 @@ class Device(Protocol):
         """Release the device and its lock. Idempotent."""
 
 
+def system_path(path: str) -> bytes:
+    """What the kernel gets for a path: nbdkit hands paths over as UTF-8, and Python would refuse to encode them in the
+    C locale that services start in."""
+    return path.encode("utf-8", "surrogateescape")
+
+
 def aligned_mapping(length: int) -> mmap.mmap:
     """Page-aligned anonymous memory of length bytes, as O_DIRECT needs it."""
     return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -118,7 +124,7 @@ class FileDevice:
 
     def _check_kind(self, path: str) -> None:
         try:
-            mode = os.stat(path).st_mode
+            mode = os.stat(system_path(path)).st_mode
         except OSError as error:
             raise DeviceError(
                 f"cannot open {self.role} '{path}': {error.strerror}; check the path", error.errno or errno.EIO
@@ -134,7 +140,7 @@ class FileDevice:
         if fd is not None:
             return fd, True
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False
+            return os.open(system_path(path), os.O_RDONLY | os.O_CLOEXEC), False
         except OSError as error:
             raise self._error("open", error) from None
 
@@ -143,7 +149,7 @@ class FileDevice:
         # O_EXCL without O_CREAT makes the kernel refuse a block device that is mounted or part of another one.
         flags = os.O_CLOEXEC | (os.O_EXCL if self._is_block_device else 0)
         try:
-            fd = os.open(path, os.O_RDWR | flags)
+            fd = os.open(system_path(path), os.O_RDWR | flags)
             if not (self._is_block_device and _is_read_only(fd)):
                 return fd
             os.close(fd)
@@ -168,7 +174,7 @@ class FileDevice:
     def _open_direct(self, path: str) -> None:
         access = os.O_RDWR if self.writable else os.O_RDONLY
         try:
-            fd = os.open(path, access | os.O_DIRECT | os.O_CLOEXEC)
+            fd = os.open(system_path(path), access | os.O_DIRECT | os.O_CLOEXEC)
         except OSError:
             return
         try:
@@ -300,7 +306,7 @@ class FileDevice:
         """True when path is this file or this block device, under whatever name; False also when there is none."""
         mine = os.fstat(self._fd)
         try:
-            other = os.stat(path)
+            other = os.stat(system_path(path))
         except OSError:
             return False
         if self._is_block_device:
@@ -317,16 +323,16 @@ class FileDevice:
 def create_file(path: str, length: int) -> None:
     """A new sparse file that only its owner can read. Raises DeviceError, also when it exists; then leaves nothing."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = os.open(system_path(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.truncate(fd, length)
             os.fsync(fd)
         except OSError:
-            os.unlink(path)
+            os.unlink(system_path(path))
             raise
         finally:
             os.close(fd)
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(system_path(os.path.dirname(path) or "."), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
         finally:

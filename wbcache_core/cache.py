@@ -16,7 +16,7 @@ import uuid
 from typing import Any
 
 from wbcache_core import fingerprint, pairing
-from wbcache_core.block_device import Device, FileDevice, create_file
+from wbcache_core.block_device import Device, FileDevice, create_file, system_path
 from wbcache_core.committer import Committer
 from wbcache_core.config import DESTAGE, DISCARD_LOG, ORIGIN_CHANGED, Config, is_uri
 from wbcache_core.destager import Destager, Settings
@@ -107,9 +107,9 @@ class Cache:
         path = self._config.log
         if self._log:
             return self._log.size or self._config.log_size
-        if not os.path.lexists(path):
+        if not os.path.lexists(system_path(path)):
             folder = os.path.dirname(path)
-            if not os.path.isdir(folder):
+            if not os.path.isdir(system_path(folder)):
                 raise DeviceError(f"cannot create log '{path}': there is no folder '{folder}'", errno.ENOENT)
             return self._config.log_size
         if isinstance(self._origin, FileDevice) and self._origin.is_file(path):

@@ -87,7 +87,8 @@ class _Check:
         self._report.page_count = sum(found.descriptor.page_count for found in segments)
         if recovered.discarded_lsn is not None:
             self._report.remarks.append(
-                f"a last write at LSN {recovered.discarded_lsn} is torn and was never acknowledged; it is left out"
+                f"a last commit, from LSN {recovered.discarded_lsn} on, is not whole: it was under way when the server "
+                "ended and no flush covers it, or the log has been damaged since; the next start leaves it out"
             )
         self._check_cursors(recovered)
         for before, after in pairwise(segments):
@@ -196,7 +197,8 @@ class _Check:
         old, new = before.descriptor, after.descriptor
         where = f"segment with LSN {new.first_lsn} at {self._byte(after)}"
         if after.place != fit(_end_place(before), new.log_pages, self._superblock.data_pages):
-            self._find(f"{where}: belongs at byte {self._reader.offset_of(_end_place(before))}, behind the one before it")
+            expected = self._reader.offset_of(_end_place(before))
+            self._find(f"{where}: belongs at byte {expected}, behind the one before it")
         if new.generation == old.generation:
             if (new.time_ns, new.committed) != (old.time_ns, old.committed):
                 self._find(f"{where}: time or `committed` differ within generation {new.generation}")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from wbcache_core.block_device import system_path
 from wbcache_core.errors import ConfigError
 from wbcache_core.superblock_format import MIN_LOG_BYTES
 from wbcache_core.units import GIB, MIB, format_size, parse_duration, parse_size
@@ -132,7 +133,8 @@ class Config:
         if not self.origin:
             raise ConfigError("parameter 'origin' is missing: origin=PATH names the slow device or image to cache")
         if not self.log:
-            if is_uri(self.origin) or (os.path.exists(self.origin) and not os.path.isfile(self.origin)):
+            path = system_path(self.origin)
+            if is_uri(self.origin) or (os.path.exists(path) and not os.path.isfile(path)):
                 raise ConfigError(
                     "parameter 'log' is missing: only beside an origin that is a file it has a default; add log=PATH"
                 )

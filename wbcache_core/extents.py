@@ -40,7 +40,11 @@ def _next_run(
             return end, _ON_ORIGIN
         if region << REGION_SHIFT > block:
             return region << REGION_SHIFT + PAGE_SHIFT, _ON_ORIGIN
-        entries = locations.entries(block, min(last - block, REGION_BLOCKS - (block & REGION_BLOCKS - 1)))
+        length = min(last - block, REGION_BLOCKS - (block & REGION_BLOCKS - 1))
+        leaf = locations.regions[region]
+        if isinstance(leaf, int):
+            return min(end, block + length << PAGE_SHIFT), _kind(leaf, oldest)
+        entries = locations.entries(block, length)
     kind = _kind(entries[0], oldest)
     length = next((index for index, entry in enumerate(entries) if _kind(entry, oldest) != kind), len(entries))
     return min(end, block + length << PAGE_SHIFT), kind

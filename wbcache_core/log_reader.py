@@ -48,33 +48,45 @@ class LogReader:
 
     def read_into(self, piece: LogPiece, view: memoryview) -> None:
         """Fill view with the pages of piece. Raises DeviceError, DamagedPageError."""
-        if piece.segment.encoded:
-            self._read_frames(piece, view)
-            bad = self._first_bad(piece, view)
-        else:
-            offset = self.offset_of(piece.segment.place) + (piece.lsn - piece.segment.first_lsn << PAGE_SHIFT)
-            self._device.read_into(view, offset)
-            bad = self._first_bad(piece, view)
-            if bad is not None and self._reread(piece, view, offset):
-                return
+        if self._read(piece, view) and self._first_bad(piece, view) is None:
+            return
+        # The log is written around the page cache, which can be left with an older copy of a page.
+        fresh = self._read_uncached(piece, len(view))
+        bad = self._first_bad(piece, fresh)
         if bad is not None:
             lsn = piece.lsn + bad
             raise DamagedPageError(f"the page with LSN {lsn} in log '{self._device.name}' fails its checksum", lsn)
+        view[:] = fresh
+
+    def _read(self, piece: LogPiece, view: memoryview) -> bool:
+        """Fill view through the page cache; False where the pages cannot be unpacked."""
+        if piece.segment.encoded:
+            try:
+                self._read_frames(piece, view)
+            except DamagedPageError:
+                return False
+        else:
+            offset = self.offset_of(piece.segment.place) + (piece.lsn - piece.segment.first_lsn << PAGE_SHIFT)
+            self._device.read_into(view, offset)
+        return True
+
+    def _read_uncached(self, piece: LogPiece, length: int) -> memoryview:
+        """The same pages past the page cache; of a compressed segment all is read."""
+        segment, index = piece.segment, piece.lsn - piece.segment.first_lsn
+        if segment.encoded:
+            page_count, _ = self._frame_table(segment)
+            image = aligned_buffer(1 + page_count << PAGE_SHIFT)
+            self._load_encoded(segment, image)
+            return image[index << PAGE_SHIFT :][:length]
+        fresh = aligned_buffer(length)
+        self._device.read_uncached_into(fresh, self.offset_of(segment.place + index))
+        return fresh
 
     def _first_bad(self, piece: LogPiece, view: memoryview) -> int | None:
         sums = list(map(xxh3_64_intdigest, page_views(view)))
         if sums == piece.page_sums:
             return None
         return next(index for index, found in enumerate(sums) if found != piece.page_sums[index])
-
-    def _reread(self, piece: LogPiece, view: memoryview, offset: int) -> bool:
-        # The log is written around the page cache, which can be left with an older copy of the page.
-        fresh = aligned_buffer(len(view))
-        self._device.read_uncached_into(fresh, offset)
-        if self._first_bad(piece, fresh) is not None:
-            return False
-        view[:] = fresh
-        return True
 
     def _read_frames(self, piece: LogPiece, view: memoryview) -> None:
         segment = piece.segment

@@ -57,7 +57,7 @@ def read_log(log: Device) -> list[Superblock | None] | None:
             )
         raise ForeignLogError(
             f"log '{log.name}' holds data that is not a wbcache log; nothing has been changed; "
-            f"name another log, or blank it (wipefs, blkdiscard, dd if=/dev/zero), or, {_DISCARD_HINT}"
+            f"name another log, or blank all of it (blkdiscard -z, dd if=/dev/zero), or, {_DISCARD_HINT}"
         )
     if superblock.log_bytes > log.size:
         raise DamagedLogError(

@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 
 import nbd
 import pytest
 
 from tests.support import clients, mounts
-from tests.support.nbdkit_server import NbdkitServer
+from tests.support.nbdkit_server import PLUGIN, NbdkitServer
 from tests.support.refusal import assert_refused, run_served, unchanged
 
 MIB = 1 << 20
@@ -351,3 +352,31 @@ def test_nothing_is_needed_but_the_files(pair):
     with pair.serve(on_exit="destage") as server, clients.connection(server.uri) as handle:
         assert clients.read_all(handle) == volume
     assert pair.origin.read_bytes() == volume
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_name_with_all_sorts_of_characters(folder, locale):
+    """Names are bytes for the kernel: they work in every locale, and messages show them."""
+    place = folder / "größe 100%s %n"
+    place.mkdir()
+    (place / "imäge,=x.img").write_bytes(CONTENT.ljust(4 * MIB, b"\0"))
+    words = [f"origin={place}/imäge,=x.img", f"log={place}/lög", "log-size=4M"]
+    prefix = ("env", f"LC_ALL={locale}")
+    run_served(words, "qemu-io -f raw -c 'write -P 7 0 4096' -c flush $uri", prefix=prefix)
+    assert (place / "lög").stat().st_size == 4 * MIB
+    run_served(words, "qemu-io -f raw -c 'read -P 7 0 4096' $uri", prefix=prefix)
+    says = [f"{place}/nirgends: ö.img", "No such file"]
+    assert_refused(folder, [f"origin={place}/nirgends: ö.img", words[1]], says, prefix=prefix)
+
+
+def test_in_the_background(pair, words):
+    """Errors reach who started the server also when it is going to be a daemon."""
+    words[1] = f"log={pair.folder}/no/such/log"
+    command = ["nbdkit", "-U", pair.folder / "daemon.sock", "-P", pair.folder / "daemon.pid", "python", PLUGIN, *words]
+    with unchanged(pair.folder):
+        done = subprocess.run(
+            [str(word) for word in command], env=clients.environment(), capture_output=True, text=True, timeout=20
+        )
+    assert done.returncode == 1, done.stderr
+    assert "there is no folder" in done.stderr
+    assert not (pair.folder / "daemon.pid").exists()

@@ -14,7 +14,7 @@ from tests.support.matching import same
 MIB = 1 << 20
 PAGE = 4096
 SIZE = 8 * MIB
-SETTINGS = {"ring_size": "1M", "log_size": "16M", "destage_delay": "1h"}
+SETTINGS = {"ring_size": "1M", "log_size": "16M", "destage_delay": "1h", "lifetime_s": 60}
 NOISE = ["fails its checksum", "cannot be read back", "destaging goes on", "passed over", "not complete"]
 STOP_LIMIT_S = 5
 

@@ -18,7 +18,7 @@ MIB = 1 << 20
 PAGE = 4096
 SIZE = 8 * MIB
 LOG_BYTES = 16 * MIB
-SETTINGS = {"ring_size": "1M", "log_size": str(LOG_BYTES), "destage_delay": "1h"}
+SETTINGS = {"ring_size": "1M", "log_size": str(LOG_BYTES), "destage_delay": "1h", "lifetime_s": 60}
 STOP_LIMIT_S = 5
 NOISE = ["cannot write to log", "cannot sync log", "cannot read log", *HANG_UP_ERRORS]
 
@@ -140,6 +140,58 @@ def test_it_is_noticed_without_a_flush(pair, faulty_log):
     assert_kept_after_restart(pair)
 
 
+def test_superblock_write_error(pair, faulty_log):
+    """Nobody writes; it is destaging that meets the failure."""
+    log = faulty_log()
+    settings = {**SETTINGS, "destage_delay": "100ms"}
+    with pair.serve(tolerate=NOISE, check=False, **settings) as server:
+        with clients.connection(server.uri) as handle:
+            handle.pwrite(FLUSHED, FLUSHED_AT)
+            handle.flush()
+            log.fail("write")
+            wait_until(lambda: "takes no more writes" in server.stderr_text(), "a message")
+            assert_takes_no_writes(handle, "EIO")
+            same(clients.read_all(handle), volume((FLUSHED, FLUSHED_AT)))
+        assert server.stop() < STOP_LIMIT_S
+    log.heal()
+    assert_kept_after_restart(pair)
+
+
+def test_log_that_vanishes(pair, faulty_log):
+    """Pulled out while it is in use: what is in RAM or on the origin can be read, the rest not, and nothing hangs."""
+    log = faulty_log()
+    with pair.serve(tolerate=NOISE, check=False, **SETTINGS) as server:
+        with clients.connection(server.uri) as handle:
+            handle.pwrite(FLUSHED, FLUSHED_AT)
+            handle.flush()
+            log.vanish()
+            handle.pwrite(LOST, LOST_AT)
+            assert_takes_no_writes(handle, "EIO")
+            same(handle.pread(PAGE, 0), OLD[:PAGE])
+            same(handle.pread(PAGE, FLUSHED_AT + MIB - PAGE), FLUSHED[-PAGE:])
+            same(handle.pread(len(LOST), LOST_AT), LOST)
+        assert server.stop() < STOP_LIMIT_S
+    same(pair.origin.read_bytes(), OLD)
+    pair.log = log.backing
+    assert_kept_after_restart(pair)
+
+
+def test_slow_log(pair, faulty_log):
+    """Each write of it takes a third of a second. SIGTERM in the middle waits for what was accepted, not longer."""
+    faulty_log(delay="300ms")
+    with pair.serve(tolerate=NOISE, **SETTINGS) as server:
+        loads = [Load(server.uri, number * Load.PAGES) for number in range(3)]
+        time.sleep(2)
+        assert server.stop() < STOP_LIMIT_S
+        for load in loads:
+            load.join(20)
+            assert not load.is_alive()
+    with pair.serve(**SETTINGS) as server, clients.connection(server.uri) as handle:
+        content = handle.pread(SIZE, 0)
+    for load in loads:
+        load.check(content, acknowledged=True)
+
+
 @pytest.mark.parametrize("level", ["ack", "fua"])
 def test_every_write_that_waits_for_the_log(pair, faulty_log, level):
     log = faulty_log()
@@ -165,6 +217,7 @@ class Load(threading.Thread):
         super().__init__()
         self._uri = uri
         self._first = first
+        self.sent = [0] * self.PAGES
         self.written = [0] * self.PAGES
         self.flushed = [0] * self.PAGES
         self.error = None
@@ -177,8 +230,9 @@ class Load(threading.Thread):
                 while True:
                     count += 1
                     page = count * 7 % self.PAGES
-                    self.written[page] = count
+                    self.sent[page] = count
                     handle.pwrite(count.to_bytes(8, "little") * (PAGE // 8), (self._first + page) * PAGE)
+                    self.written[page] = count
                     if count % 20 == 0:
                         written = list(self.written)
                         handle.flush()
@@ -186,14 +240,17 @@ class Load(threading.Thread):
             except nbd.Error as error:
                 self.error = error.errno
 
-    def check(self, content):
-        """Each page holds one write: not older than what was flushed."""
+    def check(self, content, acknowledged=False):
+        """Each page holds one write, not older than what was flushed, or, if asked for, acknowledged."""
         for page in range(self.PAGES):
             place = (self._first + page) * PAGE
             data = content[place : place + PAGE]
-            count = int.from_bytes(data[:8], "little")
-            assert data == data[:8] * (PAGE // 8)
-            assert self.flushed[page] <= count <= self.written[page]
+            if not self.sent[page]:
+                assert data == OLD[place : place + PAGE]
+                continue
+            count = 0 if data == OLD[place : place + PAGE] else int.from_bytes(data[:8], "little")
+            assert not count or data == data[:8] * (PAGE // 8)
+            assert (self.written if acknowledged else self.flushed)[page] <= count <= self.sent[page]
 
 
 @pytest.mark.parametrize("trouble", ["write error", "no space"])
@@ -203,7 +260,7 @@ def test_under_load(pair, folder, faulty_log, trouble):
         if trouble == "write error":
             log = faulty_log(error="EIO", delay="2ms")
         else:
-            pair.make_origin(SIZE)
+            pair.make_origin(SIZE, OLD)
             small = stack.enter_context(small_file_system(folder, 4 * MIB))
             pair.log = small.path / "cache.log"
         with pair.serve(tolerate=NOISE, check=False, **SETTINGS) as server:

@@ -17,7 +17,7 @@ from tests.support.nbdkit_server import HANG_UP_ERRORS
 MIB = 1 << 20
 PAGE = 4096
 SIZE = 8 * MIB
-SETTINGS = {"ring_size": "1M", "log_size": "4M", "destage_delay": "100ms"}
+SETTINGS = {"ring_size": "1M", "log_size": "4M", "destage_delay": "100ms", "lifetime_s": 60}
 
 # Requests that need the origin wait five seconds for one that fails to come back.
 FAILURE_LIMIT_S = 8
@@ -279,6 +279,28 @@ def test_read_error_at_start(pair, faulty_origin):
     origin.heal()
     with pair.serve(**SETTINGS) as server:
         clients.qemu_io(server.uri, "read -P 0x77 0 4096")
+
+
+@pytest.mark.parametrize("kind", ["file", "nbd"])
+def test_origin_that_vanishes(pair, faulty_origin, kind):
+    """Pulled out while it is in use: writes and flushes go on, and what it lacks is there when it is back."""
+    origin = faulty_origin(kind)
+    written = Volume()
+    with pair.serve(tolerate=NOISE, check=False, on_exit="destage", **SETTINGS) as server:
+        with clients.connection(server.uri) as handle:
+            written.write(handle, 100)
+            origin.vanish()
+            written.write(handle, 100)
+            wait_for(server, "destaging is held up")
+            written.write(handle, 100)
+            handle.flush()
+            if kind == "file":
+                assert_fails(lambda: clients.read_all(handle), "EIO")
+        assert server.stop() < STOP_LIMIT_S
+    pair.origin = origin.backing
+    with pair.serve(on_exit="destage", **SETTINGS) as server, clients.connection(server.uri) as handle:
+        written.check(handle)
+    written.check_origin(origin.backing)
 
 
 def test_errors_that_come_and_go(pair, faulty_origin):

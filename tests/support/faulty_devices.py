@@ -12,7 +12,7 @@ _WRITING = ("pwrite", "zero", "trim")
 
 class FaultyDevice:
     """`path` is a file whose reads and writes fail on demand, `uri` the same over NBD; `backing` is the plain file that
-    both stand on.
+    both stand on. After vanish() there is no device any more.
 
     The kernel keeps no written page back from the backing file, but may serve reads of what was read or written
     before: forget() is for tests of failing reads.
@@ -23,6 +23,7 @@ class FaultyDevice:
         self.backing = folder / f"{name}.backing"
         self.path = None
         self.uri = None
+        self.vanish = None
 
     def parameters(self, error, rate):
         """Of nbdkit's error filter."""
@@ -62,7 +63,7 @@ def faulty_device(folder, name, size, content=b"", error="EIO", rate="100%", del
     server = NbdkitServer(folder, [*filters, *words])
     try:
         with mounts.fuse_file(server.uri, folder, name) as path:
-            device.path, device.uri = path, server.uri
+            device.path, device.uri, device.vanish = path, server.uri, server.destroy
             yield device
     finally:
         server.destroy()

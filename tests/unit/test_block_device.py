@@ -171,7 +171,7 @@ def test_trimmed_pages_are_given_back_and_zeroed_ones_are_not(tmp_path, opened):
 
 
 class Fallocate:
-    """Stands in for the system call: fails with the given errno values, one after the other, then calls the real one."""
+    """Stands in for the system call: fails with one errno value after the other, then calls the real one."""
 
     def __init__(self, monkeypatch, *values):
         self._values, self._real = list(values), block_device._libc
@@ -227,7 +227,9 @@ def test_extents_show_the_holes_of_a_file(tmp_path, opened):
     device = opened(path)
     device.sync()
     hole, data = (True, True), (False, False)
-    assert device.extents(0, MIB) == [(0, 256 * KIB, *hole), (256 * KIB, 128 * KIB, *data), (384 * KIB, 640 * KIB, *hole)]
+    assert device.extents(0, MIB) == [
+        (0, 256 * KIB, *hole), (256 * KIB, 128 * KIB, *data), (384 * KIB, 640 * KIB, *hole)
+    ]  # fmt: skip
     assert device.extents(300 * KIB, 1000) == [(300 * KIB, 1000, *data)]
     assert device.extents(10, 1000) == [(10, 1000, *hole)]
     assert device.extents(MIB - 1, 1) == [(MIB - 1, 1, *hole)]
@@ -321,7 +323,7 @@ def test_a_second_opening_is_refused_until_the_first_is_closed(path, opened):
 
 
 def test_the_lock_holds_between_processes_and_ends_with_them(path, opened):
-    script = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    script = "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, 2); print('held', flush=True); input()"
     command = [sys.executable, "-c", script, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
@@ -354,7 +356,7 @@ def test_what_is_no_file_or_block_device_is_refused(tmp_path, opened):
 
 
 def test_what_does_not_exist_is_refused(tmp_path, opened):
-    with pytest.raises(DeviceError, match="cannot open origin .*No such file") as failure:
+    with pytest.raises(DeviceError, match=r"cannot open origin .*No such file") as failure:
         opened(tmp_path / "missing")
     assert failure.value.errno_value == errno.ENOENT
 
@@ -376,7 +378,7 @@ def test_create_file(tmp_path):
     create_file(str(path), 5 * MIB)
     status = path.stat()
     assert (status.st_size, status.st_blocks, status.st_mode & 0o777) == (5 * MIB, 0, 0o600)
-    with pytest.raises(DeviceError, match="cannot create log .*File exists"):
+    with pytest.raises(DeviceError, match=r"cannot create log .*File exists"):
         create_file(str(path), 5 * MIB)
     assert path.stat().st_size == 5 * MIB
 

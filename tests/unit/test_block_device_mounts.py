@@ -81,16 +81,8 @@ def loop(tmp_path):
 
 def test_a_block_device(loop):
     name, path = loop
-    device = FileDevice(name, "origin", direct=True)
-    assert (device.size, device.writable, device.is_direct) == (4 * MIB, True, True)
-    fill(device, MIB, 3)
-    device.zero(2 * MIB, 3 * PAGE_BYTES + 512, may_trim=True)
-    device.zero(3 * MIB, 3 * PAGE_BYTES + 512, may_trim=False)
-    device.sync()
-    assert device.extents(1000, 5000) == [(1000, 5000, False, False)]
-    assert device.is_file(name)
-    assert not device.is_file(str(path))
-    device.close()
+    with contextlib.closing(FileDevice(name, "origin", direct=True)) as device:
+        check_writes(device, name, path)
     clients.run("blockdev", "--flushbufs", name)
     zeros = bytes(3 * PAGE_BYTES + 512)
     expected = bytearray(b"o" * 4 * MIB)
@@ -99,12 +91,21 @@ def test_a_block_device(loop):
     assert path.read_bytes() == expected
 
 
+def check_writes(device, name, path):
+    assert (device.size, device.writable, device.is_direct) == (4 * MIB, True, True)
+    fill(device, MIB, 3)
+    device.zero(2 * MIB, 3 * PAGE_BYTES + 512, may_trim=True)
+    device.zero(3 * MIB, 3 * PAGE_BYTES + 512, may_trim=False)
+    device.sync()
+    assert device.extents(1000, 5000) == [(1000, 5000, False, False)]
+    assert device.is_file(name)
+    assert not device.is_file(str(path))
+
+
 def test_a_block_device_is_opened_once(loop):
     name, _ = loop
-    device = FileDevice(name, "origin")
-    with pytest.raises(DeviceInUseError):
+    with contextlib.closing(FileDevice(name, "origin")), pytest.raises(DeviceInUseError):
         FileDevice(name, "log", direct=True)
-    device.close()
     FileDevice(name, "log", direct=True).close()
 
 
@@ -119,7 +120,11 @@ def test_a_block_device_that_is_mounted_is_refused(loop, tmp_path):
 def test_a_block_device_that_is_read_only(loop):
     name, _ = loop
     clients.run("blockdev", "--setro", name)
-    device = FileDevice(name, "origin", direct=True)
-    assert not device.writable
-    device.read_uncached_into(aligned_buffer(PAGE_BYTES), 0)
-    device.close()
+    try:
+        device = FileDevice(name, "origin", direct=True)
+        assert not device.writable
+        device.read_uncached_into(aligned_buffer(PAGE_BYTES), 0)
+        device.close()
+    finally:
+        # A loop device stays read-only for whoever uses it next.
+        clients.run("blockdev", "--setrw", name)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is data, zeros or a hole: the map over the origin."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.simulated_disk import MemoryDisk
+from wbcache_core.extents import map_extents
+from wbcache_core.location_map import HOLE_FLAG, REGION_BLOCKS, ZERO_FLAG, LocationMap
+from wbcache_core.number_line import NumberLine
+from wbcache_core.units import GIB, MIB, PAGE_BYTES
+
+HOLE, ZERO, DATA = (True, True), (False, True), (False, False)
+BLOCKS = 3 * REGION_BLOCKS
+SIZE = BLOCKS * PAGE_BYTES - 512
+OLDEST = 10_000
+
+
+class HalfEmptyOrigin(MemoryDisk):
+    """Every other stretch of 100000 bytes is a hole."""
+
+    def __init__(self, size=SIZE):
+        super().__init__(bytearray(0))
+        self._claimed = size
+
+    @property
+    def size(self):
+        return self._claimed
+
+    def extents(self, offset, length):
+        assert length > 0
+        assert offset + length <= self.size, "nobody asks for more than there is"
+        found, end = [], offset + length
+        while offset < end:
+            stop = min(offset - offset % 100_000 + 100_000, end)
+            found.append((offset, stop - offset, *self.kind(offset)))
+            offset = stop
+        return found
+
+    def kind(self, offset):
+        return HOLE if offset // 100_000 % 2 else DATA
+
+
+@pytest.fixture
+def line():
+    return make_line()
+
+
+def make_line():
+    line = NumberLine(ring_pages=256, data_pages=1000, high_pages=900, commit_pages=100)
+    line.oldest = OLDEST
+    return line
+
+
+def test_an_empty_map_is_the_origin(line):
+    origin = HalfEmptyOrigin()
+    assert map_extents(line, LocationMap(), origin, 250_000, 50_000) == [
+        (50_000, 50_000, *DATA), (100_000, 100_000, *HOLE), (200_000, 100_000, *DATA)
+    ]  # fmt: skip
+
+
+def test_each_kind_of_entry(line):
+    locations = LocationMap()
+    locations.set_run(0, 3, OLDEST)
+    locations.set_all(3, 2, ZERO_FLAG | HOLE_FLAG | OLDEST)
+    locations.set_all(5, 2, ZERO_FLAG | OLDEST + 9)
+    locations.set_run(7, 1, 2 * OLDEST)
+    found = map_extents(line, locations, HalfEmptyOrigin(), 7 * PAGE_BYTES + 100, 1000)
+    assert found == [
+        (1000, 3 * PAGE_BYTES - 1000, *DATA),
+        (3 * PAGE_BYTES, 2 * PAGE_BYTES, *HOLE),
+        (5 * PAGE_BYTES, 2 * PAGE_BYTES, *ZERO),
+        (7 * PAGE_BYTES, 1100, *DATA),
+    ]
+
+
+def test_what_is_older_than_the_log_is_looked_for_on_the_origin(line):
+    locations = LocationMap()
+    locations.set_run(0, 10, OLDEST - 10)
+    locations.set_all(10, 100, ZERO_FLAG | HOLE_FLAG | OLDEST - 1)
+    assert map_extents(line, locations, HalfEmptyOrigin(), 300_000, 0) == [
+        (0, 100_000, *DATA), (100_000, 100_000, *HOLE), (200_000, 100_000, *DATA)
+    ]  # fmt: skip
+
+
+def test_neighbours_of_one_kind_are_one_extent(line):
+    locations = LocationMap()
+    locations.set_all(0, 2 * REGION_BLOCKS, ZERO_FLAG | HOLE_FLAG | OLDEST)
+    locations.set_all(REGION_BLOCKS // 2, REGION_BLOCKS, ZERO_FLAG | HOLE_FLAG | OLDEST + 1)
+    assert map_extents(line, locations, HalfEmptyOrigin(), 4 * MIB, 0) == [(0, 4 * MIB, *HOLE)]
+    locations.set_run(10, 5, OLDEST + 2)
+    locations.set_run(15, 5, OLDEST + 50)
+    assert map_extents(line, locations, HalfEmptyOrigin(), MIB, 0)[1] == (10 * PAGE_BYTES, 10 * PAGE_BYTES, *DATA)
+
+
+def test_one_call_describes_no_more_than_a_gibibyte(line):
+    locations = LocationMap()
+    locations.set_all(0, 2 * GIB // PAGE_BYTES, ZERO_FLAG | HOLE_FLAG | OLDEST)
+    assert map_extents(line, locations, HalfEmptyOrigin(2 * GIB), 2 * GIB - 5, 5) == [(5, GIB, *HOLE)]
+
+
+def test_nothing_asked_nothing_said(line):
+    assert map_extents(line, LocationMap(), HalfEmptyOrigin(), 0, 100) == []
+
+
+ENTRIES = st.sampled_from(["page", "old page", "hole", "old hole", "zero"])
+RANGES = st.lists(
+    st.tuples(ENTRIES, st.integers(0, BLOCKS - 1), st.sampled_from([1, 2, 30, 511, 512, 513, 1200])), max_size=10
+)
+
+
+@given(RANGES, st.integers(0, SIZE - 1), st.integers(1, SIZE))
+def test_extents_cover_the_range_and_agree_with_each_block(ranges, offset, count):
+    line, origin, locations, model = make_line(), HalfEmptyOrigin(), LocationMap(), {}
+    count = min(count, SIZE - offset)
+    for kind, block, length in ranges:
+        length = min(length, BLOCKS - block)
+        if kind == "old page":
+            locations.set_run(block, length, OLDEST - length)
+        elif kind == "page":
+            locations.set_run(block, length, OLDEST)
+        else:
+            lsn = OLDEST - 1 if kind == "old hole" else OLDEST
+            locations.set_all(block, length, ZERO_FLAG | lsn | (0 if kind == "zero" else HOLE_FLAG))
+        known = {"page": DATA, "hole": HOLE, "zero": ZERO}.get(kind)
+        model.update(dict.fromkeys(range(block, block + length), known))
+    position = offset
+    for start, length, hole, zero in map_extents(line, locations, origin, count, offset):
+        assert start == position
+        assert length > 0
+        position += length
+        # Where each block, and each stretch of the origin, begins in this extent.
+        for at in {start, *range(-start % PAGE_BYTES + start, position, PAGE_BYTES), *range(start, position, 50_000)}:
+            assert (hole, zero) == (model.get(at // PAGE_BYTES) or origin.kind(at))
+    assert position == offset + count
