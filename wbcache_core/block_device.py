@@ -316,7 +316,9 @@ class FileDevice:
     def close(self) -> None:
         for fd in (self._fd, self._direct_fd):
             if fd >= 0:
-                os.close(fd)
+                # Network and FUSE file systems report here what goes wrong now; all that matters was synced before.
+                with contextlib.suppress(OSError):
+                    os.close(fd)
         self._fd = self._direct_fd = -1
 
 

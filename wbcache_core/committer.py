@@ -86,13 +86,7 @@ class Committer:
         try:
             written = self._writer.write(segments, committed, reclaimed_place)
         except DeviceError as error:
-            message = (
-                f"{error}; the volume takes no more writes, and LSN {committed} to {line.head}, which no flush "
-                "covered, are only in this server's memory: copy the volume (nbdcopy) before you stop the server, "
-                "and start it again when the log device is sound"
-            )
-            _log.error("commit failed: %s", message)
-            line.fail(LogFailedError(message, error.errno_value))
+            line.fail_log(error)
             return
         except BaseException as error:
             # The segments have left the queue: whatever happened, nothing may be committed behind the gap.
@@ -128,8 +122,7 @@ class Committer:
         try:
             self._store.write(committed=self._line.committed)
         except DeviceError as error:
-            _log.error("superblock write failed: %s", error)
-            self._line.fail(LogFailedError(str(error), error.errno_value))
+            self._line.fail_log(error)
         self._superblock_place = self._writer.end.place
 
     def _run(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from wbcache_core.block_device import aligned_buffer
 from wbcache_core.destage_batch import DestageBatch
-from wbcache_core.errors import DamagedPageError, DeviceError, LogFailedError, OriginFailedError, StoppedError
+from wbcache_core.errors import DamagedPageError, DeviceError, OriginFailedError, StoppedError
 from wbcache_core.fingerprint import updated
 from wbcache_core.location_map import LocationMap, entry_lsn
 from wbcache_core.log_reader import LogReader
@@ -314,8 +314,7 @@ class Destager:
         try:
             self._store.write(**changes)
         except DeviceError as error:
-            _log.error("superblock write failed: %s", error)
-            self._line.fail(LogFailedError(str(error), error.errno_value))
+            self._line.fail_log(error)
             raise StoppedError("the log device failed") from None
 
     def _hold_up(self, error: DamagedPageError | DeviceError) -> None:

@@ -5,6 +5,7 @@
       ConfigError            a parameter is missing, unknown or senseless
       DeviceError            origin or log: cannot be opened, read, written, synced
         DeviceInUseError     another server holds it
+        DeviceLostError      it went away, and perhaps what it had not synced with it
       LogRefusedError        the log cannot be served with this origin
         ForeignLogError      neither blank nor a wbcache log
         LogVersionError      written by a newer wbcache
@@ -42,6 +43,10 @@ class DeviceError(WbcacheError):
     def __init__(self, message: str, errno_value: int = errno.EIO) -> None:
         super().__init__(message)
         self.errno_value = errno_value
+
+
+class DeviceLostError(DeviceError):
+    """What was written and not synced before may be lost: all of it has to be written again."""
 
 
 class DeviceInUseError(DeviceError):

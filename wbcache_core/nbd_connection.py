@@ -9,7 +9,7 @@ from typing import Any
 
 import nbd
 
-from wbcache_core.errors import ConfigError, DeviceError, StoppedError
+from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, StoppedError
 
 ALLOCATION = "base:allocation"
 
@@ -19,15 +19,11 @@ _GRACE_SECONDS = 5.0
 """How long a request may go unanswered once the cache is stopping."""
 
 
-class ConnectionLostError(DeviceError):
-    """The server went away, or cannot be reached."""
-
-
 class NbdConnection:
     """A libnbd handle, used by one thread at a time. `unflushed`, writes since the last flush, is the device's."""
 
     def __init__(self, uri: str, is_stopping: Callable[[], bool]) -> None:
-        """Raises ConnectionLostError after _CONNECT_SECONDS, ConfigError for a URI that makes no sense."""
+        """Raises DeviceLostError after _CONNECT_SECONDS, ConfigError for a URI that makes no sense."""
         self.unflushed = False
         self._uri = uri
         self._is_stopping = is_stopping
@@ -38,19 +34,19 @@ class NbdConnection:
             self.handle.aio_connect_uri(uri)
             while self.handle.aio_is_connecting():
                 if time.monotonic() > deadline:
-                    raise ConnectionLostError(f"origin '{uri}' does not answer", errno.EIO)
+                    raise DeviceLostError(f"origin '{uri}' does not answer", errno.EIO)
                 self.handle.poll(_POLL_MS)
         except nbd.Error as error:
             if error.errnum == errno.EINVAL:
                 raise ConfigError(f"origin '{uri}' is not an NBD URI that can be used: {error.string}") from None
-            raise ConnectionLostError(f"cannot connect to origin '{uri}': {error.string}", errno.EIO) from None
+            raise DeviceLostError(f"cannot connect to origin '{uri}': {error.string}", errno.EIO) from None
         if not self.handle.aio_is_ready():
-            raise ConnectionLostError(f"origin '{uri}' ended the connection at once", errno.EIO)
+            raise DeviceLostError(f"origin '{uri}' ended the connection at once", errno.EIO)
 
     def perform(self, verb: str, method: str, *arguments: Any) -> None:
         """Start one of libnbd's aio_ calls and wait for it; verb is for the message.
 
-        Raises DeviceError with the server's errno, ConnectionLostError, and StoppedError when there is no answer
+        Raises DeviceError with the server's errno, DeviceLostError, and StoppedError when there is no answer
         while the cache is stopping; after the last two the connection cannot be used any more.
         """
         handle = self.handle
@@ -65,6 +61,6 @@ class NbdConnection:
                         raise StoppedError(f"origin '{self._uri}' does not answer, and the server is shutting down")
         except nbd.Error as error:
             if not handle.aio_is_ready():
-                raise ConnectionLostError(f"the connection to origin '{self._uri}' was lost", errno.EIO) from None
+                raise DeviceLostError(f"the connection to origin '{self._uri}' was lost", errno.EIO) from None
             number = error.errnum or errno.EIO
             raise DeviceError(f"cannot {verb} origin '{self._uri}': {os.strerror(number)}", number) from None

@@ -16,8 +16,8 @@ from typing import Any
 import nbd
 
 from wbcache_core.block_device import Extent
-from wbcache_core.errors import ConfigError, DeviceError, StoppedError
-from wbcache_core.nbd_connection import ALLOCATION, ConnectionLostError, NbdConnection
+from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, StoppedError
+from wbcache_core.nbd_connection import ALLOCATION, NbdConnection
 from wbcache_core.units import GIB, MIB, PAGE_BYTES
 
 _RETRY_SECONDS = 15.0
@@ -84,7 +84,7 @@ class NbdDevice:
             connection = NbdConnection(self.name, self._is_stopping)
             if connection.handle.get_size() != self.size:
                 raise DeviceError(f"origin '{self.name}' no longer has {self.size} bytes; restart the server")
-        except ConnectionLostError:
+        except DeviceLostError:
             with self._lock:
                 if not self._all:
                     raise
@@ -115,7 +115,7 @@ class NbdDevice:
         """One request on a connection that was taken; gives it back, or drops it when it is lost."""
         try:
             connection.perform(verb, method, *arguments)
-        except (ConnectionLostError, StoppedError):
+        except (DeviceLostError, StoppedError):
             self._drop(connection)
             raise
         except BaseException:
@@ -130,7 +130,7 @@ class NbdDevice:
             connection.unflushed = True
         try:
             self._run(connection, verb, method, *arguments)
-        except ConnectionLostError:
+        except DeviceLostError:
             with self._lock:
                 self._lost_writes = False
             raise
@@ -143,7 +143,7 @@ class NbdDevice:
             try:
                 self._run(self._take(), verb, method, *arguments)
                 return
-            except ConnectionLostError:
+            except DeviceLostError:
                 if self._stopping or time.monotonic() + back_off > deadline:
                     raise
             with self._lock:
@@ -187,7 +187,7 @@ class NbdDevice:
         while True:
             if self._lost_writes:
                 self._lost_writes = False
-                raise DeviceError(f"the connection to origin '{self.name}' was lost before everything was flushed")
+                raise DeviceLostError(f"the connection to origin '{self.name}' was lost before everything was flushed")
             for connection in self._idle:
                 if connection.unflushed:
                     self._idle.remove(connection)

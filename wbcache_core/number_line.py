@@ -10,13 +10,23 @@ the log, below `destaged` durable on the origin; every LSN from `oldest` to
 passed it, so all waiting is waiting for a cursor.
 """
 
+import logging
 import threading
 import time
 from collections import deque
 
-from wbcache_core.errors import LogFailedError, OriginFailedError, ReadOnlyError, RequestError, StoppedError
+from wbcache_core.errors import (
+    DeviceError,
+    LogFailedError,
+    OriginFailedError,
+    ReadOnlyError,
+    RequestError,
+    StoppedError,
+)
 from wbcache_core.pending_segment import PendingSegment
 from wbcache_core.segment_format import MAX_SEGMENT_PAGES
+
+_log = logging.getLogger("wbcache")
 
 ORIGIN_PATIENCE = 5.0
 """Seconds that requests which need the origin wait for one that fails to come back."""
@@ -168,6 +178,19 @@ class NumberLine:
         error = self.origin_error
         if error and time.monotonic() - self.origin_failed_at >= ORIGIN_PATIENCE:
             raise OriginFailedError(f"{prefix}{error}", error.errno_value)
+
+    def fail_log(self, error: DeviceError) -> None:
+        """Latch and report that the log cannot be written any more. Takes the lock."""
+        with self.lock:
+            committed, head = self.committed, self.head
+        message = f"{error}; the volume takes no more writes; start the server again when the log device is sound"
+        if head > committed:
+            message += (
+                f"; LSN {committed} to {head}, which no flush covered, are only in this server's memory: "
+                "copy the volume (nbdcopy) before you stop it"
+            )
+        _log.error("%s", message)
+        self.fail(LogFailedError(message, error.errno_value))
 
     def fail(self, error: RequestError) -> None:
         """Latch a failure of log or origin and wake everybody. Takes the lock."""

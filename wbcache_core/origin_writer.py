@@ -13,7 +13,7 @@ from functools import partial
 
 from wbcache_core.block_device import Device
 from wbcache_core.destage_batch import Clear, DestageBatch
-from wbcache_core.errors import StoppedError
+from wbcache_core.errors import DeviceError, DeviceLostError, StoppedError
 from wbcache_core.units import MIB, PAGE_SHIFT
 
 _SLOW_WRITE_SECONDS = 0.0003
@@ -21,7 +21,13 @@ _TRIALS = 4
 _CLEAR_BLOCKS = 64 * MIB >> PAGE_SHIFT
 """One call zeroes at most this much: where the origin has no such call, zeros are written, and a stop has to wait."""
 
+_RETRY_PAUSES = (0.05, 0.2, 0.5)
+"""Seconds before what failed is tried again, before the whole batch is given up and repeated later."""
+_MOST_FAILURES = 32
+"""An origin that fails more requests than this in a batch is not tried again at once."""
+
 _Task = Callable[[], None]
+_Failure = tuple[_Task, DeviceError]
 
 
 class OriginWriter:
@@ -66,36 +72,61 @@ class OriginWriter:
         return tasks
 
     def _perform(self, tasks: deque[_Task]) -> None:
+        """Carry out all tasks, those that failed again after a pause: within a batch their order does not matter.
+
+        Raises what a task raised at last, at once where what was written before may be lost with it.
+        """
+        for pause in _RETRY_PAUSES:
+            failed = self._attempt(tasks)
+            if not failed:
+                return
+            time.sleep(pause)
+            tasks = deque(task for task, _ in failed)
+        failed = self._attempt(tasks)
+        if failed:
+            raise failed[0][1]
+
+    def _attempt(self, tasks: deque[_Task]) -> list[_Failure]:
+        """Every task once; returns those that failed. Empties tasks."""
+        failed: list[_Failure] = []
         started = time.monotonic()
         done = 0
         while tasks:
             if done >= _TRIALS and self._depth > 1 and (time.monotonic() - started) / done > _SLOW_WRITE_SECONDS:
-                self._perform_in_parallel(tasks)
-                return
-            self._perform_one(tasks.popleft())
+                self._attempt_in_parallel(tasks, failed)
+                break
+            self._attempt_one(tasks.popleft(), failed)
             done += 1
+        return failed
 
-    def _perform_one(self, task: _Task) -> None:
+    def _attempt_one(self, task: _Task, failed: list[_Failure]) -> None:
         if self._should_stop():
             raise StoppedError("destaging was interrupted by the server's shutdown")
-        task()
+        try:
+            task()
+        except DeviceLostError:
+            raise
+        except DeviceError as error:
+            failed.append((task, error))
+            if len(failed) > _MOST_FAILURES:
+                raise
 
-    def _perform_in_parallel(self, tasks: deque[_Task]) -> None:
+    def _attempt_in_parallel(self, tasks: deque[_Task], failed: list[_Failure]) -> None:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._depth, "wbcache-origin")
-        futures = [self._pool.submit(self._work, tasks) for _ in range(min(self._depth, len(tasks)))]
+        futures = [self._pool.submit(self._work, tasks, failed) for _ in range(min(self._depth, len(tasks)))]
         errors = [error for future in futures if (error := future.exception())]
         if errors:
             raise errors[0]
 
-    def _work(self, tasks: deque[_Task]) -> None:
+    def _work(self, tasks: deque[_Task], failed: list[_Failure]) -> None:
         while True:
             try:
                 task = tasks.popleft()
             except IndexError:
                 return
             try:
-                self._perform_one(task)
+                self._attempt_one(task, failed)
             except BaseException:
                 tasks.clear()
                 raise

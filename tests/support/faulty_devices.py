@@ -3,9 +3,11 @@
 
 import contextlib
 import os
+import subprocess
+import time
 
-from tests.support import clients, mounts
-from tests.support.nbdkit_server import NbdkitServer
+from tests.support import clients
+from tests.support.nbdkit_server import START_LIMIT_S, NbdkitServer
 
 _WRITING = ("pwrite", "zero", "trim")
 
@@ -62,11 +64,32 @@ def faulty_device(folder, name, size, content=b"", error="EIO", rate="100%", del
     words = ["file", device.backing, f"wdelay={delay}", *device.parameters(error, rate)]
     server = NbdkitServer(folder, [*filters, *words])
     try:
-        with mounts.fuse_file(server.uri, folder, name) as path:
+        with _fuse_file(server.uri, folder / f"{name}.fuse", name) as path:
             device.path, device.uri, device.vanish = path, server.uri, server.destroy
             yield device
     finally:
         server.destroy()
+
+
+@contextlib.contextmanager
+def _fuse_file(uri, mount_point, name):
+    """A file that is the export. Unlike that of `mounts` it goes away in any state, also without its server: what was
+    written to it has reached the backing file."""
+    mount_point.mkdir()
+    pid_file = mount_point.with_suffix(".fuse-pid")
+    process = clients.start("nbdfuse", "--pidfile", pid_file, mount_point / name, uri)
+    try:
+        deadline = time.monotonic() + START_LIMIT_S
+        while not pid_file.exists():
+            assert process.poll() is None, f"nbdfuse ended with status {process.returncode}"
+            assert time.monotonic() < deadline, f"nbdfuse not ready after {START_LIMIT_S} s"
+            time.sleep(0.01)
+        yield mount_point / name
+    finally:
+        subprocess.run(["fusermount3", "-u", "-z", mount_point], env=clients.environment(), check=False)
+        process.kill()
+        process.wait()
+        pid_file.unlink(missing_ok=True)
 
 
 class SmallFileSystem:
