@@ -17,7 +17,7 @@
 #     qemu-img info 'json:{"driver":"nbd","server":{"type":"unix","path":"/run/wbcache.sock"},"reconnect-delay":20}'
 #     qemu-io -f raw -c 'write -P 1 0 64k' -c flush 'nbd+unix:///?socket=/run/wbcache.sock'
 #
-# Tried with qemu 7.2 in software emulation: a boot sector that writes a sector and reads it back in a loop ran from the
+# Tried with qemu 7.2 in software emulation, besides the two commands above: query-block shows the attached node; a boot sector that writes a sector and reads it back in a loop ran from the
 # volume while the server was killed with SIGKILL and started again, twice; the guest saw no error.
 set -euo pipefail
 

@@ -77,14 +77,9 @@ def system_path(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
-def aligned_mapping(length: int) -> mmap.mmap:
-    """Page-aligned anonymous memory of length bytes, as O_DIRECT needs it."""
-    return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
 def aligned_buffer(length: int) -> memoryview:
-    """The same as a view."""
-    return memoryview(aligned_mapping(length))
+    """Page-aligned anonymous memory of length bytes, as O_DIRECT needs it."""
+    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def _is_read_only(fd: int) -> bool:

@@ -6,12 +6,13 @@ served from the origin, so nobody who used the origin on its own after a clean
 stop ever reads older data from the log.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core.block_device import Device, aligned_buffer, aligned_mapping
+from wbcache_core.block_device import Device, aligned_buffer
 from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError
 from wbcache_core.location_map import HOLE_FLAG, ZERO_FLAG, LocationMap
 from wbcache_core.log_reader import LogReader, page_views
@@ -32,6 +33,7 @@ from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
 _SEARCH_PAGES = 2 * COMMIT_PAGES + 2 * MAX_SEGMENT_PAGES
 """How far behind the end later segments are searched: the commit at the end and the one after it."""
 _SEARCH_BYTES = MIB
+_MAGIC_WORD = int.from_bytes(MAGIC, sys.byteorder)
 _READ_AHEAD_PAGES = 64
 _LARGE_SEGMENT_PAGES = 32
 
@@ -84,17 +86,16 @@ class _Window:
     def pages_with_magic(self, first: int, last: int) -> Iterator[memoryview]:
         """The pages in [first, last) that begin as a descriptor; each valid until the next."""
         self._count = 0
-        memory = aligned_mapping(_SEARCH_BYTES)
-        buffer = memoryview(memory)
+        buffer = aligned_buffer(_SEARCH_BYTES)
         while first < last:
             count = min(_SEARCH_BYTES >> PAGE_SHIFT, last - first, self._data_pages - first % self._data_pages)
-            end = count << PAGE_SHIFT
-            self._device.read_uncached_into(buffer[:end], self._reader.offset_of(first))
-            at = memory.find(MAGIC, 0, end)
-            while at >= 0:
-                if at % PAGE_BYTES == 0:
-                    yield buffer[at : at + PAGE_BYTES]
-                at = memory.find(MAGIC, at + 1, end)
+            view = buffer[: count << PAGE_SHIFT]
+            self._device.read_uncached_into(view, self._reader.offset_of(first))
+            # The first word of every page, without a loop in Python over all of them.
+            first_words = view.cast("Q")[:: PAGE_BYTES // 8].tolist()
+            for index, word in enumerate(first_words):
+                if word == _MAGIC_WORD:
+                    yield view[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT]
             first += count
 
 

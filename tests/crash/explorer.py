@@ -13,7 +13,7 @@ import random
 import time
 from dataclasses import dataclass
 
-from tests.crash.oracle import Oracle, Violation
+from tests.crash.oracle import BrokenPromiseError, Oracle
 from tests.crash.replay import Replay
 from tests.crash.scenarios import SCENARIOS
 from tests.crash.workload import ORIGIN_DISK, Session, aged, first_origin, image_of, make_config
@@ -43,14 +43,14 @@ class Outcome:
 
 
 def verify(disks, oracle, position):
-    """Recover from log and origin as a cut at that place left them. Raises Violation; returns the Outcome."""
+    """Recover from log and origin as a cut at that place left them. Raises BrokenPromiseError; returns the Outcome."""
     log, origin = (MemoryDisk(content, name) for content, name in zip(disks, ("log", "origin"), strict=True))
     try:
         cache = Cache(make_config(), origin=origin, log=log)
         volume = bytearray(cache.volume.size)
         cache.volume.read_into(volume, 0)
     except WbcacheError as error:
-        raise Violation(f"{type(error).__name__}: {error}") from error
+        raise BrokenPromiseError(f"{type(error).__name__}: {error}") from error
     prefixes = oracle.check_volume(volume, position)
     _check_inside(cache)
     superblock = newest(read_slots(log))
@@ -58,7 +58,7 @@ def verify(disks, oracle, position):
     report = examine(log, origin)
     strange = [remark for remark in report.remarks if any(words in remark for words in _STRANGE_REMARKS)]
     if report.findings or strange:
-        raise Violation("checker: " + "; ".join(report.findings + strange))
+        raise BrokenPromiseError("checker: " + "; ".join(report.findings + strange))
     return Outcome(prefixes, cache._end.generation)
 
 
@@ -77,7 +77,7 @@ def variant(replay, key, number):
 
 
 class Chain:
-    """Sessions of one scenario and seed. Raises Violation with the command that repeats the failure."""
+    """Sessions of one scenario and seed. Raises BrokenPromiseError with the command that repeats the failure."""
 
     def __init__(self, scenario_name, seed):
         self._name = scenario_name
@@ -107,7 +107,7 @@ class Chain:
             return function()
         except Exception as error:
             words = " ".join(f"--{key} {value}" for key, value in {"session": number, **place}.items())
-            raise Violation(
+            raise BrokenPromiseError(
                 f"{type(error).__name__}: {error}\nreplay: "
                 f'/usr/bin/python3 -m tests.crash.explorer "{self._name}" {self._seed} {words}'
             ) from error

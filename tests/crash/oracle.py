@@ -29,7 +29,7 @@ _ZEROS = bytes(SECTOR)
 _AREA = 8 * PAGE
 
 
-class Violation(AssertionError):
+class BrokenPromiseError(AssertionError):
     """A promise of the cache that a crash broke."""
 
 
@@ -50,13 +50,13 @@ def content(first_sector, values):
 
 
 def values_in(data, first_sector=0):
-    """The write that each sector comes from. Raises Violation for a sector that no single write made."""
+    """The write that each sector comes from. Raises BrokenPromiseError for a sector that no single write made."""
     found = []
     for sector, offset in enumerate(range(0, len(data), SECTOR), first_sector):
         piece = bytes(data[offset : offset + SECTOR])
         number, value = _HEADER.unpack_from(piece)
         if piece != stamped(sector, value):
-            raise Violation(
+            raise BrokenPromiseError(
                 f"sector {sector} is not from one write: its header says sector {number}, write {value}"
             )
         found.append(value)
@@ -179,7 +179,7 @@ class Oracle:
         return history[-1][1] if history else self.before[sector]
 
     def check_volume(self, image, position):
-        """Raises Violation unless image may be found after a cut there; returns (shortest, longest) prefixes."""
+        """(shortest, longest) prefixes of an image that was found after a cut there. Raises BrokenPromiseError."""
         durable = [0] * len(self.clients)
         for claim in self.claims:
             if claim.position <= position:
@@ -195,7 +195,7 @@ class Oracle:
                 continue
             for other, needed in enumerate(last.answered_before):
                 if prefixes[other][1] < needed:
-                    raise Violation(
+                    raise BrokenPromiseError(
                         f"step {shortest - 1} of client {client.number} is there, and not step {needed - 1} of client "
                         f"{other}, which was answered before: {self.clients[other].steps[needed - 1]}"
                     )
@@ -216,17 +216,17 @@ class Oracle:
         for intervals in several:
             allowed = _both(allowed, intervals)
         if not allowed:
-            raise Violation(
+            raise BrokenPromiseError(
                 f"no prefix of the steps of client {number} gives this: {low[1]} asks for {low[0]} steps or more "
                 f"{client.steps[low[0] - 1 : low[0]]}, {high[1]} for {high[0]} or fewer {client.steps[high[0]:][:1]}"
             )
         return allowed[0][0], allowed[-1][1]
 
     def check_origin(self, image, position, superblock, longest):
-        """Raises Violation unless the origin is what the superblock says; longest prefixes are those of the volume.
+        """Raises BrokenPromiseError unless the origin is what the superblock says.
 
-        Without a batch under way it is exactly some prefix, the one of `destaged_generation`. With one, each sector is
-        as it was then, or as one of the steps since left it.
+        `longest` are the prefixes of the volume. Without a batch under way the origin is exactly some prefix, the one
+        of `destaged_generation`. With one, each sector is as it was then, or as one of the steps since left it.
         """
         least, most = [0] * len(self.clients), list(longest)
         if superblock is None:
@@ -250,7 +250,7 @@ class Oracle:
 
     def _check_sector(self, client, intervals, page, least, most):
         if not _both([(least[client], most[client])], intervals):
-            raise Violation(
+            raise BrokenPromiseError(
                 f"{page} of the origin is as after {intervals} steps of client {client}, and not after "
                 f"{least[client]} to {most[client]}, which is all that the batch under way may hold"
             )
@@ -278,14 +278,14 @@ class Oracle:
             history = self._histories.get(sector)
             if history is None:
                 if value != self.before[sector]:
-                    raise Violation(
+                    raise BrokenPromiseError(
                         f"sector {sector} holds write {value} instead of {self.before[sector]}, though nobody wrote it"
                     )
                 continue
             client = self._owners[sector]
             intervals = self._intervals(client, history, self.before[sector], value)
             if not intervals:
-                raise Violation(f"sector {sector} holds write {value}, which is none of {history}")
+                raise BrokenPromiseError(f"sector {sector} holds write {value}, which is none of {history}")
             area.add(client, intervals, f"page {sector // SECTORS}")
         area.finish()
         return area

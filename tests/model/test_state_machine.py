@@ -111,6 +111,18 @@ class VolumeMachine(RuleBasedStateMachine):
         self.note_request(count, fua)
 
     @rule(
+        pages=st.sampled_from([1, 3, 64, 90, 250]), times=st.integers(1, 12), flush=st.booleans(),
+        seed=st.integers(0, 2**32), compressible=st.booleans(),
+    )  # fmt: skip
+    def fill_the_log(self, pages, times, flush, seed, compressible):
+        """So that it goes round, and pages leave the ring: one write behind the other, all over the volume."""
+        for number in range(times):
+            place = number * 37 * PAGE_BYTES
+            self.write(place, PAGE_BYTES, pages * PAGE_BYTES, seed + number, compressible, fua=False)
+            if flush:
+                self.flush()
+
+    @rule(
         place=PLACES, alignment=ALIGNMENTS, count=COUNTS, fua=st.booleans(),
         kind=st.sampled_from(["trim", "zero", "zero but keep"]),
     )  # fmt: skip
@@ -196,7 +208,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    ("folder", "examples"), [("/dev/shm", 60), (None, 10)], ids=["in memory", "on disk"]
+    ("folder", "examples"), [("/dev/shm", 75), (None, 10)], ids=["in memory", "on disk"]
 )  # fmt: skip
 def test_volume_against_a_plain_copy(folder, examples):
     class Machine(VolumeMachine):

@@ -12,6 +12,7 @@ import pytest
 from tests.support import clients, mounts
 from tests.support.faulty_devices import faulty_device, small_file_system
 from tests.support.matching import same
+from tests.support.modelled_load import ModelledVolume
 from tests.support.nbdkit_server import HANG_UP_ERRORS
 
 MIB = 1 << 20
@@ -303,22 +304,46 @@ def test_origin_that_vanishes(pair, faulty_origin, kind):
     written.check_origin(origin.backing)
 
 
-def test_errors_that_come_and_go(pair, faulty_origin):
-    """Writes in flight side by side, one in thirty of which fails: batches are repeated until one is whole."""
-    origin = faulty_origin(rate="3%", delay="1ms")
+def test_single_writes_that_fail(pair, faulty_origin):
+    """One in five, of writes in flight side by side: no client notices, for what fails is repeated."""
+    origin = faulty_origin(rate="20%", delay="1ms")
     written = Volume()
     settings = {**SETTINGS, "destage_depth": "4"}
     with pair.serve(tolerate=NOISE, on_exit="destage", **settings) as server:
         with clients.connection(server.uri) as handle:
             origin.fail("write")
             for _ in range(8):
-                with contextlib.suppress(nbd.Error):
-                    written.write(handle, 60)
-                time.sleep(0.25)
-            origin.heal()
+                written.write(handle, 60)
+                time.sleep(0.2)
             written.check(handle)
-            wait_for(server, "destaging goes on")
+            origin.heal()
     written.check_origin(origin.backing)
+
+
+def test_mixed_load_while_it_fails_time_and_again(pair, faulty_origin):
+    """Failures shorter than the patience of requests: no client notices, and all is right in the end."""
+    origin = faulty_origin(delay="1ms")
+    written = ModelledVolume(OLD, seed=5)
+    settings = {**SETTINGS, "compress": "zstd"}
+    over = threading.Event()
+
+    def disturb():
+        while not over.wait(1.5):
+            origin.fail("write")
+            over.wait(1.5)
+            origin.heal()
+
+    with pair.serve(tolerate=NOISE, on_exit="destage", **settings) as server:
+        disturber = threading.Thread(target=disturb)
+        disturber.start()
+        try:
+            written.run(server.uri, 12 * MIB)
+            written.compare(server.uri)
+        finally:
+            over.set()
+            disturber.join()
+    assert "destaging is held up" in server.stderr_text()
+    written.compare_origin(origin.backing)
 
 
 def test_no_space(pair, folder):

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command as such: help, exit statuses, ways to start it, progress, and what it must not drag into the server."""
+
+import os
+import pty
+import re
+import subprocess
+import time
+
+import pytest
+
+from tests.cli.history import History
+from tests.support.clients import REPOSITORY
+from tests.support.matching import same
+from tests.support.nbdkit_server import NbdkitServer
+from wbcache_core import moments
+from wbcache_core.errors import ConfigError
+from wbcache_core.progress import Progress, format_seconds
+
+COMMANDS = ("info", "check", "dump", "replay", "salvage")
+
+
+def start(*words, **options):
+    command = ["/usr/bin/python3", "-m", "wbcache_core", *map(str, words)]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, **options)
+
+
+def test_help_names_every_command_and_exit_status(wbcache):
+    outcome = wbcache("--help")
+    assert outcome.status == 0
+    for word in (*COMMANDS, "exit status", "  0 ", "  1 ", "  2 ", "  130"):
+        assert word in outcome.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command(wbcache, command):
+    outcome = wbcache(command, "--help")
+    assert outcome.status == 0
+    assert "LOG" in outcome.stdout
+
+
+def test_the_manual_has_every_option(wbcache):
+    manual = (REPOSITORY / "docs" / "wbcache.1").read_text().replace("\\-", "-")
+    for command in COMMANDS:
+        options = set(re.findall(r"--[a-z-]+", wbcache(command, "--help").stdout)) - {"--help"}
+        missing = {option for option in options if option not in manual}
+        assert not missing, command
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("frob",), ("info",), ("info", "a", "b"), ("replay", "log"), ("salvage", "log", "origin", "--force=x")],
+)
+def test_what_makes_no_sense(wbcache, words):
+    outcome = wbcache(*words)
+    assert outcome.status == 2
+    assert "usage:" in outcome.stderr
+
+
+def test_as_a_module(tmp_path):
+    log, _ = History("module", commits=2).save(tmp_path)
+    process = start("info", log, stdout=subprocess.PIPE)
+    assert b"dirty" in process.communicate()[0]
+    assert process.returncode == 0
+
+
+def test_nobody_reads_to_the_end(tmp_path):
+    log, _ = History("pipe", commits=20, largest=120).save(tmp_path)
+    process = start("dump", log, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 141
+
+
+def test_the_server_imports_nothing_of_it():
+    code = (
+        "import sys, wbcache_core.cache, wbcache_core.nbd_device; "
+        "print([name for name in sys.modules if name.startswith('wbcache_core.')])"
+    )
+    loaded = subprocess.run(
+        ["/usr/bin/python3", "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    ).stdout
+    assert "wbcache_core.cache" in loaded
+    ours = "command_line log_dump log_report log_survey replay salvage progress moments offline_devices".split()
+    assert not [name for name in ours if f"wbcache_core.{name}'" in loaded]
+
+
+def test_an_origin_behind_nbd(wbcache, tmp_path):
+    history = History("nbd", commits=6)
+    history.damage_descriptor(history.segments()[3])
+    log, origin = history.save(tmp_path)
+    end = history.states[wbcache("salvage", "--json", log, origin).json["end_lsn"]]
+    server = NbdkitServer(tmp_path, ["file", origin])
+    try:
+        assert wbcache("salvage", "--yes", log, server.uri).status == 0
+        assert wbcache("check", log, "--origin", server.uri).status == 0
+        assert wbcache("replay", log, server.uri).status == 0
+    finally:
+        server.destroy()
+    same(origin.read_bytes(), end)
+
+
+class Stream:
+    def __init__(self, is_terminal):
+        self.text = ""
+        self._is_terminal = is_terminal
+
+    def isatty(self):
+        return self._is_terminal
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = Stream(True)
+    with Progress("destaging", 8 << 20, stream=stream) as progress:
+        now[0] += 10
+        progress.update(2 << 20)
+        progress.advance(1)
+    shown, cleared = stream.text.split("\x1b[K")[1:]
+    assert shown.startswith("destaging [######..................]  25%  2.0 MiB of 8.0 MiB, 0:30 left")
+    assert not cleared
+
+
+def test_lines_elsewhere(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = Stream(False)
+    with Progress("destaging", 100, str, stream) as progress:
+        for _ in range(100):
+            now[0] += 1
+            progress.advance(1)
+    assert stream.text.splitlines() == [
+        "destaging: 30%  30 of 100, 1:10 left", "destaging: 60%  60 of 100, 0:40 left",
+        "destaging: 90%  90 of 100, 0:10 left",
+    ]  # fmt: skip
+
+
+def test_seconds():
+    assert [format_seconds(value) for value in (0.4, 75, 3675)] == ["0:00", "1:15", "1:01:15"]
+
+
+def test_check_on_a_terminal(tmp_path):
+    """The bar goes to stderr and is gone at the end."""
+    log, _ = History("terminal", commits=20, largest=100).save(tmp_path)
+    ours, theirs = pty.openpty()
+    try:
+        process = start("check", log, stdout=subprocess.PIPE, stderr=theirs)
+        output = process.communicate()[0]
+        assert process.returncode == 0
+        assert b"is sound" in output
+        os.write(theirs, b"end")
+        shown = b""
+        while not shown.endswith(b"end"):
+            shown += os.read(ours, 100_000)
+        assert shown.endswith(b"\r\x1b[Kend")
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize("text", ["2026-11-22T12:24:33.123456Z", "2026-11-22T13:24:33.123456+01:00"])
+def test_moments(text):
+    assert moments.iso(moments.parse(text)) == "2026-11-22T12:24:33.123456Z"
+    assert moments.words(moments.parse(text)) == "2026-11-22 12:24:33 UTC"
+
+
+def test_a_moment_without_a_zone_is_local(monkeypatch):
+    monkeypatch.setenv("TZ", "XYZ-3")
+    time.tzset()
+    try:
+        assert moments.iso(moments.parse("2026-11-22T12:00:00")) == "2026-11-22T09:00:00.000000Z"
+        assert moments.iso(moments.parse("2026-11-22")) == "2026-11-21T21:00:00.000000Z"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("text", ["", "now", "12:00", "2026-13-01", "0001-01-01T00:00:00+23:59"])
+def test_what_is_no_moment(text):
+    with pytest.raises(ConfigError):
+        moments.parse(text)

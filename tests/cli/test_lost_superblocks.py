@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Salvage of a log both of whose superblocks are damaged: found by its segments, replayed, never guessed in silence."""
+
+import pytest
+
+from tests.cli.history import PAGE, History
+from tests.cli.test_salvage import assert_usable, assert_volume, blocks_of, salvage
+from tests.support.matching import same
+
+
+def sentences(told):
+    return " ".join(doubt["text"] for doubt in told["doubts"])
+
+
+def force_of(told):
+    return {doubt["force"] for doubt in told["doubts"]} - {None}
+
+
+@pytest.mark.parametrize("compress", ["off", "zstd"])
+@pytest.mark.parametrize("at", [1000, 100], ids=["name", "cursors"])
+def test_the_whole_volume_comes_back(wbcache, tmp_path, compress, at):
+    """Whatever part of the superblocks is damaged."""
+    history = History("both", commits=12, drained_at=(3, 5), compress=compress)
+    history.damage_superblocks(at)
+    told = salvage(wbcache, history, tmp_path)
+    assert not force_of(told)
+    assert "seems to be the right one" in sentences(told)
+    assert "nothing is missing at the beginning" in sentences(told)
+    same((tmp_path / "origin").read_bytes(), history.model)
+
+
+def test_nothing_is_left_of_them(wbcache, tmp_path):
+    history = History("wiped", commits=12, drained_at=(3, 5))
+    history.wipe_superblocks()
+    told = salvage(wbcache, history, tmp_path)
+    assert told["start_lsn"] == 1
+    assert "reach back to the first one" in sentences(told)
+    assert "whether anything was written after" in sentences(told)
+    same((tmp_path / "origin").read_bytes(), history.model)
+
+
+def test_a_superblock_that_is_readable_in_part_tells_where_to_begin(wbcache, tmp_path):
+    history = History("hint", commits=12, drained_at=(3, 5))
+    destaged = history.superblock.destaged
+    history.damage_superblocks()
+    told = salvage(wbcache, history, tmp_path)
+    assert told["start_lsn"] == destaged
+    same((tmp_path / "origin").read_bytes(), history.model)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_log_that_went_round(wbcache, tmp_path, seed):
+    history = History(f"round {seed}", commits=0, log_bytes=4 << 20, largest=60)
+    history.go_round()
+    history.wipe_superblocks()
+    told = salvage(wbcache, history, tmp_path)
+    assert told["start_lsn"] > 1
+    assert "has been overwritten by what followed" in sentences(told)
+    same((tmp_path / "origin").read_bytes(), history.model)
+
+
+def test_a_clean_log(wbcache, tmp_path):
+    history = History("clean", commits=5, drained_at=(4,))
+    history.damage_superblocks()
+    told = salvage(wbcache, history, tmp_path)
+    assert told["start_lsn"] == told["end_lsn"]
+    same((tmp_path / "origin").read_bytes(), history.model)
+
+
+def test_nothing_was_ever_written(wbcache, tmp_path):
+    history = History("empty", commits=0)
+    history.damage_superblocks()
+    log, origin = history.save(tmp_path)
+    outcome = wbcache("salvage", "--yes", log, origin)
+    assert outcome.status == 2
+    assert "not one sound segment" in outcome.stderr
+    assert log.read_bytes() == history.log
+
+
+def test_a_damaged_page_besides(wbcache, tmp_path):
+    """Replayed from an older moment than the origin's, its earlier versions must not take the place of a newer one."""
+    history = History("page", commits=12, drained_at=(7,))
+    segments = history.segments()
+    history.wipe_superblocks()
+    history.damage_page(segments[1])
+    told = salvage(wbcache, history, tmp_path)
+    assert_volume((tmp_path / "origin").read_bytes(), history.model, blocks_of(told["pages"]))
+
+
+def test_a_damaged_page_in_what_the_origin_has(wbcache, tmp_path):
+    history = History("clean page", commits=12, drained_at=(3,))
+    first = history.first_segment()
+    history.wipe_superblocks()
+    history.damage_page(first)
+    salvage(wbcache, history, tmp_path)
+    same((tmp_path / "origin").read_bytes(), history.model)
+
+
+def test_a_hole_besides_is_not_passed_over_in_silence(wbcache, tmp_path):
+    """Whether the origin had what is missing is not known."""
+    history = History("hole", commits=12, drained_at=(3,))
+    hole = history.segments()[3]
+    history.wipe_superblocks()
+    history.damage_descriptor(hole)
+    log, origin = history.save(tmp_path)
+    told = wbcache("salvage", "--json", log, origin).json
+    assert told["start_lsn"] == hole.end_lsn
+    assert "uncertain-log" in force_of(told)
+    outcome = wbcache("salvage", "--yes", "--force=origin-changed", log, origin)
+    assert outcome.status == 1
+    assert "--force=origin-changed,uncertain-log" in outcome.stderr
+    assert (log.read_bytes(), origin.read_bytes()) == (history.log, history.origin)
+    assert wbcache("salvage", "--yes", "--force=uncertain-log,origin-changed", log, origin).status == 0
+    assert_usable(log, origin)
+
+
+def test_a_hole_in_what_the_origin_has(wbcache, tmp_path):
+    """With a superblock that still tells how far the origin was written, that does not matter."""
+    history = History("clean hole", commits=12, drained_at=(3,))
+    first = history.first_segment()
+    history.damage_superblocks()
+    history.damage_descriptor(first)
+    told = salvage(wbcache, history, tmp_path)
+    assert not force_of(told)
+    same((tmp_path / "origin").read_bytes(), history.model)
+
+
+def test_another_origin(wbcache, tmp_path):
+    history = History("other", commits=12, drained_at=(3,))
+    history.damage_superblocks()
+    history.origin[:] = history.random.randbytes(len(history.origin))
+    log, origin = history.save(tmp_path)
+    outcome = wbcache("salvage", "--yes", log, origin)
+    assert outcome.status == 1
+    assert "nothing tells that origin" in outcome.stdout
+    assert "--force=origin-changed" in outcome.stderr
+    assert origin.read_bytes() == history.origin
+
+
+def test_an_origin_that_is_too_small(wbcache, tmp_path):
+    history = History("small", commits=12, drained_at=(3,))
+    history.damage_superblocks()
+    del history.origin[PAGE * 20 :]
+    log, origin = history.save(tmp_path)
+    outcome = wbcache("salvage", "--yes", "--force=origin-changed", log, origin)
+    assert outcome.status == 2
+    assert "ends at block 19" in outcome.stderr
+
+
+def test_a_log_that_was_formatted_anew_and_not_written_since(wbcache, tmp_path):
+    """Its segments are those of a volume that somebody gave up."""
+    history = History("given up", commits=12, drained_at=(3,))
+    history.format_anew()
+    history.damage_superblocks()
+    log, origin = history.save(tmp_path)
+    told = wbcache("salvage", "--json", log, origin).json
+    assert "uncertain-log" in force_of(told)
+    assert "given up on purpose" in sentences(told)
+
+
+def test_the_volume_that_wrote_last_is_taken(wbcache, tmp_path):
+    old = History("old volume", commits=20, drained_at=(3,))
+    old.format_anew()
+    old.origin[:] = old.model
+    old.run(3)
+    new = old.superblock.uuid
+    old.wipe_superblocks()
+    told = salvage(wbcache, old, tmp_path, "--force=origin-changed")
+    assert told["volume"].replace("-", "") == new.hex()
+    assert "there are some of" in sentences(told)
+    same((tmp_path / "origin").read_bytes(), old.model)
+
+
+def test_a_copy_of_a_log_inside_the_volume_is_not_taken_for_the_log(wbcache, tmp_path):
+    inner = History("inner", commits=12)
+    history = History("outer", commits=4, pages=3000, log_bytes=16 << 20)
+    history.write(0, bytes(inner.log[: 4 << 20]))
+    history.run(2)
+    uuid = history.superblock.uuid
+    history.wipe_superblocks()
+    told = salvage(wbcache, history, tmp_path, "--force=origin-changed")
+    assert told["volume"].replace("-", "") == uuid.hex()
+    same((tmp_path / "origin").read_bytes(), history.model)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Damage at random places: what a salvage does without being forced is what it says, and never a mixture."""
+
+import os
+import random
+
+import pytest
+
+from tests.cli.history import PAGE, History, SalvageDisk
+from tests.cli.test_salvage import assert_volume
+from tests.support.simulated_disk import MemoryDisk
+from wbcache_core.checker import check_log
+from wbcache_core.errors import LogRefusedError
+from wbcache_core.salvage import carry_out
+from wbcache_core.salvage_plan import make_plan
+from wbcache_core.superblock_format import DATA_START
+
+SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
+ROUNDS = 30
+
+
+def a_bit(rng, history):
+    history.flip(rng.randrange(len(history.log)))
+
+
+def a_descriptor(rng, history):
+    history.damage_descriptor(rng.choice(history.intact))
+
+
+def a_page(rng, history):
+    segment = rng.choice(history.intact)
+    history.damage_page(segment, rng.randrange(max(segment.page_count, 1)))
+
+
+def both_superblocks(rng, history):
+    history.damage_superblocks(rng.choice((20, 100, 1000)))
+
+
+def nothing_left_of_the_superblocks(rng, history):
+    history.wipe_superblocks()
+
+
+def one_superblock(rng, history):
+    history.flip(rng.choice((50, 32768 + 50)))
+
+
+def an_erased_block(rng, history):
+    at = rng.randrange(DATA_START, len(history.log)) & ~0xFFFF
+    history.log[at : at + 65536] = rng.choice((b"\0", b"\xff")) * len(history.log[at : at + 65536])
+
+
+KINDS = (
+    a_bit, a_descriptor, a_page, both_superblocks, nothing_left_of_the_superblocks, one_superblock, an_erased_block,
+)  # fmt: skip
+
+
+def make_history(rng):
+    history = History(rng.random(), commits=rng.randrange(3, 9), pages=80, largest=rng.choice((8, 30, 60)),
+                      log_bytes=4 << 20, compress=rng.choice(("off", "zstd")))  # fmt: skip
+    for _ in range(rng.randrange(4)):
+        commits = rng.randrange(1, 9)
+        history.run(commits, drained_at=rng.sample(range(commits), rng.randrange(2)))
+    if rng.random() < 0.3:
+        history.go_round()
+    history.intact = history.segments() or [history.first_segment()]
+    return history
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_random_damage(number):
+    print(f"seed {SEED}")
+    rng = random.Random(f"{SEED} {number}")
+    history = make_history(rng)
+    if rng.random() < 0.3:
+        history.begin_batch(history.intact[-1].end_lsn)
+        bring_some_pages(rng, history)
+    damage = [rng.choice(KINDS) for _ in range(rng.randrange(1, 4))]
+    for kind in damage:
+        kind(rng, history)
+    print([kind.__name__ for kind in damage])
+    log, origin = SalvageDisk(history.log), MemoryDisk(history.origin, "origin")
+    before = bytes(history.log), bytes(history.origin)
+    try:
+        plan = make_plan(log, origin)
+    except LogRefusedError:
+        return
+    assert (history.log, history.origin) == before
+    print(plan.reasons, plan.doubts)
+    if plan.reasons and not any(doubt.force for doubt in plan.doubts):
+        carry_out(plan, log, origin)
+        lost = {page.block for page in plan.pages if not page.on_origin}
+        assert_volume(origin.content, history.states[plan.end_lsn], lost | {page.block for page in plan.ahead})
+        assert not check_log(log, origin)
+        assert not make_plan(log, origin).reasons
+
+
+def bring_some_pages(rng, history):
+    """A batch was on its way to the origin, and part of it got there."""
+    for block in rng.sample(range(80), 10):
+        at = slice(block * PAGE, (block + 1) * PAGE)
+        history.origin[at] = history.model[at]

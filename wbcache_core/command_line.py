@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command `wbcache`: looks at, checks, empties and salvages the log of a server that is not running."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from wbcache_core import __version__, moments
+from wbcache_core.config import ORIGIN_CHANGED
+from wbcache_core.errors import ConfigError, WbcacheError
+from wbcache_core.log_dump import Filter, parse_range, run_dump
+from wbcache_core.log_report import run_check, run_info
+from wbcache_core.lost_superblocks import UNCERTAIN_LOG
+from wbcache_core.replay import run_replay
+from wbcache_core.salvage import run_salvage
+
+CANNOT_LOOK, INTERRUPTED, NOBODY_READS = 2, 130, 141
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+_DESCRIPTION = "Looks at, checks, empties and salvages the log of a wbcache server that is not running."
+_EPILOG = """\
+LOG is the log's file or block device. ORIGIN is the slow device it belongs to: a file, a block device or an NBD URI.
+info, check, dump, replay --to, and salvage without --yes write nothing to log and origin.
+A log or origin that a running server holds is refused.
+
+exit status:
+  0    all is well, or done
+  1    the log is damaged or refused, or what was begun could not be finished
+  2    the log or the origin could not be looked at, or the command makes no sense
+  130  interrupted; where something was being written, run the same command again
+"""
+
+
+def _argument(parse: Callable[[str], object]) -> Callable[[str], object]:
+    """A parser of ours with argparse's way of refusing."""
+
+    def convert(text: str) -> object:
+        try:
+            return parse(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _force_words(text: str) -> frozenset[str]:
+    words = frozenset(text.split(","))
+    allowed = (ORIGIN_CHANGED, UNCERTAIN_LOG)
+    if not words <= set(allowed):
+        raise ConfigError(f"'{text}' is not one of {', '.join(allowed)}")
+    return words
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wbcache", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"wbcache {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell more of what is done, on stderr")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_info(commands)
+    _add_check(commands)
+    _add_dump(commands)
+    _add_replay(commands)
+    _add_salvage(commands)
+    return parser
+
+
+def _add(commands: _Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=text)
+    parser.add_argument("log", metavar="LOG", help="the log: a file or block device")
+    return parser
+
+
+def _add_info(commands: _Commands) -> None:
+    parser = _add(
+        commands, "info", "what a log is, and what it holds that its origin lacks",
+        "Tells whose log it is, its sizes and cursors, how much of it the origin lacks and since when, and how old the "
+        "origin is on its own. Of a log that is refused it tells what its superblocks say, and why it is refused.",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_check(commands: _Commands) -> None:
+    parser = _add(
+        commands, "check", "whether a log is sound",
+        "Reads all of the log, verifies every checksum and whatever else must hold, and says what is wrong and where. "
+        "A remark is what a crash may leave and the next start of a server mends.",
+    )  # fmt: skip
+    parser.add_argument("--origin", metavar="ORIGIN", help="also check that the origin is as the log left it")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_dump(commands: _Commands) -> None:
+    parser = _add(
+        commands, "dump", "every segment and entry of a log, a line each",
+        "Reads all of the log and prints the segments in order of their LSNs: 'dirty' are those that the origin lacks, "
+        "'clean' those that it has and that are not overwritten yet, 'loose' those that a crash or damage cut off.",
+    )  # fmt: skip
+    number, time = _argument(parse_range), _argument(moments.parse)
+    parser.add_argument("--block", metavar="A[-B]", type=number, help="only entries of these blocks of 4096 bytes")
+    parser.add_argument("--lsn", metavar="A[-B]", type=number, help="only entries with these LSNs")
+    parser.add_argument("--since", metavar="TIME", type=time, help="only commits from then on (ISO 8601, local or Z)")
+    parser.add_argument("--until", metavar="TIME", type=time, help="only commits up to then")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+
+def _add_replay(commands: _Commands) -> None:
+    parser = _add(
+        commands, "replay", "write everything the log holds to the origin",
+        "Destages the whole log, as a server would; afterwards the origin alone is the volume. Can be killed at any "
+        "time and run again. With --to, writes the volume to a new file instead and changes nothing.",
+    )  # fmt: skip
+    parser.add_argument("origin", metavar="ORIGIN", help="the origin of this log")
+    parser.add_argument("--to", metavar="FILE", help="write the volume to this new, sparse file instead")
+    parser.add_argument(
+        "--force", choices=[ORIGIN_CHANGED], help="write the log over an origin that was changed behind its cache"
+    )
+
+
+def _add_salvage(commands: _Commands) -> None:
+    parser = _add(
+        commands, "salvage", "save what can be had from a damaged log",
+        "For a log that is refused because it is damaged, or whose destaging is held up by a damaged page. Says up to "
+        "which moment the volume can be had, and exactly what is lost. With --yes, destages up to the damage, leaves "
+        "out damaged pages, gives up the rest and makes the log a new, empty one. Can be killed at any time and run "
+        "again: until the origin has all that can be had, nothing that the log holds is given up.",
+    )  # fmt: skip
+    parser.add_argument("origin", metavar="ORIGIN", help="the origin of this log")
+    parser.add_argument("--yes", action="store_true", help="do it, and not only say what would be done")
+    parser.add_argument(
+        "--force", metavar="WORD[,WORD]", type=_argument(_force_words), default=frozenset(),
+        help=f"go on although the origin seems to have changed or to be another one ({ORIGIN_CHANGED}), or although "
+        f"part of the log may be missing, or all of it given up before ({UNCERTAIN_LOG})",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print what is found as one JSON object")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.command == "info":
+        return run_info(arguments.log, arguments.json)
+    if arguments.command == "check":
+        return run_check(arguments.log, arguments.origin, arguments.json)
+    if arguments.command == "dump":
+        wanted = Filter(arguments.block, arguments.lsn, arguments.since, arguments.until)
+        return run_dump(arguments.log, wanted, arguments.json)
+    if arguments.command == "replay":
+        return run_replay(arguments.log, arguments.origin, arguments.to, arguments.force)
+    return run_salvage(arguments.log, arguments.origin, arguments.yes, arguments.force, arguments.json)
+
+
+def _set_up_logging(verbose: bool) -> None:
+    """The core's warnings to stderr; its errors are raised too, and printed by who catches them."""
+    log = logging.getLogger("wbcache")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("wbcache: %(message)s"))
+    if not verbose:
+        handler.addFilter(lambda record: record.levelno < logging.ERROR)
+    log.handlers[:] = [handler]
+    log.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    log.propagate = False
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status. `words` stand in for those of the process."""
+    arguments = build_parser().parse_args(words)
+    _set_up_logging(arguments.verbose)
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except WbcacheError as error:
+        print(f"wbcache: {error}", file=sys.stderr)
+        return CANNOT_LOOK
+    except BrokenPipeError:
+        # `wbcache dump | head`: what is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
+    except KeyboardInterrupt:
+        print("wbcache: interrupted", file=sys.stderr)
+        return INTERRUPTED

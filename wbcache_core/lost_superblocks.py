@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where to begin in a log both of whose superblocks are damaged, and whether an origin seems to be its own.
+
+The segments say where the log ends; what the origin already has, only the
+superblocks said. To replay that again is harmless because everything that
+followed is replayed too. What is left of a damaged superblock is believed
+where a segment bears it out.
+"""
+
+import uuid
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core import moments
+from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.errors import FormatError, SuperblockError, WrongPairError
+from wbcache_core.fingerprint import sample_page, sampled_blocks
+from wbcache_core.log_entries import entries_of
+from wbcache_core.log_survey import Segment, Survey
+from wbcache_core.offline_devices import ForgivingLog
+from wbcache_core.segment_format import MAX_SEGMENT_PAGES
+from wbcache_core.superblock_format import SLOT_OFFSETS, Superblock, decode
+from wbcache_core.units import PAGE_BYTES, pages_of
+
+ORIGIN_CHANGED = "origin-changed"
+UNCERTAIN_LOG = "uncertain-log"
+
+_COMPARED_BLOCKS = 64
+_ZERO_PAGE_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))
+
+
+class Doubt(NamedTuple):
+    """What is not known, as a sentence; `force` is the word that accepts it where somebody has to, else empty."""
+
+    sentence: str
+    force: str = ""
+
+
+class Start(NamedTuple):
+    """Where to begin: the segments from there on, and the cursor as a superblock would have it.
+
+    `page` is where in the data area the first segment is or would be; `told_by` the superblock slot, damaged, that
+    told it, if one did.
+    """
+
+    uuid: bytes
+    chain: list[Segment]
+    lsn: int
+    page: int
+    generation: int
+    time_ns: int
+    doubts: list[Doubt]
+    told_by: int = 0
+
+
+class _Hint(NamedTuple):
+    """A damaged superblock that makes sense, none of it certain."""
+
+    slot: int
+    superblock: Superblock
+
+
+def _read_hints(log: Device) -> list[_Hint]:
+    """Raises DeviceError."""
+    hints = []
+    for slot, offset in enumerate(SLOT_OFFSETS):
+        page = aligned_buffer(PAGE_BYTES)
+        log.read_uncached_into(page, offset)
+        page[-8:] = xxh3_64_intdigest(page[:-8]).to_bytes(8, "little")
+        try:
+            hints.append(_Hint(slot, decode(page)))
+        except FormatError:
+            continue
+    return hints
+
+
+def find_start(log: ForgivingLog, origin: Device, survey: Survey) -> Start:
+    """Raises SuperblockError where there is no segment, WrongPairError, DeviceError."""
+    hints = _read_hints(log)
+    chain = _choose_chain(log, survey, hints)
+    volume = chain[-1].uuid
+    doubts = _doubts_about_volume(volume, survey.volumes - {volume}, hints)
+    hints = [hint for hint in hints if hint.superblock.uuid == volume]
+    doubts += _doubts_about_origin(log, origin, survey, chain, hints)
+    told = _told_start(chain, hints)
+    doubts += [_doubt_about_start(log, survey, chain, told is not None), _doubt_about_end(chain, hints)]
+    index, slot = told or (0, 0)
+    if index == 0:
+        first = chain[0]
+        return Start(volume, chain, first.first_lsn, first.page, first.generation - 1, first.time_ns, doubts, slot)
+    before = chain[index - 1]
+    page = (before.page + before.log_pages) % survey.data_pages
+    return Start(volume, chain[index:], before.end_lsn, page, before.generation, before.time_ns, doubts, slot)
+
+
+def _choose_chain(log: ForgivingLog, survey: Survey, hints: list[_Hint]) -> list[Segment]:
+    """The segments of the volume that used the log last, up to its newest one."""
+    chains = []
+    for volume in survey.volumes:
+        # By generation first: what a crash tore off and recovery left out can have higher LSNs.
+        last = max(
+            survey.segments_of(volume), key=lambda segment: (segment.generation, segment.time_ns, segment.first_lsn)
+        )
+        chains.append(survey.chain_to(last))
+    # A volume inside the data of another is a copy that somebody cached.
+    for chain in sorted(chains, key=lambda chain: sum(segment.log_pages for segment in chain), reverse=True):
+        if chain[-1] in survey:
+            survey.forget_images(chain)
+    chains = [chain for chain in chains if chain[-1] in survey]
+    if not chains:
+        raise SuperblockError(
+            f"log '{log.name}' has no sound superblock and not one sound segment of data: there is nothing to salvage"
+        )
+    hinted = {hint.superblock.uuid for hint in hints}
+    return max(chains, key=lambda chain: (chain[-1].uuid in hinted, chain[-1].time_ns))
+
+
+def _doubts_about_volume(volume: bytes, others: set[bytes], hints: list[_Hint]) -> list[Doubt]:
+    """Whether the log still was this volume's when the superblocks were damaged."""
+    taken = f"segments of volume {_name(volume)}, which wrote last"
+    if hints and volume not in {hint.superblock.uuid for hint in hints}:
+        return [
+            Doubt(
+                f"there are {taken}, but a damaged superblock seems to name another volume, "
+                f"{_name(hints[-1].superblock.uuid)}, of which there is no segment: the log may have been formatted "
+                "anew, and what it held before given up on purpose",
+                UNCERTAIN_LOG,
+            )
+        ]
+    if not others:
+        return [Doubt(f"taken are {taken}; whether the log was formatted anew since, and this given up, is not known")]
+    return [
+        Doubt(
+            f"taken are {taken}; there are some of {', '.join(map(_name, sorted(others)))} too; whether the log was "
+            "formatted anew since, and this given up, is not known"
+        )
+    ]
+
+
+def _name(volume: bytes) -> str:
+    return str(uuid.UUID(bytes=volume))
+
+
+def _told_start(chain: list[Segment], hints: list[_Hint]) -> tuple[int, int] | None:
+    """(Index in the chain, slot): what a damaged superblock says of the beginning, borne out by the segments."""
+    bounds = {(segment.first_lsn, segment.previous): index for index, segment in enumerate(chain)}
+    bounds[chain[-1].end_lsn, chain[-1].checksum] = len(chain)
+    told = []
+    for slot, superblock in hints:
+        index = bounds.get((superblock.destaged, superblock.destaged_previous))
+        if index is not None:
+            told.append((index, slot))
+    return max(told, default=None)
+
+
+def _doubt_about_start(log: ForgivingLog, survey: Survey, chain: list[Segment], is_told: bool) -> Doubt:
+    if is_told:
+        return Doubt(
+            "what is left of a superblock agrees with the segments about how far the origin was written, so nothing is "
+            "missing at the beginning"
+        )
+    first = chain[0]
+    if first.first_lsn == 1:
+        return Doubt("the segments reach back to the first one ever written, so nothing is missing at the beginning")
+    if _is_overwritten(log, survey, chain):
+        return Doubt(
+            f"what came before LSN {first.first_lsn} has been overwritten by what followed, which happens only to what "
+            "the origin has, so nothing is missing at the beginning"
+        )
+    return Doubt(
+        f"the segment before LSN {first.first_lsn} ({moments.words(first.time_ns)}) is damaged or missing, and whether "
+        "the origin had it already is not known: if not, the result is no state that the volume ever had",
+        UNCERTAIN_LOG,
+    )
+
+
+def _is_overwritten(log: ForgivingLog, survey: Survey, chain: list[Segment]) -> bool:
+    """Whether the newest segment ends right before the oldest, with nothing in between that was a segment."""
+    end = chain[-1].page + chain[-1].log_pages
+    gap = (chain[0].page - end) % survey.data_pages
+    # Before the end of the log a rest can be unused, and the predecessor can reach into the gap.
+    if gap > 2 * MAX_SEGMENT_PAGES:
+        return False
+    pages = [page % survey.data_pages for page in range(end, end + gap)]
+    return not any(survey.was_descriptor(page) or survey.offset_of(page) in log.unreadable for page in pages)
+
+
+def _doubt_about_end(chain: list[Segment], hints: list[_Hint]) -> Doubt:
+    last = chain[-1]
+    sentence = f"whether anything was written after LSN {last.end_lsn - 1} ({moments.words(last.time_ns)}) is not known"
+    known = max((hint.superblock.committed for hint in hints), default=0)
+    if known > last.end_lsn:
+        sentence += f"; a damaged superblock seems to say that LSN {known - 1} was durable"
+    return Doubt(sentence)
+
+
+def _doubts_about_origin(
+    log: ForgivingLog, origin: Device, survey: Survey, chain: list[Segment], hints: list[_Hint]
+) -> list[Doubt]:
+    """Whether it seems to be the log's. Raises WrongPairError where it cannot be."""
+    evidence = _Evidence(origin, survey, chain)
+    if evidence.end_block > pages_of(origin.size):
+        raise WrongPairError(
+            f"log '{log.name}' holds data for blocks up to {evidence.end_block - 1}, and origin '{origin.name}' ends "
+            f"at block {pages_of(origin.size) - 1}: it is the wrong pair, or the origin was made smaller; nothing has "
+            "been changed"
+        )
+    matching, compared = evidence.matching_pages()
+    unchanged, sampled = evidence.matching_samples(hints)
+    if matching or unchanged * 4 > sampled * 3:
+        return [
+            Doubt(
+                f"the origin seems to be the right one: {matching} of {compared} pages compared are on it as the log "
+                f"has them, {unchanged} of {sampled} as a damaged superblock recorded them; that nobody changed it "
+                "behind the cache is not known"
+            )
+        ]
+    return [
+        Doubt(
+            f"nothing tells that origin '{origin.name}' belongs to the log: none of {compared} pages compared is on it "
+            "as the log has it; it may be the wrong one, or the log was never written to it",
+            ORIGIN_CHANGED,
+        )
+    ]
+
+
+class _Evidence:
+    """What the segments say about the origin, gathered in one pass over their entries."""
+
+    def __init__(self, origin: Device, survey: Survey, chain: list[Segment]) -> None:
+        self._origin = origin
+        self.end_block = 0
+        self._versions: dict[int, set[int]] = {}
+        self._sampled = set(sampled_blocks(origin.size))
+        self._written: set[int] = set()
+        for segment in chain:
+            # The oldest blocks are the likeliest to have reached the origin.
+            for entry in entries_of(survey.descriptor_of(segment)):
+                self.end_block = max(self.end_block, entry.block + entry.blocks)
+                if entry.checksum is None:
+                    self._written |= {block for block in self._sampled if 0 <= block - entry.block < entry.blocks}
+                    continue
+                if entry.block in self._sampled:
+                    self._written.add(entry.block)
+                if entry.block in self._versions or len(self._versions) < _COMPARED_BLOCKS:
+                    self._versions.setdefault(entry.block, set()).add(entry.checksum)
+
+    def matching_pages(self) -> tuple[int, int]:
+        """How many of how many blocks of the origin are as some segment has them; zeros prove nothing."""
+        compared = {block: sums for block, sums in self._versions.items() if sums != {_ZERO_PAGE_SUM}}
+        found = [sample_page(self._origin, block) for block in compared]
+        return sum(
+            sum_ in sums and sum_ != _ZERO_PAGE_SUM for sum_, sums in zip(found, compared.values(), strict=True)
+        ), len(compared)
+
+    def matching_samples(self, hints: list[_Hint]) -> tuple[int, int]:
+        """How many of how many pages are as a damaged superblock for an origin of this size recorded them."""
+        fitting = [hint.superblock for hint in hints if hint.superblock.origin_bytes == self._origin.size]
+        if not fitting:
+            return 0, 0
+        recorded = zip(sampled_blocks(self._origin.size), fitting[-1].samples, strict=True)
+        wanted = {block: sum_ for block, sum_ in recorded if block not in self._written and sum_ != _ZERO_PAGE_SUM}
+        return sum(sample_page(self._origin, block) == sum_ for block, sum_ in wanted.items()), len(wanted)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`wbcache replay`: everything the log holds goes to the origin, or, with --to, into an image of the volume.
+
+The cache itself does it, so a replay that was killed is a server that was killed: start it again.
+"""
+
+import fcntl
+import os
+import sys
+import threading
+from contextlib import ExitStack, suppress
+
+from wbcache_core import moments, pairing
+from wbcache_core.block_device import FileDevice
+from wbcache_core.cache import Cache
+from wbcache_core.config import Config
+from wbcache_core.errors import ConfigError, DeviceError, WbcacheError
+from wbcache_core.offline_devices import opened_origin
+from wbcache_core.progress import Progress
+from wbcache_core.superblock_format import Superblock
+from wbcache_core.superblock_store import newest, read_slots
+from wbcache_core.units import GIB, MIB, PAGE_SHIFT
+from wbcache_core.volume import Volume
+
+_POLL_SECONDS = 0.2
+_HOLE_BYTES = 64 * 1024
+"""Zeros are left out of an image in pieces of this size."""
+_ZEROS = bytes(_HOLE_BYTES)
+
+
+def run_replay(path: str, origin: str, target: str | None, force: str | None) -> int:
+    """Print how it went; returns the exit status. Raises WbcacheError when log or origin cannot be looked at."""
+    if target and os.path.lexists(target):
+        raise ConfigError(f"'{target}' exists already; name a file that does not")
+    pairs = [("origin", origin), ("log", path), ("ring-size", "1M")]
+    config = Config.from_pairs([*pairs, ("force", force)] if force else pairs)
+    read_only = target is not None
+    with ExitStack() as stack:
+        log = FileDevice(path, "log", direct=True, read_only=read_only)
+        stack.callback(log.close)
+        device = stack.enter_context(opened_origin(config.origin, log, read_only))
+        try:
+            if pairing.read_log(log) is None and target is None:
+                print(f"log '{path}' is blank: there is nothing to replay")
+                return 0
+            cache = Cache(config, device, log)
+            stack.callback(cache.stop)
+            if target:
+                write_image(cache.volume, target)
+                print(f"'{target}' is the volume; origin and log are as they were")
+            else:
+                _report(path, origin, _drain(cache, log))
+        except WbcacheError as error:
+            print(f"wbcache: {error}", file=sys.stderr)
+            print(_what_now(path, origin, target), file=sys.stderr)
+            return 1
+    return 0
+
+
+def _what_now(path: str, origin: str, target: str | None) -> str:
+    if target:
+        return f"wbcache: '{target}' has not been made; what can be had in spite of damage: wbcache salvage"
+    return (
+        "wbcache: not everything is on the origin: keep the log with it. When the cause is gone, run the same command "
+        f"again; if it is damage in the log, see what can be had: wbcache salvage '{path}' '{origin}'"
+    )
+
+
+def _report(path: str, origin: str, before_and_after: tuple[Superblock, Superblock]) -> None:
+    before, after = before_and_after
+    if before.destaged == after.destaged:
+        print(f"log '{path}' held nothing that origin '{origin}' lacked")
+        return
+    print(
+        f"origin '{origin}' is complete: LSN {before.destaged} to {after.destaged - 1} went there; it is the volume as "
+        f"of {moments.words(after.destaged_time_ns)}, generation {after.destaged_generation}"
+    )
+
+
+def _drain(cache: Cache, log: FileDevice) -> tuple[Superblock, Superblock]:
+    """Destage everything; the superblocks before and after. Raises WbcacheError."""
+    cache.activate()
+    before = _superblock(log)
+    finished = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(log, before, finished), name="wbcache-progress", daemon=True)
+    watcher.start()
+    try:
+        cache.drain()
+        return before, _superblock(log)
+    finally:
+        finished.set()
+        watcher.join()
+
+
+def _superblock(log: FileDevice) -> Superblock:
+    found = newest(read_slots(log))
+    assert found
+    return found
+
+
+def _watch(log: FileDevice, start: Superblock, finished: threading.Event) -> None:
+    """Show how far it is according to the superblocks: what a kill would leave done."""
+    # Both superblocks were written by activate(), with the end of the log in `committed`.
+    with Progress("destaging", start.committed - start.destaged << PAGE_SHIFT) as progress:
+        while not finished.wait(_POLL_SECONDS):
+            with suppress(DeviceError):
+                # A superblock that is just being written can look damaged, the other one not.
+                progress.update(_superblock(log).destaged - start.destaged << PAGE_SHIFT)
+
+
+def write_image(volume: Volume, target: str) -> None:
+    """A new sparse file that holds the volume; under its name only when it is complete. Raises WbcacheError."""
+    partial = f"{target}.partial"
+    try:
+        # What a killed run left under this name is written anew.
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _image_error(partial, error) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.ftruncate(fd, volume.size)
+        with Progress("writing", volume.size) as progress:
+            _copy(volume, fd, progress)
+        os.fsync(fd)
+        # Unlike a rename it overwrites nothing that has come there meanwhile.
+        os.link(partial, target)
+        os.unlink(partial)
+        _sync_folder(target)
+    except BaseException as error:
+        with suppress(FileNotFoundError):
+            os.unlink(partial)
+        if isinstance(error, OSError):
+            raise _image_error(partial, error) from None
+        raise
+    finally:
+        os.close(fd)
+
+
+def _image_error(path: str, error: OSError) -> DeviceError:
+    return DeviceError(f"cannot write image '{path}': {error.strerror}", error.errno or 0)
+
+
+def _sync_folder(path: str) -> None:
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _copy(volume: Volume, fd: int, progress: Progress) -> None:
+    """Write what is not zero. Raises WbcacheError, OSError."""
+    buffer = memoryview(bytearray(MIB))
+    offset = 0
+    while offset < volume.size:
+        for start, length, _, zero in volume.extents(min(GIB, volume.size - offset), offset):
+            if not zero:
+                _copy_extent(volume, fd, buffer, range(start, start + length), progress)
+            offset = start + length
+            progress.update(offset)
+
+
+def _copy_extent(volume: Volume, fd: int, buffer: memoryview, extent: range, progress: Progress) -> None:
+    for offset in extent[:: len(buffer)]:
+        view = buffer[: min(len(buffer), extent.stop - offset)]
+        volume.read_into(view, offset)
+        for start in range(0, len(view), _HOLE_BYTES):
+            piece = view[start : start + _HOLE_BYTES]
+            if piece != _ZEROS[: len(piece)]:
+                _write(fd, piece, offset + start)
+        progress.update(offset + len(view))
+
+
+def _write(fd: int, view: memoryview, offset: int) -> None:
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view, offset = view[count:], offset + count

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What can be had from a damaged log and what is lost, found without writing a byte.
+
+The sound prefix of a log are the segments from `destaged` on, up to the first
+that recovery could not follow. Within it single pages can be damaged; their
+blocks stay as the origin has them.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core import fingerprint, pairing
+from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.location_map import LocationMap
+from wbcache_core.log_entries import entries_of
+from wbcache_core.log_reader import LogReader
+from wbcache_core.log_survey import Segment, Survey
+from wbcache_core.lost_superblocks import ORIGIN_CHANGED, Doubt, Start, find_start
+from wbcache_core.offline_devices import ForgivingLog
+from wbcache_core.progress import Progress
+from wbcache_core.recovery import apply_entries
+from wbcache_core.segment_format import MAX_SEGMENT_PAGES
+from wbcache_core.segment_pages import damaged_pages
+from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS, Superblock
+from wbcache_core.superblock_store import newest, read_slots
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
+
+_ZERO_PAGE_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))
+
+
+class LostPage(NamedTuple):
+    """The newest version of a block, damaged in the log. `on_origin`: the origin has it all the same."""
+
+    lsn: int
+    block: int
+    generation: int
+    time_ns: int
+    on_origin: bool
+
+
+@dataclass
+class Plan:
+    """See the module. LSNs: the prefix is [start_lsn, end_lsn); `known` is how far the log was durable."""
+
+    slots: list[Superblock | None]
+    superblock: Superblock | None
+    survey: Survey
+    uuid: bytes
+    start_lsn: int
+    prefix: list[Segment]
+    end_lsn: int
+    end_page: int
+    known: int
+    generation: int
+    time_ns: int
+    pages: list[LostPage]
+    later: list[Segment]
+    """Behind the damage."""
+    ahead: list[LostPage]
+    """Pages behind the damage that a batch under way had already carried to the origin."""
+    doubts: list[Doubt]
+    reasons: list[str]
+    """What is wrong; empty for a log that needs no salvage."""
+    spared_slot: int
+    """The superblock that is overwritten last."""
+
+    @property
+    def end_offset(self) -> int:
+        """Byte offset in the log of what follows the prefix."""
+        return self.survey.offset_of(self.end_page)
+
+    @property
+    def next_lsn(self) -> int:
+        """Higher than every LSN that was ever handed out, as far as that is known."""
+        mine = self.survey.segments_of(self.uuid)
+        return max([self.known, self.end_lsn, *(segment.end_lsn for segment in mine)])
+
+    @property
+    def unknown_lsns(self) -> list[range]:
+        """The parts of [end_lsn, known) of which no segment was found."""
+        gaps, lsn = [], self.end_lsn
+        for segment in self.later:
+            if segment.first_lsn > lsn:
+                gaps.append(range(lsn, min(segment.first_lsn, self.known)))
+            lsn = max(lsn, segment.end_lsn)
+        return [gap for gap in [*gaps, range(lsn, self.known)] if gap]
+
+
+def make_plan(log: ForgivingLog, origin: Device) -> Plan:
+    """Raises LogRefusedError for a log that is beyond salvage or not this origin's, DeviceError."""
+    slots = read_slots(log)
+    superblock = newest(slots)
+    data_pages = superblock.data_pages if superblock else max((log.size - DATA_START) // PAGE_BYTES, 0)
+    with Progress("searching the log", data_pages << PAGE_SHIFT) as progress:
+        survey = Survey(log, data_pages, progress.advance)
+    if superblock:
+        pairing.check_size_unchanged(superblock, origin, log)
+        start = _start_from(superblock, survey)
+    else:
+        start = find_start(log, origin, survey)
+    plan = _Planner(log, origin, slots, superblock, survey, start).plan()
+    plan.reasons = _reasons(plan, log)
+    return plan
+
+
+def _start_from(superblock: Superblock, survey: Survey) -> Start:
+    chain = survey.chain_from(
+        superblock.uuid, superblock.destaged, superblock.destaged_place, superblock.destaged_previous
+    )
+    survey.forget_images(chain)
+    return Start(
+        superblock.uuid, chain, superblock.destaged, superblock.destaged_place % survey.data_pages,
+        superblock.destaged_generation, superblock.destaged_time_ns, [],
+    )  # fmt: skip
+
+
+def _reasons(plan: Plan, log: ForgivingLog) -> list[str]:
+    """Why the log is refused, or held up."""
+    reasons = []
+    if plan.superblock is None:
+        where = " and ".join(map(str, SLOT_OFFSETS))
+        reasons.append(f"both superblocks, at bytes {where}, are damaged")
+    elif log.size < plan.superblock.log_bytes:
+        reasons.append(f"it has {log.size} bytes and was made with {plan.superblock.log_bytes}: it has been cut short")
+    if plan.known > plan.end_lsn:
+        reasons.append(
+            f"at byte {plan.end_offset}, where LSN {plan.end_lsn} belongs, there is no sound segment, though the log "
+            f"was durable up to LSN {plan.known - 1}"
+        )
+    if plan.pages:
+        reasons.append(
+            f"pages that fail their checksums: {len(plan.pages)}; destaging stops before LSN {plan.pages[0].lsn}"
+        )
+    if log.unreadable:
+        where = ", ".join(map(str, sorted(log.unreadable)[:3])) + (", ..." if len(log.unreadable) > 3 else "")
+        reasons.append(f"the device cannot be read at byte {where} ({len(log.unreadable)} pages)")
+    return reasons
+
+
+class _DamagedPage(NamedTuple):
+    segment: Segment
+    lsn: int
+    block: int
+    checksum: int
+
+
+class _Planner:
+    def __init__(
+        self,
+        log: ForgivingLog,
+        origin: Device,
+        slots: list[Superblock | None],
+        superblock: Superblock | None,
+        survey: Survey,
+        start: Start,
+    ) -> None:
+        self._log = log
+        self._origin = origin
+        self._slots = slots
+        self._superblock = superblock
+        self._survey = survey
+        self._start = start
+        self._reader = LogReader(log, survey.data_pages, start.uuid)
+        self._locations, self._later_locations = LocationMap(), LocationMap()
+        self._damaged: list[_DamagedPage] = []
+
+    def plan(self) -> Plan:
+        """Raises DeviceError."""
+        start, survey = self._start, self._survey
+        committed = [segment.committed for segment in survey.segments_of(start.uuid)]
+        known = max([self._superblock.committed if self._superblock else 0, *committed])
+        prefix = self._read_prefix(known)
+        end_lsn, end_page, generation, time_ns = start.lsn, start.page, start.generation, start.time_ns
+        if prefix:
+            last = prefix[-1]
+            end_lsn, generation, time_ns = last.end_lsn, last.generation, last.time_ns
+            end_page = (last.page + last.log_pages) % survey.data_pages
+        later = [segment for segment in survey.segments_of(start.uuid) if segment.first_lsn >= end_lsn]
+        ahead = self._pages_ahead(later)
+        return Plan(
+            self._slots, self._superblock, survey, start.uuid, start.lsn, prefix, end_lsn, end_page, known, generation,
+            time_ns, self._lost_pages(), later, ahead, [*start.doubts, *self._doubts(end_lsn)], [], start.told_by,
+        )  # fmt: skip
+
+    def _read_prefix(self, known: int) -> list[Segment]:
+        """The chain up to a torn last write, which can be only at or above `known`; notes entries and bad pages."""
+        prefix = []
+        image = aligned_buffer(MAX_SEGMENT_PAGES << PAGE_SHIFT)
+        chain = self._start.chain
+        with Progress("verifying", sum(segment.log_pages for segment in chain) << PAGE_SHIFT) as progress:
+            for segment in chain:
+                descriptor = self._survey.descriptor_of(segment)
+                bad = damaged_pages(self._reader, segment, descriptor, image)
+                if bad and segment.first_lsn >= known:
+                    break
+                apply_entries(descriptor, self._locations.set_page, self._locations.set_all)
+                pages = [entry for entry in entries_of(descriptor) if entry.checksum is not None]
+                for entry in (pages[index] for index in bad):
+                    self._damaged.append(_DamagedPage(segment, entry.lsn, entry.block, entry.checksum or 0))
+                prefix.append(segment)
+                progress.advance(segment.log_pages << PAGE_SHIFT)
+        return prefix
+
+    def _lost_pages(self) -> list[LostPage]:
+        """The damaged pages that nothing in the prefix replaces."""
+        return [
+            self._lost(page.segment, page.lsn, page.block, page.checksum)
+            for page in self._damaged
+            if self._locations.get(page.block) == page.lsn
+        ]
+
+    def _lost(self, segment: Segment, lsn: int, block: int, checksum: int) -> LostPage:
+        on_origin = fingerprint.sample_page(self._origin, block) == checksum
+        return LostPage(lsn, block, segment.generation, segment.time_ns, on_origin)
+
+    def _pages_ahead(self, later: list[Segment]) -> list[LostPage]:
+        """What a batch that was under way brought to the origin of what is behind the damage.
+
+        Blocks that the prefix writes again do not count, nor do pages of zeros, which are there for any reason.
+        """
+        if self._superblock is None:
+            return []
+        found: dict[int, LostPage] = {}
+        for segment in later:
+            descriptor = self._survey.descriptor_of(segment)
+            if segment.first_lsn >= self._superblock.batch_end:
+                continue
+            apply_entries(descriptor, self._later_locations.set_page, self._later_locations.set_all)
+            for entry in entries_of(descriptor):
+                if entry.checksum in (None, _ZERO_PAGE_SUM) or self._locations.get(entry.block):
+                    continue
+                page = self._lost(segment, entry.lsn, entry.block, entry.checksum or 0)
+                if page.on_origin:
+                    found[entry.block] = page
+        return list(found.values())
+
+    def _doubts(self, end_lsn: int) -> list[Doubt]:
+        """What the origin's fingerprint says, and what a batch under way may have done to it."""
+        superblock = self._superblock
+        if superblock is None:
+            return []
+        doubts = []
+        if self._log.size < superblock.log_bytes:
+            doubts.append(Doubt("whether there was anything else in the part that has been cut off is not known"))
+        if superblock.batch_end > end_lsn:
+            doubts.append(
+                Doubt(
+                    f"a batch up to LSN {superblock.batch_end - 1} was on its way to the origin: which of its writes "
+                    "behind the damage got there is known only of those named here"
+                )
+            )
+        changed = fingerprint.differing_blocks(self._origin, superblock.samples, self._is_written)
+        if changed:
+            where = ", ".join(str(block << PAGE_SHIFT) for block in dict.fromkeys(changed))
+            doubts.append(
+                Doubt(
+                    f"origin '{self._origin.name}' has changed behind its cache, at byte {where}: it was used without "
+                    "it, or it is the wrong pair, or that belongs to what is lost",
+                    ORIGIN_CHANGED,
+                )
+            )
+        return doubts
+
+    def _is_written(self, block: int) -> bool:
+        return bool(self._locations.get(block) or self._later_locations.get(block))
