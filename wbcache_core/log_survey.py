@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from sortedcontainers import SortedDict
 
-from wbcache_core.block_device import Device, aligned_buffer, aligned_mapping
+from wbcache_core.block_device import Device, aligned_buffer
 from wbcache_core.errors import FormatError
 from wbcache_core.log_writer import fit, next_places
-from wbcache_core.segment_format import MAGIC, RAW, Descriptor, decode
+from wbcache_core.segment_format import RAW, Descriptor, decode, indices_with_magic
 from wbcache_core.segment_table import Located
 from wbcache_core.superblock_format import DATA_START
 from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
@@ -61,16 +61,12 @@ def _pages_with_magic(log: Device, count: int, advance: Callable[[int], None]) -
 
     advance() is told of the bytes that were read. Raises DeviceError.
     """
-    memory = aligned_mapping(_READ_BYTES)
-    buffer = memoryview(memory)
+    buffer = aligned_buffer(_READ_BYTES)
     for start in range(0, count, _READ_BYTES >> PAGE_SHIFT):
         end = min(_READ_BYTES, count - start << PAGE_SHIFT)
         log.read_uncached_into(buffer[:end], DATA_START + (start << PAGE_SHIFT))
-        at = memory.find(MAGIC, 0, end)
-        while at >= 0:
-            if at % PAGE_BYTES == 0:
-                yield start + (at >> PAGE_SHIFT), buffer[at : at + PAGE_BYTES]
-            at = memory.find(MAGIC, at + 1, end)
+        for index in indices_with_magic(buffer[:end]):
+            yield start + index, buffer[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT]
         advance(end)
 
 

@@ -6,7 +6,6 @@ served from the origin, so nobody who used the origin on its own after a clean
 stop ever reads older data from the log.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -20,11 +19,11 @@ from wbcache_core.log_writer import COMMIT_PAGES, LogEnd, fit, next_places
 from wbcache_core.segment_format import (
     BLOCK_MASK,
     KIND_SHIFT,
-    MAGIC,
     MAX_SEGMENT_PAGES,
     TRIM,
     Descriptor,
     decode,
+    indices_with_magic,
 )
 from wbcache_core.segment_table import Located, SegmentTable
 from wbcache_core.superblock_format import Superblock
@@ -33,7 +32,6 @@ from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
 _SEARCH_PAGES = 2 * COMMIT_PAGES + 2 * MAX_SEGMENT_PAGES
 """How far behind the end later segments are searched: the commit at the end and the one after it."""
 _SEARCH_BYTES = MIB
-_MAGIC_WORD = int.from_bytes(MAGIC, sys.byteorder)
 _READ_AHEAD_PAGES = 64
 _LARGE_SEGMENT_PAGES = 32
 
@@ -91,11 +89,8 @@ class _Window:
             count = min(_SEARCH_BYTES >> PAGE_SHIFT, last - first, self._data_pages - first % self._data_pages)
             view = buffer[: count << PAGE_SHIFT]
             self._device.read_uncached_into(view, self._reader.offset_of(first))
-            # The first word of every page, without a loop in Python over all of them.
-            first_words = view.cast("Q")[:: PAGE_BYTES // 8].tolist()
-            for index, word in enumerate(first_words):
-                if word == _MAGIC_WORD:
-                    yield view[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT]
+            for index in indices_with_magic(view):
+                yield view[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT]
             first += count
 
 

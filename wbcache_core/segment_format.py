@@ -12,6 +12,7 @@ little-endian. docs/format.md has the grammar and a worked example.
 """
 
 import struct
+import sys
 from dataclasses import dataclass
 
 from xxhash import xxh3_64_intdigest
@@ -45,6 +46,7 @@ assert _HEADER.size == 152
 assert _ENTRIES_AT + MAX_ENTRIES * _ENTRY_BYTES == _CHECKSUM_AT
 assert FRAME_PAGES * FRAME_COUNT >= MAX_ENTRIES
 
+_MAGIC_WORD = int.from_bytes(MAGIC, sys.byteorder)
 _NO_FRAMES = (0,) * FRAME_COUNT
 _RESERVED = bytes(12)
 _KIND_LIMIT = (ZERO + 1) << KIND_SHIFT
@@ -102,6 +104,12 @@ def encode(descriptor: Descriptor, page: memoryview) -> int:
 def has_magic(page: memoryview) -> bool:
     """Whether this could be a descriptor at all; only decode() tells."""
     return page[:8] == MAGIC
+
+
+def indices_with_magic(view: memoryview) -> list[int]:
+    """Which pages of a view of whole pages could be descriptors, by the first word of each; only decode() tells."""
+    first_words = view.cast("Q")[:: PAGE_BYTES // _CHECKSUM.size].tolist()
+    return [index for index, word in enumerate(first_words) if word == _MAGIC_WORD]
 
 
 def decode(page: memoryview) -> Descriptor:

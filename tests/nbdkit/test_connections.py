@@ -69,3 +69,28 @@ def test_connections_see_each_others_writes(pair):
             offset = choose.randrange(4 * MIB - len(data))
             choose.choice(handles).pwrite(data, offset)
             assert choose.choice(handles).pread(len(data), offset) == data
+
+
+@pytest.mark.parametrize("settings", [{}, {"ring_size": "1M", "log_size": "16M"}], ids=["default", "small"])
+def test_writers_of_different_parts_of_a_page(pair, settings):
+    """Eight connections go over the same pages, each with sectors of its own: every page gets all eight.
+
+    The pages come from the origin at first, and in later rounds from ring and log.
+    """
+    pages, sector, rounds = 1500, 512, 3
+    content = bytearray(random.Random(9).randbytes(pages * 4096))
+    pair.make_origin(len(content), content)
+
+    def write_own_sectors(handle, number, mark):
+        for page in range(pages):
+            handle.pwrite(bytes([mark]) * sector, page * 4096 + number * sector)
+
+    with pair.serve(**settings) as server:
+        with clients.connections(server.uri, CONNECTIONS) as handles, ThreadPoolExecutor(CONNECTIONS) as pool:
+            for round_number in range(rounds):
+                marks = [round_number * CONNECTIONS + number + 1 for number in range(CONNECTIONS)]
+                list(pool.map(write_own_sectors, handles, range(CONNECTIONS), marks))
+                wanted = b"".join(bytes([mark]) * sector for mark in marks)
+                found = clients.read_all(handles[0])
+                torn = [page for page in range(pages) if found[page * 4096 :][:4096] != wanted]
+                assert not torn, f"round {round_number}: {len(torn)} pages lack a sector, the first is {torn[0]}"
