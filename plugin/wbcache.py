@@ -121,7 +121,7 @@ def get_ready():
 def after_fork():
     # Signals and threads do not survive the fork into the background, so they start here.
     global _watcher
-    _watcher = ShutdownWatcher(_stop_requested, hang_up)
+    _watcher = ShutdownWatcher(_stop_requested, _send_clients_away)
     _watcher.start()
 
 
@@ -130,6 +130,12 @@ def _stop_requested():
     _cache.interrupt()
     nbdkit.shutdown()
     threading.Thread(target=_cache.finish, name="wbcache-finish", daemon=True).start()
+
+
+def _send_clients_away():
+    # Not before the commit: some versions of nbdkit can abort when a client goes away with requests queued.
+    if _cache.is_settled:
+        hang_up()
 
 
 def cleanup():

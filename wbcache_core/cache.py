@@ -70,7 +70,7 @@ class Cache:
         """
         self._config = config
         self._lifecycle = threading.Lock()
-        self._active = self._stopped = False
+        self._active = self._stopped = self._settled = False
         self._ring = RingBuffer(config.ring_size)
         self._log = log
         self._slots: list[Superblock | None] | None = None
@@ -265,7 +265,12 @@ class Cache:
         with self._lifecycle:
             if self._active and not self._stopped:
                 self._finish()
-            self._stopped = True
+            self._stopped = self._settled = True
+
+    @property
+    def is_settled(self) -> bool:
+        """After interrupt(): what was acknowledged has been committed, or cannot be; clients may be sent away."""
+        return self._settled
 
     def stop(self) -> None:
         """finish() and close the devices. Idempotent."""
@@ -277,6 +282,7 @@ class Cache:
         line = self._line
         try:
             self._committer.commit_all()
+            self._settled = True
             if line.draining:
                 _log.info("draining %d pages of log to the origin", line.dirty_pages)
                 if self._destager.finish_drain():

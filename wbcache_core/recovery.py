@@ -22,6 +22,7 @@ from wbcache_core.segment_format import (
     MAX_SEGMENT_PAGES,
     TRIM,
     Descriptor,
+    claimed_committed,
     decode,
     indices_with_magic,
 )
@@ -103,7 +104,7 @@ def recover(device: Device, reader: LogReader, superblock: Superblock) -> Recove
     discarded = chain[len(sound)].descriptor.first_lsn if len(sound) < len(chain) else None
     end = _end_of(sound, superblock)
     head = sound[-1].descriptor.end_lsn if sound else superblock.destaged
-    known = max(known, _committed_according_to_later_segments(window, superblock, end.place))
+    known = max(known, _committed_according_to_later_segments(window, superblock, end.place, head))
     if known > head:
         raise DamagedLogError(
             f"log '{device.name}' is damaged at LSN {head} (byte {reader.offset_of(end.place)}): what was durable "
@@ -199,14 +200,17 @@ def _end_of(chain: list[Found], superblock: Superblock) -> LogEnd:
     )
 
 
-def _committed_according_to_later_segments(window: _Window, superblock: Superblock, place: int) -> int:
-    """The highest `committed` that any sound descriptor of this volume behind the end carries, or 0.
+def _committed_according_to_later_segments(window: _Window, superblock: Superblock, place: int, head: int) -> int:
+    """The highest `committed` that any sound descriptor of this volume behind the end carries, head at least.
 
     Pieces of older laps carry lower ones, and so does what was written but not yet synced.
     """
-    highest = 0
+    highest = head
     last = min(place + _SEARCH_PAGES, superblock.destaged_place + superblock.data_pages)
     for page in window.pages_with_magic(place, last):
+        # Most are of older laps: only a claim that would matter is worth a decoding.
+        if claimed_committed(page) <= highest:
+            continue
         try:
             descriptor = decode(page)
         except FormatError:

@@ -37,6 +37,7 @@ MAX_SEGMENT_PAGES = 1 + MAX_ENTRIES
 """Pages of the largest segment in the log, its descriptor included."""
 
 _HEADER = struct.Struct("<8sHBBHH16sQQQQQI12s16I")
+_COMMITTED_AT = struct.calcsize("<8sHBBHH16sQQ")
 _ENTRIES_AT = _HEADER.size
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
@@ -110,6 +111,11 @@ def indices_with_magic(view: memoryview) -> list[int]:
     """Which pages of a view of whole pages could be descriptors, by the first word of each; only decode() tells."""
     first_words = view.cast("Q")[:: PAGE_BYTES // _CHECKSUM.size].tolist()
     return [index for index, word in enumerate(first_words) if word == _MAGIC_WORD]
+
+
+def claimed_committed(page: memoryview) -> int:
+    """What the page says of `committed`, should it be a descriptor."""
+    return int.from_bytes(page[_COMMITTED_AT : _COMMITTED_AT + 8], "little")
 
 
 def decode(page: memoryview) -> Descriptor:

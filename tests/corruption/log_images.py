@@ -64,7 +64,7 @@ class _Writer:
         self.states = [bytes(origin)]
 
     def write(self, block, count=1, start=0, length=None):
-        """count pages, or the bytes from start within the first; half of it compresses where the image is compressed."""
+        """count pages, or so many bytes from start within the first; in a compressed image half of them compress."""
         length = count * PAGE_BYTES if length is None else length
         offset = block * PAGE_BYTES + start
         length = min(length, ORIGIN_BYTES - offset)
@@ -151,14 +151,17 @@ class Damaged:
         """Raises WbcacheError."""
         return Cache(make_config(), origin=MemoryDisk(self.origin, "origin"), log=MemoryDisk(self.log, "log"))
 
-    def check_reads(self):
-        """AssertionError unless every page is right or an error of ours; returns the number of errors, None if refused."""
+    def check_reads(self, states=None):
+        """AssertionError unless each page is an error of ours or as in one of the states, the same for all pages.
+
+        Returns the number of errors, None where the log is refused. The states are otherwise the acceptable ones.
+        """
         try:
             cache = self.open()
         except WbcacheError:
             return None
         pages = [_read(cache.volume, offset) for offset in range(0, ORIGIN_BYTES, PAGE_BYTES)]
-        for state in self.image.acceptable:
+        for state in states or self.image.acceptable:
             if all(page is None or page == _page(state, number) for number, page in enumerate(pages)):
                 return pages.count(None)
         wrong = [

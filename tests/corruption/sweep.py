@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Flips every bit that a small log uses, one at a time, and reads the whole volume. Takes hours; the tests take samples.
+"""Flips every bit that a small log uses, one at a time, and reads the whole volume. Takes hours; tests take samples.
 
     /usr/bin/python3 -m tests.corruption.sweep [--part N/M] [--step BITS]
 """

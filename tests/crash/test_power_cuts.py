@@ -12,7 +12,7 @@ import pytest
 from tests.crash.explorer import Chain
 from tests.crash.scenarios import SCENARIOS
 
-CUTS = 1300
+CUTS = 1260
 SEED = os.environ.get("WBCACHE_TEST_SEED", "1")
 
 

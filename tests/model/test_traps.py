@@ -190,6 +190,33 @@ def test_a_patch_of_a_page_that_is_read_slowly_does_not_bring_back_what_was_trim
     assert read(cache.volume, PAGE_BYTES, 5 * PAGE_BYTES) == bytes(200) + b"p" * 100 + bytes(PAGE_BYTES - 300)
 
 
+@MEANWHILE
+@pytest.mark.parametrize("where", ["in the log", "on the origin"])
+def test_a_patch_starts_over_when_its_page_was_written_after_it_was_read(pair, monkeypatch, meanwhile, where):
+    """Between reading the page and getting the lock, when nobody looks at the origin or the log any more."""
+    _, cache = start_gated(pair)
+    if where == "in the log":
+        cache.volume.write(b"l" * PAGE_BYTES, 5 * PAGE_BYTES)
+        cache.volume.write(bytes(2 * MIB), 20 * MIB)
+    read_block, was_read, go_on = cache.volume._reader.read_block, threading.Event(), threading.Event()
+
+    def read_and_wait(block):
+        page = read_block(block)
+        was_read.set()
+        assert go_on.wait(PATIENCE_S)
+        return page
+
+    monkeypatch.setattr(cache.volume._reader, "read_block", read_and_wait)
+    patching = in_background(cache.volume.write, b"p" * 100, 5 * PAGE_BYTES + 200)
+    assert was_read.wait(PATIENCE_S)
+    cache.volume.write(b"n" * PAGE_BYTES, 5 * PAGE_BYTES)
+    meanwhile(cache)
+    go_on.set()
+    patching.result(PATIENCE_S)
+    expected = b"n" * 200 + b"p" * 100 + b"n" * (PAGE_BYTES - 300)
+    assert read(cache.volume, PAGE_BYTES, 5 * PAGE_BYTES) == expected
+
+
 def test_two_patches_of_one_page_that_is_read_slowly(pair):
     origin, cache = start_gated(pair)
     first = hold_up_a_read(origin, cache.volume.write, b"1" * 100, 5 * PAGE_BYTES)

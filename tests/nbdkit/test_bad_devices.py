@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import clients, mounts
 from tests.support.nbdkit_server import PLUGIN, NbdkitServer
-from tests.support.refusal import assert_refused, run_served, unchanged
+from tests.support.refusal import assert_refused, plugin_for_everybody, run_served, unchanged
 
 MIB = 1 << 20
 CONTENT = b"origin" * 1000
@@ -82,6 +82,12 @@ def make_dirty_pair(pair):
     return bytes(volume)
 
 
+def assert_refused_to_nobody(pair, words, says, options):
+    pair.folder.chmod(0o755)
+    plugin = plugin_for_everybody(pair.folder)
+    assert_refused(pair.folder, words, says, options=options, prefix=AS_NOBODY, plugin=plugin)
+
+
 @pytest.mark.parametrize("options", [(), READ_ONLY], ids=["writable", "read-only"])
 class TestOriginRefused:
     def test_missing(self, folder, options):
@@ -112,15 +118,15 @@ class TestOriginRefused:
         assert_refused(pair.folder, words, ["origin", str(pair.origin), says], options=options)
 
     def test_unreadable(self, pair, words, options):
-        pair.folder.chmod(0o755)
         pair.origin.chmod(0o222)
         says = ["origin", str(pair.origin), "Permission denied"]
-        assert_refused(pair.folder, words, says, options=options, prefix=AS_NOBODY)
+        assert_refused_to_nobody(pair, words, says, options)
 
     def test_in_an_unreachable_folder(self, pair, words, options):
-        pair.folder.chmod(0o700)
-        says = ["origin", str(pair.origin), "Permission denied"]
-        assert_refused(pair.folder, words, says, options=options, prefix=AS_NOBODY)
+        hidden = pair.folder / "hidden"
+        hidden.mkdir(0o700)
+        words[0] = f"origin={shutil.move(pair.origin, hidden)}"
+        assert_refused_to_nobody(pair, words, ["origin", str(hidden), "Permission denied"], options)
 
     def test_in_use(self, pair, words, options):
         with locked(pair.origin):
@@ -227,11 +233,9 @@ class TestLogRefused:
             node.unlink()
 
     def test_unreadable(self, pair, words, options):
-        pair.folder.chmod(0o755)
         pair.log.write_bytes(bytes(4 * MIB))
         pair.log.chmod(0)
-        says = ["log", str(pair.log), "Permission denied"]
-        assert_refused(pair.folder, words, says, options=options, prefix=AS_NOBODY)
+        assert_refused_to_nobody(pair, words, ["log", str(pair.log), "Permission denied"], options)
 
     def test_in_use(self, pair, words, options):
         pair.log.write_bytes(bytes(4 * MIB))
@@ -261,7 +265,7 @@ def test_what_can_only_be_read_is_served_read_only(pair, part, kind):
     path = getattr(pair, part)
     copy = pair.folder / "copy"
     with contextlib.ExitStack() as stack:
-        prefix = ()
+        user = {}
         if kind == "immutable":
             stack.enter_context(immutable(path))
         elif kind == "read-only mount":
@@ -271,14 +275,14 @@ def test_what_can_only_be_read_is_served_read_only(pair, part, kind):
             pair.origin.chmod(0o666)
             pair.log.chmod(0o666)
             path.chmod(0o644)
-            prefix = AS_NOBODY
+            user = {"prefix": AS_NOBODY, "plugin": plugin_for_everybody(pair.folder)}
         else:
             path = stack.enter_context(read_only_loop_device(path))
         paths = {"origin": pair.origin, "log": pair.log, part: path}
         words = [f"{name}={value}" for name, value in paths.items()]
         with unchanged(pair.folder):
-            assert info(words, prefix=prefix)["is_read_only"] is True
-            found = run_served(words, "nbdcopy $uri - | sha256sum", prefix=prefix)
+            assert info(words, **user)["is_read_only"] is True
+            found = run_served(words, "nbdcopy $uri - | sha256sum", **user)
     copy.write_bytes(volume)
     assert clients.run("sha256sum", copy).split()[0] in found
 

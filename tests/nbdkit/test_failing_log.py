@@ -117,8 +117,7 @@ def test_write_error(pair, faulty_log, error, end):
             server.kill()
         else:
             assert server.stop() < STOP_LIMIT_S
-    if end != "stop-destage":
-        same(pair.origin.read_bytes(), OLD)
+    assert pair.origin.read_bytes() in (OLD, volume((FLUSHED, FLUSHED_AT)))
     assert_kept_after_restart(pair)
 
 
@@ -171,7 +170,7 @@ def test_log_that_vanishes(pair, faulty_log):
             same(handle.pread(PAGE, FLUSHED_AT + MIB - PAGE), FLUSHED[-PAGE:])
             same(handle.pread(len(LOST), LOST_AT), LOST)
         assert server.stop() < STOP_LIMIT_S
-    same(pair.origin.read_bytes(), OLD)
+    assert pair.origin.read_bytes() in (OLD, volume((FLUSHED, FLUSHED_AT)))
     pair.log = log.backing
     assert_kept_after_restart(pair)
 

@@ -328,11 +328,13 @@ def test_mixed_load_while_it_fails_time_and_again(pair, faulty_origin):
     over = threading.Event()
 
     def disturb():
-        while not over.wait(1.5):
-            origin.fail("write")
-            over.wait(1.5)
+        while not over.wait(2):
             origin.heal()
+            over.wait(2)
+            origin.fail("write")
+        origin.heal()
 
+    origin.fail("write")
     with pair.serve(tolerate=NOISE, on_exit="destage", **settings) as server:
         disturber = threading.Thread(target=disturb)
         disturber.start()

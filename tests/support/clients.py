@@ -40,7 +40,8 @@ def run(*command, limit_s=LIMIT_S, folder=None):
             errors="replace",
         )
     except subprocess.TimeoutExpired as expired:
-        raise AssertionError(f"{' '.join(words)}: no end within {limit_s} s\n{expired.stdout}\n{expired.stderr}") from None
+        output = f"{expired.stdout}\n{expired.stderr}"
+        raise AssertionError(f"{' '.join(words)}: no end within {limit_s} s\n{output}") from None
     if done.returncode:
         raise AssertionError(f"{' '.join(words)}: status {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout

@@ -7,7 +7,8 @@ import time
 
 from tests.support import clients
 
-START_LIMIT_S = 20
+START_LIMIT_S = 30
+END_LIMIT_S = 60
 
 
 @contextlib.contextmanager
@@ -25,7 +26,7 @@ def fuse_file(uri, folder, name="disk"):
             time.sleep(0.01)
         yield mount_point / name
         _retry("fusermount3", "-u", mount_point)
-        server.wait(START_LIMIT_S)
+        server.wait(END_LIMIT_S)
     except BaseException:
         subprocess.run(["fusermount3", "-u", "-z", mount_point], env=clients.environment(), check=False)
         server.kill()

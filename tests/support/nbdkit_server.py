@@ -22,7 +22,7 @@ from tests.support.clients import REPOSITORY
 PLUGIN = os.environ.get("WBCACHE_PLUGIN", str(REPOSITORY / "plugin" / "wbcache.py"))
 
 START_LIMIT_S = 30
-STOP_LIMIT_S = 10
+STOP_LIMIT_S = 30
 
 # nbdkit before 1.36 can abort itself when a client hangs up with requests queued; that is not the plugin's doing.
 HANG_UP_ABORT = re.compile(r"connections\.c:\d+: \w+: Assertion")

@@ -4,10 +4,11 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import subprocess
 
 from tests.support import clients
-from tests.support.nbdkit_server import PLUGIN
+from tests.support.nbdkit_server import PLUGIN, REPOSITORY
 
 LIMIT_S = 20
 _OWN_FILES = (".sock", ".pid", ".stderr")
@@ -58,15 +59,21 @@ def _run(words, prefix):
     return process.returncode, f"{' '.join(command)}\n{output}"
 
 
-def assert_refused(folder, words, says, *, options=(), prefix=(), run=()):
-    """Start the plugin with these key=value words: exit status 1 and a message with all of `says`, in this case.
+def plugin_for_everybody(folder):
+    """The path of a copy of the plugin that other users can read, wherever the repository is."""
+    place = folder / "program"
+    for part in ("plugin", "wbcache_core"):
+        shutil.copytree(REPOSITORY / part, place / part, ignore=shutil.ignore_patterns("__pycache__"))
+    clients.run("chmod", "-R", "a+rX", place)
+    return place / "plugin" / "wbcache.py"
 
-    `run` is a client for nbdkit's --run; it must not get as far as being run. Returns the message.
-    """
-    trap = folder / "was-served"
+
+def assert_refused(folder, words, says, *, options=(), prefix=(), plugin=PLUGIN):
+    """Start the plugin with these key=value words: it is never served, ends with exit status 1 and a message that has
+    all of `says`, and changes nothing in the folder. Returns the message."""
     with unchanged(folder):
-        served = ["--run", f"touch {trap}; {' '.join(run) or 'true'}"]
-        status, output = _run([*options, *served, "python", PLUGIN, *words], prefix)
+        served = ["--run", f"touch {folder}/was-served"]
+        status, output = _run([*options, *served, "python", plugin, *words], prefix)
     assert status == 1, output
     assert "Traceback" not in output, output
     assert "internal error" not in output, output
@@ -76,8 +83,8 @@ def assert_refused(folder, words, says, *, options=(), prefix=(), run=()):
     return message
 
 
-def run_served(words, client, *, options=(), prefix=()):
+def run_served(words, client, *, options=(), prefix=(), plugin=PLUGIN):
     """Output of a client that nbdkit runs with $uri; both must succeed."""
-    status, output = _run([*options, "--run", client, "python", PLUGIN, *words], prefix)
+    status, output = _run([*options, "--run", client, "python", plugin, *words], prefix)
     assert status == 0, output
     return output.partition("\n")[2]

@@ -128,7 +128,7 @@ class StampedClient:
         }
         self.pid = None
         self._process = subprocess.Popen(
-            ["/usr/bin/python3", "-m", "tests.support.stamped_client", json.dumps(arguments)],
+            [sys.executable, "-m", "tests.support.stamped_client", json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=clients.REPOSITORY,
