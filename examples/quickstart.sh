@@ -147,6 +147,7 @@ cat <<EXAMPLES
 Passed. To serve a disk of yours (its content stays; the log, if blank, is formatted):
     nbdkit --unix /run/wbcache.sock python $plugin origin=/dev/sdX log=/dev/nvmeYnZ
 To attach it to a virtual machine:
-    qemu-system-x86_64 ... -blockdev driver=nbd,node-name=disk0,server.type=unix,server.path=/run/wbcache.sock,reconnect-delay=20 \\
+    qemu-system-x86_64 ... -blockdev driver=nbd,node-name=disk0,server.type=unix,server.path=/run/wbcache.sock \\
         -device virtio-blk-pci,drive=disk0
+With ack=log for the server and reconnect-delay=20 for qemu the guest lives on over a server that is killed and started again.
 EXAMPLES

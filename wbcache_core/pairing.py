@@ -53,7 +53,7 @@ def read_log(log: Device) -> list[Superblock | None] | None:
         if _was_ours(log):
             raise SuperblockError(
                 f"both superblocks of log '{log.name}' are damaged, so it is not known what the origin lacks; "
-                f"nothing has been changed; restore the log device, or, {_DISCARD_HINT}"
+                f"nothing has been changed; restore the log device, see what wbcache salvage finds, or, {_DISCARD_HINT}"
             )
         raise ForeignLogError(
             f"log '{log.name}' holds data that is not a wbcache log; nothing has been changed; "

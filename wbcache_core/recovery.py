@@ -109,8 +109,8 @@ def recover(device: Device, reader: LogReader, superblock: Superblock) -> Recove
         raise DamagedLogError(
             f"log '{device.name}' is damaged at LSN {head} (byte {reader.offset_of(end.place)}): what was durable "
             f"up to LSN {known} cannot be read back, so {known - head} pages or more are lost; nothing has been "
-            f"changed; {superblock.describe_origin()}; restore the log device, or give up what is in the log with "
-            "force=discard-log"
+            f"changed; {superblock.describe_origin()}; restore the log device, save what can be had with wbcache "
+            "salvage, or give up what is in the log with force=discard-log"
         )
     return _assemble(sound, head, end, discarded)
 

@@ -3,7 +3,16 @@
 
 import pytest
 
-from tests.corruption.log_images import BLOCKS, CRASHED, LOG_BYTES, ORIGIN_BYTES, STOPPED, Damaged, log_image, make_config
+from tests.corruption.log_images import (
+    BLOCKS,
+    CRASHED,
+    LOG_BYTES,
+    ORIGIN_BYTES,
+    STOPPED,
+    Damaged,
+    log_image,
+    make_config,
+)
 from tests.support.simulated_disk import MemoryDisk
 from tests.support.simulated_threads import Simulation
 from wbcache_core import segment_format, superblock_format
@@ -126,7 +135,6 @@ class TestEndOfTheLog:
     def test_an_older_segment_is_the_end(self, crashed):
         """A log that goes round meets what it wrote a lap ago."""
         offset, _ = crashed.descriptors()[0]
-        crashed.log[crashed.image.used_bytes :][:PAGE_BYTES]
         end = crashed.image.used_bytes
         crashed.log[end : end + PAGE_BYTES] = crashed.log[offset : offset + PAGE_BYTES]
         assert crashed.read() == crashed.image.volume
@@ -135,7 +143,7 @@ class TestEndOfTheLog:
         """The log device was used for another log before."""
         _, last = crashed.descriptors()[-1]
         foreign = segment_format.Descriptor(
-            segment_format.RAW, 0, b"another volume!!", last.end_lsn, last.time_ns + 1, last.end_lsn + 0,
+            segment_format.RAW, 0, b"another volume!!", last.end_lsn, last.time_ns + 1, last.end_lsn,
             last.generation + 1, last.checksum, 0, (), (), (),
         )  # fmt: skip
         crashed.put(crashed.image.used_bytes, foreign)
@@ -207,7 +215,7 @@ class TestDamageInsideTheDurableLog:
         crashed.flip(offset + PAGE_BYTES + 100, 0)
 
         def drain(cache):
-            with pytest.raises(OriginFailedError, match="checksum|cannot be read back"):
+            with pytest.raises(OriginFailedError, match=r"checksum|cannot be read back"):
                 cache.drain()
 
         crashed.run(drain)
