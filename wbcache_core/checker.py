@@ -76,6 +76,7 @@ class _Check:
         self._report = report
         self._superblock = report.superblock = superblock
         self._reader = LogReader(log, superblock.data_pages, superblock.uuid)
+        self._image = aligned_buffer(MAX_SEGMENT_PAGES << PAGE_SHIFT)
 
     def run(self, origin: Device | None) -> None:
         """Raises LogRefusedError, DeviceError for what keeps the check from going on."""
@@ -236,7 +237,7 @@ class _Check:
         """(LSN, block) of each page that fails its checksum; all pages where the segment cannot even be unpacked."""
         descriptor = found.descriptor
         blocks = [head for head in descriptor.heads if head <= BLOCK_MASK]
-        image = aligned_buffer(1 + descriptor.page_count << PAGE_SHIFT)
+        image = self._image[: 1 + descriptor.page_count << PAGE_SHIFT]
         sums: list[int | None]
         try:
             self._reader.load([found.located], descriptor.end_lsn, image, descriptor.first_lsn)

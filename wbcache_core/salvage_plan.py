@@ -220,13 +220,11 @@ class _Planner:
 
         Blocks that the prefix writes again do not count, nor do pages of zeros, which are there for any reason.
         """
-        if self._superblock is None:
-            return []
         found: dict[int, LostPage] = {}
         for segment in later:
-            descriptor = self._survey.descriptor_of(segment)
-            if segment.first_lsn >= self._superblock.batch_end:
+            if self._superblock and segment.first_lsn >= self._superblock.batch_end:
                 continue
+            descriptor = self._survey.descriptor_of(segment)
             apply_entries(descriptor, self._later_locations.set_page, self._later_locations.set_all)
             for entry in entries_of(descriptor):
                 if entry.checksum in (None, _ZERO_PAGE_SUM) or self._locations.get(entry.block):
@@ -240,15 +238,15 @@ class _Planner:
         """What the origin's fingerprint says, and what a batch under way may have done to it."""
         superblock = self._superblock
         if superblock is None:
-            return []
+            return [Doubt("whether later writes were on their way to the origin is not known")]
         doubts = []
         if self._log.size < superblock.log_bytes:
             doubts.append(Doubt("whether there was anything else in the part that has been cut off is not known"))
         if superblock.batch_end > end_lsn:
             doubts.append(
                 Doubt(
-                    f"a batch up to LSN {superblock.batch_end - 1} was on its way to the origin: which of its writes "
-                    "behind the damage got there is known only of those named here"
+                    f"a batch up to LSN {superblock.batch_end - 1} was on its way to the origin: that writes behind "
+                    "the damage got there is known only of pages named here"
                 )
             )
         changed = fingerprint.differing_blocks(self._origin, superblock.samples, self._is_written)

@@ -55,7 +55,8 @@ class History:
     def go_round(self):
         """Servers until what the origin lacks reaches beyond the end of the log."""
         while not (segments := self.segments()) or segments[0].page <= segments[-1].page:
-            self.run(self.random.randrange(4, 9), drained_at=(self.random.randrange(3),))
+            commits = min(max(400 // self._largest, 4), 40)
+            self.run(commits, drained_at=(self.random.randrange(commits // 2),))
 
     def run_requests(self, *requests):
         """A server that is killed after a commit of these: ("write", "trim" or "zero", block, number of blocks)."""

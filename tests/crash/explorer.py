@@ -12,12 +12,14 @@ import argparse
 import random
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from tests.crash.oracle import BrokenPromiseError, Oracle
 from tests.crash.replay import Replay
 from tests.crash.scenarios import SCENARIOS
 from tests.crash.workload import ORIGIN_DISK, Session, aged, first_origin, image_of, make_config
 from tests.support.simulated_disk import STYLES, MemoryDisk
+from tests.support.simulated_threads import Simulation
 from wbcache_core.cache import Cache
 from wbcache_core.checker import examine
 from wbcache_core.errors import WbcacheError
@@ -29,6 +31,8 @@ LOG_BYTES = 4 * MIB
 
 _STRANGE_REMARKS = ("the origin has changed", "of two logs")
 """What a crash may leave elsewhere, but never here."""
+_COMPLETED = 40
+"""One in so many cuts is also served and destaged to the end."""
 _TRIES = 4
 """Draws in a row that may give an image already seen before a position is left."""
 
@@ -40,6 +44,7 @@ class Outcome:
     prefixes: list
     """(shortest, longest) of each client."""
     generation: int
+    volume: bytes
 
 
 def verify(disks, oracle, position):
@@ -59,7 +64,24 @@ def verify(disks, oracle, position):
     strange = [remark for remark in report.remarks if any(words in remark for words in _STRANGE_REMARKS)]
     if report.findings or strange:
         raise BrokenPromiseError("checker: " + "; ".join(report.findings + strange))
-    return Outcome(prefixes, cache._end.generation)
+    return Outcome(prefixes, cache._end.generation, volume)
+
+
+def complete(disks, volume, seed):
+    """Start a server on copies of the disks and stop it when all is destaged: the origin alone is the volume then."""
+    log, origin = (MemoryDisk(bytearray(disk), name) for disk, name in zip(disks, ("log", "origin"), strict=True))
+    simulation = Simulation(seed)
+
+    def serve():
+        cache = Cache(make_config(on_exit="destage"), origin=origin, log=log)
+        cache.activate()
+        cache.stop()
+
+    with simulation.patched():
+        simulation.run(serve)
+    report = examine(log, origin)
+    if report.findings or report.remarks or origin.content != volume:
+        raise BrokenPromiseError(f"destaged as a whole, the origin is not the volume: {report}")
 
 
 def _check_inside(cache):
@@ -145,11 +167,9 @@ class Chain:
             if replay.position == end:
                 break
             replay.advance()
-        self.cuts += done
 
     def _explore_place(self, replay, session, number, share, seen):
         done = tries = index = 0
-        position = replay.position
         while done < share and tries < _TRIES:
             survivors = variant(replay, session.seed, index)
             key = replay.syncs, *((disk, *piece[:2], len(piece.data)) for disk, pieces in enumerate(survivors)
@@ -160,13 +180,19 @@ class Chain:
                 tries = 0
                 done += 1
                 seen.add(key)
-                with replay.after_cut(survivors) as disks:
-                    self._guard(
-                        lambda disks=disks: verify(disks, session.oracle, position),
-                        number, position=position, variant=index,
-                    )  # fmt: skip
+                self.cuts += 1
+                self._guard(
+                    partial(self._examine, replay, session, survivors, thorough=self.cuts % _COMPLETED == 0),
+                    number, position=replay.position, variant=index,
+                )  # fmt: skip
             index += 1
         return done
+
+    def _examine(self, replay, session, survivors, thorough):
+        with replay.after_cut(survivors) as disks:
+            outcome = verify(disks, session.oracle, replay.position)
+            if thorough:
+                complete(disks, outcome.volume, session.seed)
 
     def replay(self, number, position, index):
         """Verify one cut; without a position run up to that session only."""
@@ -176,8 +202,7 @@ class Chain:
         replay = Replay(session.images, session.journal.events)
         while replay.position < position:
             replay.advance()
-        with replay.after_cut(variant(replay, session.seed, index)) as disks:
-            verify(disks, session.oracle, position)
+        self._examine(replay, session, variant(replay, session.seed, index), thorough=True)
 
 
 def main():

@@ -132,13 +132,19 @@ class Oracle:
     def after_cut(self, position, prefixes, generation):
         """The history that a new session begins with when a cut there left these prefixes, and that last commit.
 
-        prefixes are (shortest, longest): where they differ, nobody can see whether the steps between are there.
+        prefixes are (shortest, longest): where they differ, nobody can see whether the steps between are there. What
+        came before the cut is durable or invisible, so its order does not matter any more.
         """
+        nothing = (0,) * len(self.clients)
         successor = Oracle(self.before, len(self.clients))
         for old, new, (_, length) in zip(self.clients, successor.clients, prefixes, strict=True):
             for first_sector, count, value in old.steps[:length]:
                 successor._add_step(new, first_sector, count, value)
-            new.requests = [replace(one, end=min(one.end, length)) for one in old.requests if one.first < length]
+            new.requests = [
+                replace(one, end=min(one.end, length), answered_before=nothing)
+                for one in old.requests
+                if one.first < length
+            ]  # fmt: skip
             new.answered = length
         successor._owners = self._owners
         successor.claims = [replace(claim, position=0) for claim in self.claims if claim.position <= position]

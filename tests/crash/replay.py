@@ -3,7 +3,7 @@
 
 import contextlib
 
-from tests.support.simulated_disk import put, survivors
+from tests.support.simulated_disk import put, settle, survivors
 
 
 class Replay:
@@ -26,8 +26,7 @@ class Replay:
             return
         if covered:
             self.syncs += 1
-            put(self.durable[disk], [piece for piece in self._unsynced[disk] if piece.number in covered])
-            self._unsynced[disk] = [piece for piece in self._unsynced[disk] if piece.number not in covered]
+            self._unsynced[disk] = settle(self.durable[disk], self._unsynced[disk], covered)
 
     def survivors(self, rng, style):
         """For each disk the unsynced pieces that survive a cut."""

@@ -29,6 +29,18 @@ SCENARIOS = {
         origin_latency=0.2,
         settings={"compress": "off", "destage_delay": "1h", "low_watermark": "90", "high_watermark": "95"},
     ),
+    "slow log": Scenario(
+        clients=2,
+        requests=130,
+        pages=200,
+        largest=24,
+        pause=0.0003,
+        flush_share=0.005,
+        fua_share=0,
+        log_latency=0.2,
+        endings=(CUT, STOP),
+        settings={"ring_size": "4M", "commit_size": "2M"},
+    ),
     "write-through": Scenario(clients=2, requests=25, settings={"ack": "origin"}),
     "acknowledged by the log": Scenario(clients=3, requests=25, settings={"ack": "log"}),
     "flush reaches the origin": Scenario(clients=2, requests=30, settings={"flush": "origin", "fua": "origin"}),
@@ -37,5 +49,9 @@ SCENARIOS = {
     "drains": Scenario(
         clients=2, requests=30, endings=(STOP, STOP_UNDER_LOAD), settings={"on_exit": "destage", "destage_delay": "1h"}
     ),
+    "origin fails at times": Scenario(
+        clients=2, requests=40, failing=("origin",), endings=(CUT, CUT, STOP), settings={"destage_delay": "50ms"}
+    ),
+    "log fails": Scenario(clients=2, requests=40, failing=("log",), flush_share=0.25),
     "slow origin": Scenario(clients=2, requests=40, origin_latency=0.05, settings={"destage_depth": "8"}),
 }

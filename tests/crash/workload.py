@@ -10,7 +10,7 @@ from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
 from tests.support.simulated_threads import Simulation
 from wbcache_core.cache import Cache
 from wbcache_core.config import LOG, ORIGIN, Config
-from wbcache_core.errors import StoppedError
+from wbcache_core.errors import RequestError
 
 LOG_DISK, ORIGIN_DISK = 0, 1
 CUT, STOP, STOP_UNDER_LOAD = "cut", "stop", "stop under load"
@@ -42,6 +42,8 @@ class Scenario:
     """Between the requests of a client, on average."""
     log_latency: float = 0.001
     origin_latency: float = 0.004
+    failing: tuple = ()
+    """"origin" fails at times and comes back, "log" fails once and for good."""
     age: int = 0
     """Bytes that go through the log before the first session, so that it is near its end."""
 
@@ -92,7 +94,7 @@ class SessionClient:
                     self._session.flush()
                 else:
                     self._change()
-            except StoppedError:
+            except RequestError:
                 return
 
     def _choose_run(self):
@@ -149,6 +151,7 @@ class Session:
         self.config = make_config(**self.settings)
         self.ending = self._random.choice(scenario.endings)
         self.simulation = Simulation(seed)
+        self._is_over = False
 
     def _choose_settings(self):
         settings = {
@@ -178,18 +181,34 @@ class Session:
         self.cache = Cache(self.config, origin=origin, log=log)
         self.cache.activate()
         clients = [SessionClient(self, number) for number in range(self.scenario.clients)]
+        for disk in (log, origin):
+            if disk.name in self.scenario.failing:
+                self.simulation.spawn(self._fail_at_times, disk)
         threads = [self.simulation.spawn(client.run) for client in clients]
         if self.ending == STOP_UNDER_LOAD:
             self.simulation.sleep(self._random.random() * self.scenario.requests * self.scenario.pause)
             self.cache.stop()
         for thread in threads:
             thread.join()
+        self._is_over = True
         if self.ending == CUT:
             self.cache.abandon()
             return
         self.cache.stop()
         is_complete = self.config.on_exit == "destage"
         self.claim(self.oracle.answered(), ORIGIN if is_complete else LOG)
+
+    def _fail_at_times(self, disk):
+        """Requests of some kinds fail for a while, a write after its first half or before."""
+        length = self.scenario.requests * self.scenario.pause
+        while not self._is_over:
+            self.simulation.sleep(length * self._random.random() * 0.6)
+            disk.faults.shorten = self._random.random() < 0.5
+            disk.faults.failing = set(self._random.choice((("write", "zero"), ("sync",), ("write", "zero", "sync"))))
+            if disk.name == "log":
+                return
+            self.simulation.sleep(length * self._random.random() * 0.4)
+            disk.faults.failing = set()
 
     def _pause_of(self, latency):
         rng = random.Random(f"latency {latency} {self.seed}")

@@ -126,8 +126,10 @@ def push_out(cache):
 
 def sweep_out(cache):
     """The map has forgotten that there was a write."""
+    cache.volume.trim(SPARSE_BYTES - 6 * MIB, 6 * MIB)
     while not cache._locations.sweeps:
-        cache.volume.trim(SPARSE_BYTES - 6 * MIB, 6 * MIB)
+        # A sweep that came too early to find anything puts off the next one.
+        cache._destager._sweep_at = 1
         push_out(cache)
 
 

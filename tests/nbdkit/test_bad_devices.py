@@ -287,10 +287,15 @@ def test_what_can_only_be_read_is_served_read_only(pair, part, kind):
     assert clients.run("sha256sum", copy).split()[0] in found
 
 
-def test_writes_to_a_read_only_export_fail(pair):
+@pytest.mark.parametrize("options", [(), READ_ONLY], ids=["immutable", "read-only"])
+def test_writes_to_a_read_only_export_fail(pair, options):
     """EPERM for each, also from a client that does not look at the flags, and nothing changes."""
     volume = make_dirty_pair(pair)
-    with immutable(pair.log), unchanged(pair.folder), pair.serve(check=False, tolerate=["invalid request"]) as server:
+    with contextlib.ExitStack() as stack:
+        if not options:
+            stack.enter_context(immutable(pair.log))
+        stack.enter_context(unchanged(pair.folder))
+        server = stack.enter_context(pair.serve(check=False, tolerate=["invalid request"], options=options))
         with clients.connection(server.uri) as handle:
             handle.set_strict_mode(0)
             assert handle.is_read_only()

@@ -97,6 +97,28 @@ def put(content, pieces):
         content[offset : offset + len(data)] = data
 
 
+def settle(durable, unsynced, covered):
+    """A sync made these writes durable; returns those that still are not.
+
+    A piece that a later, durable one overwrites is gone for good, also where an earlier sync of it failed.
+    """
+    done = [piece for piece in unsynced if piece.number in covered]
+    put(durable, done)
+    return [
+        piece
+        for piece in unsynced
+        if piece.number not in covered and not any(_overwrites(later, piece) for later in done)
+    ]  # fmt: skip
+
+
+def _overwrites(later, earlier):
+    return (
+        later.number > earlier.number
+        and later.offset < earlier.offset + len(earlier.data)
+        and earlier.offset < later.offset + len(later.data)
+    )
+
+
 class MemoryDisk:
     """A device over a bytearray: what is written is there, at once and for good."""
 
@@ -200,6 +222,7 @@ class SimulatedDisk(MemoryDisk):
         self._count = 0
         self._running = set()
         self._unsynced = []
+        self._given_up = set()
         self._used_pages = set()
 
     def read_into(self, view, offset):
@@ -223,6 +246,15 @@ class SimulatedDisk(MemoryDisk):
             half = len(data) // 2
             data = data[: half - half % SECTOR] if self.faults.shorten else b""
         self._take_space(offset, len(data))
+        number = self._begin(offset, data) if data else None
+        self._pause(kind)
+        with self._lock:
+            self._running.discard(number)
+        if fails:
+            raise self._error(kind)
+
+    def _begin(self, offset, data):
+        """A write is on its way from now on; returns its number."""
         with self._lock:
             super().write([data], offset)
             self._count += 1
@@ -231,11 +263,7 @@ class SimulatedDisk(MemoryDisk):
             self._unsynced.append(piece)
             if self._journal is not None:
                 self._journal.events.append(Event(self._disk, piece, frozenset()))
-        self._pause(kind)
-        with self._lock:
-            self._running.discard(piece.number)
-        if fails:
-            raise self._error(kind)
+            return piece.number
 
     def _take_space(self, offset, length):
         if self.faults.space_bytes is None:
@@ -248,15 +276,16 @@ class SimulatedDisk(MemoryDisk):
 
     def sync(self):
         with self._lock:
-            covered = frozenset(piece.number for piece in self._unsynced) - self._running
+            covered = frozenset(piece.number for piece in self._unsynced) - self._running - self._given_up
         self._pause("sync")
         if self.faults.strikes("sync"):
+            # As Linux has it: a later sync knows nothing of what this one did not get to the disk.
+            self._given_up |= covered
             raise self._error("sync")
         if self.faults.lose_syncs:
             return
         with self._lock:
-            put(self.durable, [piece for piece in self._unsynced if piece.number in covered])
-            self._unsynced = [piece for piece in self._unsynced if piece.number not in covered]
+            self._unsynced = settle(self.durable, self._unsynced, covered)
             if self._journal is not None:
                 self._journal.events.append(Event(self._disk, None, covered))
 

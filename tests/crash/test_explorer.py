@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The explorer itself: a seed is enough to repeat a run, and broken promises are noticed."""
+
+import pytest
+
+from tests.crash.explorer import Chain
+from tests.crash.oracle import BrokenPromiseError, Oracle, content
+from tests.crash.workload import LOG_DISK, ORIGIN_DISK
+from tests.support.simulated_disk import STYLES, SimulatedDisk
+from tests.support.simulated_threads import DeadlockError, Simulation
+from wbcache_core.errors import DeviceError
+
+PAGES = 4
+
+
+def test_a_run_follows_from_its_seed():
+    first, second = (
+        [session.journal.events for session in Chain("concurrent clients", "same").sessions(2)] for _ in range(2)
+    )
+    assert first == second
+    other = next(Chain("concurrent clients", "other").sessions(1)).journal.events
+    assert other != first[0]
+
+
+@pytest.mark.parametrize("disk", [LOG_DISK, ORIGIN_DISK])
+def test_syncs_that_do_nothing_are_noticed(disk):
+    class Liar(Chain):
+        def sessions(self, count):
+            for session in super().sessions(count):
+                events = session.journal.events
+                events[:] = [event for event in events if event.piece or event.disk != disk]
+                yield session
+
+    with pytest.raises(BrokenPromiseError, match="--position"):
+        Liar("flush reaches the origin", "lie").explore(400, sessions=1)
+
+
+class TestOracle:
+    """Two clients that own the even and the odd pages."""
+
+    def history(self):
+        oracle = Oracle([0] * 8 * PAGES, 2)
+        one, two = oracle.clients
+        for client, page, value in ((one, 0, 3), (two, 1, 4), (one, 2, 5), (one, 0, 6)):
+            oracle.answer(client, oracle.submit(client, 8 * page, 8, value, 0))
+        return oracle
+
+    def image(self, *values):
+        return b"".join(content(8 * page, [value] * 8) for page, value in enumerate(values))
+
+    @pytest.mark.parametrize("values", [(0, 0, 0, 0), (3, 0, 0, 0), (3, 4, 0, 0), (3, 4, 5, 0), (6, 4, 5, 0)])
+    def test_prefixes_are_accepted(self, values):
+        assert self.history().check_volume(self.image(*values), 0)
+
+    @pytest.mark.parametrize("values", [(6, 0, 5, 0), (0, 4, 0, 0), (0, 0, 5, 0), (6, 4, 0, 0), (3, 0, 5, 0)])
+    def test_gaps_are_noticed(self, values):
+        with pytest.raises(BrokenPromiseError):
+            self.history().check_volume(self.image(*values), 0)
+
+    def test_what_was_acknowledged_has_to_be_there(self):
+        oracle = self.history()
+        oracle.claim(7, (2, 1), 1, False)
+        oracle.check_volume(self.image(3, 4, 0, 0), 6)
+        with pytest.raises(BrokenPromiseError):
+            oracle.check_volume(self.image(3, 4, 0, 0), 7)
+        assert oracle.check_volume(self.image(3, 4, 5, 0), 7) == [(2, 2), (1, 1)]
+
+    @pytest.mark.parametrize(
+        "page", [content(8, [3] * 8), content(0, [3] * 7) + bytes(511) + b"x", content(0, [9] * 8)]
+    )
+    def test_foreign_sectors_are_noticed(self, page):
+        with pytest.raises(BrokenPromiseError):
+            self.history().check_volume(page + self.image(0, 0, 0, 0)[4096:], 0)
+
+
+class TestSimulatedDisk:
+    def test_what_was_synced_survives_every_crash(self):
+        disk = SimulatedDisk(bytes(8192))
+        disk.write([memoryview(b"a" * 4096)], 0)
+        disk.sync()
+        disk.write([memoryview(b"b" * 4096)], 4096)
+        images = {bytes(disk.crash(seed, style)) for seed in range(50) for style in STYLES}
+        assert all(image[:4096] == b"a" * 4096 for image in images)
+        assert all(
+            set(image[start : start + 512]) in ({0}, {ord("b")}) for image in images for start in range(4096, 8192, 512)
+        )
+        assert len(images) > 10
+
+    def test_a_lost_sync_says_nothing(self):
+        disk = SimulatedDisk(bytes(4096))
+        disk.faults.lose_syncs = True
+        disk.write([memoryview(b"a" * 4096)], 0)
+        disk.sync()
+        assert disk.crash(0, "none") == bytes(4096)
+
+    def test_a_short_write_leaves_its_first_half(self):
+        disk = SimulatedDisk(bytes(4096))
+        disk.faults.failing.add("write")
+        disk.faults.shorten = True
+        with pytest.raises(DeviceError):
+            disk.write([memoryview(b"a" * 4096)], 0)
+        assert disk.content == b"a" * 2048 + bytes(2048)
+
+    def test_a_full_disk_takes_what_it_has_room_for(self):
+        disk = SimulatedDisk(bytes(12288))
+        disk.faults.space_bytes = 4096
+        disk.write([memoryview(b"a" * 4096)], 4096)
+        disk.write([memoryview(b"b" * 512)], 4096)
+        with pytest.raises(DeviceError, match="space"):
+            disk.write([memoryview(b"c" * 512)], 0)
+
+    def test_flipped_bits_are_read_and_not_stored(self):
+        disk = SimulatedDisk(bytes(4096))
+        disk.faults.flipped_bits.add(8 * 100 + 3)
+        page = bytearray(4096)
+        disk.read_into(memoryview(page), 0)
+        assert page[100] == 8 and not any(disk.content)
+
+
+class TestSimulation:
+    def test_hours_take_no_time_and_threads_take_turns(self):
+        simulation = Simulation(1)
+        seen = []
+
+        def sleep(hours):
+            simulation.sleep(3600 * hours)
+            seen.append(hours)
+
+        def main():
+            for thread in [simulation.spawn(sleep, hours) for hours in (3, 1, 2)]:
+                thread.join()
+
+        simulation.run(main)
+        assert seen == [1, 2, 3]
+
+    def test_a_deadlock_is_noticed(self):
+        simulation = Simulation(1)
+        with pytest.raises(DeadlockError, match="waits for another"):
+            simulation.run(simulation.block)
+
+    def test_an_exception_in_any_thread_is_raised(self):
+        simulation = Simulation(1)
+        with pytest.raises(ZeroDivisionError):
+            simulation.run(lambda: simulation.spawn(lambda: 1 // 0).join())
