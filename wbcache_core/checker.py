@@ -65,6 +65,16 @@ def _end_place(found: Found) -> int:
     return found.place + found.descriptor.log_pages
 
 
+def _last_whole_generation(segments: list[Found], lsn: int) -> tuple[int, int] | None:
+    """Number and time of the last commit all of whose segments end at or below lsn; None when it is not among them."""
+    going_on = {found.descriptor.generation for found in segments if found.descriptor.end_lsn > lsn}
+    for found in reversed(segments):
+        descriptor = found.descriptor
+        if descriptor.end_lsn <= lsn and descriptor.generation not in going_on:
+            return descriptor.generation, descriptor.time_ns
+    return None
+
+
 class _Check:
     """One log that has at least one valid superblock."""
 
@@ -179,11 +189,12 @@ class _Check:
                 if lsn > recovered.head or (lsn >= min(bounds) and lsn not in bounds):
                     self._find(f"superblock {superblock.sequence}: {name} is {lsn}, which is no end of a segment")
             before = ends.get(superblock.destaged)
+            whole = _last_whole_generation(segments, superblock.destaged)
+            stated = superblock.destaged_generation, superblock.destaged_time_ns
             if before and (
                 (superblock.destaged_place, superblock.destaged_previous)
                 != (_end_place(before), before.descriptor.checksum)
-                or (superblock.destaged_generation, superblock.destaged_time_ns)
-                != (before.descriptor.generation, before.descriptor.time_ns)
+                or (whole and stated != whole)
             ):
                 self._find(
                     f"superblock {superblock.sequence} does not agree with the segment before `destaged` (LSN "

@@ -43,6 +43,7 @@ class DestageBatch:
         self.start_lsn = start_lsn
         self.end_lsn = descriptors[-1].end_lsn
         self.last = descriptors[-1]
+        self._descriptors = descriptors
         self._image = image
         self._newest: dict[int, int] = {}
         self._sums = array("Q", bytes(8 * (self.end_lsn - start_lsn)))
@@ -53,6 +54,11 @@ class DestageBatch:
     def __len__(self) -> int:
         """Pages to write."""
         return len(self._newest)
+
+    def last_before(self, generation: int) -> Descriptor | None:
+        """The last descriptor of an earlier generation, if the batch has one."""
+        earlier = (descriptor for descriptor in reversed(self._descriptors) if descriptor.generation < generation)
+        return next(earlier, None)
 
     def _add(self, descriptor: Descriptor) -> None:
         index = descriptor.first_lsn + 1 - self.start_lsn

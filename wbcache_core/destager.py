@@ -176,13 +176,14 @@ class Destager:
         batch = self._load(line.destaged, end, from_ring=True)
         if self._store.current.batch_end < batch.end_lsn:
             self._write_superblock(batch_end=batch.end_lsn, committed=line.committed)
+        generation, time_ns = self._last_whole_generation(batch)
         writes = self._writer.write(batch)
         self._write_superblock(
             destaged=batch.end_lsn,
             destaged_place=self._place_after(batch),
             destaged_previous=batch.last.checksum,
-            destaged_generation=batch.last.generation,
-            destaged_time_ns=batch.last.time_ns,
+            destaged_generation=generation,
+            destaged_time_ns=time_ns,
             # A larger batch may have failed half-way before.
             batch_end=max(batch.end_lsn, self._store.current.batch_end),
             committed=line.committed,
@@ -200,6 +201,27 @@ class Destager:
             "destaged batch: LSN %d to %d, %d pages in %d writes, %.3f s",
             batch.start_lsn, batch.end_lsn, len(batch), writes, seconds,
         )  # fmt: skip
+
+    def _last_whole_generation(self, batch: DestageBatch) -> tuple[int, int]:
+        """Number and time of the last commit all of which is on the origin with this batch. Raises DeviceError."""
+        last = batch.last
+        if not self._goes_on(last.generation, batch.end_lsn):
+            return last.generation, last.time_ns
+        before = batch.last_before(last.generation)
+        if before:
+            return before.generation, before.time_ns
+        return self._store.current.destaged_generation, self._store.current.destaged_time_ns
+
+    def _goes_on(self, generation: int, lsn: int) -> bool:
+        """Whether the segment at lsn is of that commit too, or cannot be read. Raises DeviceError."""
+        with self._line.lock:
+            if lsn >= self._line.committed:
+                return False
+            following = self._table.locate(lsn)
+        try:
+            return self._reader.descriptor(following).generation == generation
+        except DamagedPageError:
+            return True
 
     def _place_after(self, batch: DestageBatch) -> int:
         with self._line.lock:

@@ -114,14 +114,18 @@ class LogReader:
     def _frame_table(self, segment: Located) -> tuple[int, tuple[int, ...]]:
         table = self._frame_tables.get(segment.first_lsn)
         if table is None:
-            page = aligned_buffer(PAGE_BYTES)
-            self._device.read_uncached_into(page, self.offset_of(segment.place))
-            descriptor = self.decode(page, segment.first_lsn)
+            descriptor = self.descriptor(segment)
             if len(self._frame_tables) >= _FRAME_CACHE_ENTRIES:
                 self._frame_tables.clear()
             table = descriptor.page_count, descriptor.frame_lengths
             self._frame_tables[segment.first_lsn] = table
         return table
+
+    def descriptor(self, segment: Located) -> Descriptor:
+        """Read the descriptor of a segment. Raises DeviceError, DamagedPageError."""
+        page = aligned_buffer(PAGE_BYTES)
+        self._device.read_uncached_into(page, self.offset_of(segment.place))
+        return self.decode(page, segment.first_lsn)
 
     def decode(self, page: memoryview, first_lsn: int) -> Descriptor:
         """The descriptor of the segment that starts with first_lsn. Raises DamagedPageError when it is not."""
