@@ -29,6 +29,10 @@ inside() {
         [ -z "${!name:-}" ] || environment+=("$name=${!name}")
     done
 
+    # The namespace began with copies of all mounts, and a copy keeps busy what its owner unmounts meanwhile.
+    findmnt --list --noheadings --output TARGET | { grep -E '^(/tmp|/var/tmp|/mnt|/media)/' || true; } |
+        while read -r name; do umount --lazy "$name" 2>/dev/null || true; done
+
     say "debootstrap of $suite from $mirror"
     debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" "$mirror" >"$work/debootstrap.txt" 2>&1 ||
         { tail -n 20 "$work/debootstrap.txt"; say "debootstrap failed"; return 1; }
@@ -105,7 +109,7 @@ printf '[safe]\n\tdirectory = *\n' >"$work/gitconfig"
 GIT_CONFIG_GLOBAL=$work/gitconfig git clone --quiet --no-hardlinks "$repository" "$work/clone"
 say "commit $(git -C "$work/clone" log -1 --format='%h %s')"
 # In the background, since bash runs no trap while a program in the foreground runs.
-unshare --mount --pid --fork --kill-child --mount-proc "$BASH" "${BASH_SOURCE[0]}" --inside "$work" "$suite" "$mirror" &
+unshare --mount --propagation slave --pid --fork --kill-child --mount-proc "$BASH" "${BASH_SOURCE[0]}" --inside "$work" "$suite" "$mirror" &
 namespace=$!
 wait "$namespace" && status=0 || status=$?
 namespace=

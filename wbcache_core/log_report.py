@@ -47,19 +47,25 @@ def gather_facts(log: ForgivingLog) -> Facts:
         facts["origin_alone"] = _origin_alone(superblock)
     try:
         if pairing.read_log(log) is None:
-            return facts | {"state": "blank"}
-        assert superblock
-        recovered = recover(log, LogReader(log, superblock.data_pages, superblock.uuid), superblock)
+            facts["state"] = "blank"
+        elif superblock:
+            _add_content(facts, log, superblock)
     except LogRefusedError as error:
-        return facts | {"problem": str(error)}
+        facts["problem"] = str(error)
+    if log.unreadable:
+        where = ", ".join(map(str, sorted(log.unreadable)[:3]))
+        said = f"log '{log.name}' cannot be read at byte {where}: the device fails"
+        facts |= {"state": "refused", "problem": f"{said}; {facts['problem']}" if facts["problem"] else said}
+    return facts
+
+
+def _add_content(facts: Facts, log: ForgivingLog, superblock: Superblock) -> None:
+    """What recovery finds. Raises LogRefusedError."""
+    recovered = recover(log, LogReader(log, superblock.data_pages, superblock.uuid), superblock)
     facts["cursors"]["head"] = recovered.head
     facts["left_out_lsn"] = recovered.discarded_lsn
     facts["dirty"] = _dirty(recovered, superblock)
     facts["state"] = "dirty" if recovered.head > superblock.destaged else "clean"
-    if log.unreadable:
-        where = ", ".join(map(str, sorted(log.unreadable)[:3]))
-        facts |= {"state": "refused", "problem": f"log '{log.name}' cannot be read at byte {where}: the device fails"}
-    return facts
 
 
 def _identity(superblock: Superblock) -> Facts:

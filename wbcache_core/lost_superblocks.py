@@ -40,8 +40,8 @@ class Doubt(NamedTuple):
 class Start(NamedTuple):
     """Where to begin: the segments from there on, and the cursor as a superblock would have it.
 
-    `page` is where in the data area the first segment is or would be; `told_by` the superblock slot, damaged, that
-    told it, if one did.
+    `page` is where in the data area the first segment is or would be. `spared_slot` is the damaged superblock that told
+    it, to be overwritten last; any where none did, None where a sound superblock says it all.
     """
 
     uuid: bytes
@@ -51,7 +51,7 @@ class Start(NamedTuple):
     generation: int
     time_ns: int
     doubts: list[Doubt]
-    told_by: int = 0
+    spared_slot: int | None
 
 
 class _Hint(NamedTuple):
@@ -73,6 +73,22 @@ def _read_hints(log: Device) -> list[_Hint]:
         except FormatError:
             continue
     return hints
+
+
+def told_later(log: ForgivingLog, survey: Survey, superblock: Superblock) -> tuple[int, Superblock] | None:
+    """(Slot, damaged superblock) that stands further on than the sound one, borne out by a segment. Raises DeviceError.
+
+    It was written only after the origin had everything below its `destaged`.
+    """
+    ends = {
+        (segment.end_lsn, segment.checksum, (segment.page + segment.log_pages) % survey.data_pages)
+        for segment in survey.segments_of(superblock.uuid)
+    }
+    for slot, hint in _read_hints(log):
+        end = hint.destaged, hint.destaged_previous, hint.destaged_place % survey.data_pages
+        if hint.uuid == superblock.uuid and hint.destaged > superblock.destaged and end in ends:
+            return slot, hint
+    return None
 
 
 def find_start(log: ForgivingLog, origin: Device, survey: Survey) -> Start:

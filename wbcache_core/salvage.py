@@ -44,6 +44,8 @@ def run_salvage(path: str, origin: str, yes: bool, force: frozenset[str], as_jso
         stack.callback(log.close)
         device = stack.enter_context(opened_origin(origin, log, read_only=not yes))
         if _is_blank(log):
+            if as_json:
+                print(json.dumps({"needed": False, "reasons": []}))
             _say(f"log '{path}' is blank: there is nothing to salvage")
             return 0
         plan = make_plan(log, device)
@@ -105,12 +107,13 @@ def carry_out(plan: Plan, log: ForgivingLog, origin: Device) -> None:
         if not device.writable:
             raise ReadOnlyError(f"'{device.name}' cannot be written")
     log_bytes = _size_of_new_log(plan, log)
-    # Without a superblock of its own the store goes on from one that is not on the device, and whose successor
-    # spares the slot that told where to begin.
-    slots = plan.slots if plan.superblock else [_new_superblock(plan, log_bytes, origin), None]
-    store = SuperblockStore(log, slots)
-    if plan.superblock and plan.superblock.batch_end < plan.end_lsn:
-        store.write(batch_end=plan.end_lsn)
+    if plan.spared_slot is None:
+        store = SuperblockStore(log, plan.slots)
+        if store.current.batch_end < plan.end_lsn:
+            store.write(batch_end=plan.end_lsn)
+    else:
+        # The store goes on from a superblock that is not on the device; its successor spares the slot.
+        store = SuperblockStore(log, [_new_superblock(plan, log_bytes, origin), None])
     _replay(plan, log, origin)
     if log.size < log_bytes:
         log.grow(log_bytes)
@@ -127,7 +130,7 @@ def _new_superblock(plan: Plan, log_bytes: int, origin: Device) -> Superblock:
     lsn = plan.next_lsn
     return Superblock(
         uuid=uuid.uuid4().bytes,
-        sequence=plan.spared_slot,
+        sequence=plan.spared_slot or 0,
         log_bytes=log_bytes,
         origin_bytes=origin.size,
         origin_name=origin.name,
@@ -142,9 +145,9 @@ def _new_superblock(plan: Plan, log_bytes: int, origin: Device) -> Superblock:
 
 
 def _size_of_new_log(plan: Plan, log: ForgivingLog) -> int:
-    """Raises ConfigError where there is too little of it left."""
+    """As it was made; a file that has been cut short is made longer. Raises ConfigError where a device is too small."""
     usable = log.size - log.size % PAGE_BYTES
-    wanted = plan.superblock.log_bytes if plan.superblock else usable
+    wanted = plan.superblock.log_bytes if plan.superblock else max(usable, MIN_LOG_BYTES)
     if log.size >= wanted or os.path.isfile(log.name):
         return wanted
     if usable < MIN_LOG_BYTES:

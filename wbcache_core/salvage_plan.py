@@ -17,7 +17,7 @@ from wbcache_core.location_map import LocationMap
 from wbcache_core.log_entries import entries_of
 from wbcache_core.log_reader import LogReader
 from wbcache_core.log_survey import Segment, Survey
-from wbcache_core.lost_superblocks import ORIGIN_CHANGED, Doubt, Start, find_start
+from wbcache_core.lost_superblocks import ORIGIN_CHANGED, Doubt, Start, find_start, told_later
 from wbcache_core.offline_devices import ForgivingLog
 from wbcache_core.progress import Progress
 from wbcache_core.recovery import apply_entries
@@ -63,8 +63,8 @@ class Plan:
     doubts: list[Doubt]
     reasons: list[str]
     """What is wrong; empty for a log that needs no salvage."""
-    spared_slot: int
-    """The superblock that is overwritten last."""
+    spared_slot: int | None
+    """See Start."""
 
     @property
     def end_offset(self) -> int:
@@ -95,24 +95,32 @@ def make_plan(log: ForgivingLog, origin: Device) -> Plan:
     data_pages = superblock.data_pages if superblock else max((log.size - DATA_START) // PAGE_BYTES, 0)
     with Progress("searching the log", data_pages << PAGE_SHIFT) as progress:
         survey = Survey(log, data_pages, progress.advance)
-    if superblock:
-        pairing.check_size_unchanged(superblock, origin, log)
-        start = _start_from(superblock, survey)
-    else:
-        start = find_start(log, origin, survey)
-    plan = _Planner(log, origin, slots, superblock, survey, start).plan()
-    plan.reasons = _reasons(plan, log)
+    if superblock is None:
+        planner = _Planner(log, origin, slots, None, survey, find_start(log, origin, survey))
+        plan = planner.plan()
+        plan.reasons = _reasons(plan, log)
+        return plan
+    pairing.check_size_unchanged(superblock, origin, log)
+    plan = _Planner(log, origin, slots, superblock, survey, _start_from(superblock, survey, None)).plan()
+    reasons = _reasons(plan, log)
+    told = told_later(log, survey, superblock) if reasons else None
+    if told:
+        # The older superblock also leads to everything, but needs more of the log to be sound.
+        slot, later = told
+        planner = _Planner(log, origin, slots, superblock, survey, _start_from(later, survey, slot), later)
+        plan = planner.plan()
+    plan.reasons = reasons
     return plan
 
 
-def _start_from(superblock: Superblock, survey: Survey) -> Start:
+def _start_from(superblock: Superblock, survey: Survey, spared_slot: int | None) -> Start:
     chain = survey.chain_from(
         superblock.uuid, superblock.destaged, superblock.destaged_place, superblock.destaged_previous
     )
     survey.forget_images(chain)
     return Start(
         superblock.uuid, chain, superblock.destaged, superblock.destaged_place % survey.data_pages,
-        superblock.destaged_generation, superblock.destaged_time_ns, [],
+        superblock.destaged_generation, superblock.destaged_time_ns, [], spared_slot,
     )  # fmt: skip
 
 
@@ -155,11 +163,15 @@ class _Planner:
         superblock: Superblock | None,
         survey: Survey,
         start: Start,
+        later: Superblock | None = None,
     ) -> None:
+        """later is a damaged superblock that `start` was taken from."""
         self._log = log
         self._origin = origin
         self._slots = slots
         self._superblock = superblock
+        self._later = later
+        self._batch_end = max((known.batch_end for known in (superblock, later) if known), default=None)
         self._survey = survey
         self._start = start
         self._reader = LogReader(log, survey.data_pages, start.uuid)
@@ -181,7 +193,7 @@ class _Planner:
         ahead = self._pages_ahead(later)
         return Plan(
             self._slots, self._superblock, survey, start.uuid, start.lsn, prefix, end_lsn, end_page, known, generation,
-            time_ns, self._lost_pages(), later, ahead, [*start.doubts, *self._doubts(end_lsn)], [], start.told_by,
+            time_ns, self._lost_pages(), later, ahead, [*start.doubts, *self._doubts(end_lsn)], [], start.spared_slot,
         )  # fmt: skip
 
     def _read_prefix(self, known: int) -> list[Segment]:
@@ -222,7 +234,7 @@ class _Planner:
         """
         found: dict[int, LostPage] = {}
         for segment in later:
-            if self._superblock and segment.first_lsn >= self._superblock.batch_end:
+            if self._batch_end is not None and segment.first_lsn >= self._batch_end:
                 continue
             descriptor = self._survey.descriptor_of(segment)
             apply_entries(descriptor, self._later_locations.set_page, self._later_locations.set_all)
@@ -237,21 +249,28 @@ class _Planner:
     def _doubts(self, end_lsn: int) -> list[Doubt]:
         """What the origin's fingerprint says, and what a batch under way may have done to it."""
         superblock = self._superblock
-        if superblock is None:
+        if superblock is None or self._batch_end is None:
             return [Doubt("whether later writes were on their way to the origin is not known")]
         doubts = []
         if self._log.size < superblock.log_bytes:
             doubts.append(Doubt("whether there was anything else in the part that has been cut off is not known"))
-        if superblock.batch_end > end_lsn:
+        if self._later:
             doubts.append(
                 Doubt(
-                    f"a batch up to LSN {superblock.batch_end - 1} was on its way to the origin: that writes behind "
-                    "the damage got there is known only of pages named here"
+                    f"the superblock that was written last is damaged; that the origin has everything below LSN "
+                    f"{self._later.destaged}, as what is left of it says, agrees with the segments"
                 )
             )
-        changed = fingerprint.differing_blocks(self._origin, superblock.samples, self._is_written)
+        if self._batch_end > end_lsn:
+            doubts.append(
+                Doubt(
+                    f"a batch up to LSN {self._batch_end - 1} was on its way to the origin: that writes behind the "
+                    "damage got there is known only of pages named here"
+                )
+            )
+        changed = self._changed_blocks(superblock)
         if changed:
-            where = ", ".join(str(block << PAGE_SHIFT) for block in dict.fromkeys(changed))
+            where = ", ".join(str(block << PAGE_SHIFT) for block in changed)
             doubts.append(
                 Doubt(
                     f"origin '{self._origin.name}' has changed behind its cache, at byte {where}: it was used without "
@@ -260,6 +279,14 @@ class _Planner:
                 )
             )
         return doubts
+
+    def _changed_blocks(self, superblock: Superblock) -> list[int]:
+        """Sampled blocks of the origin that are as no superblock says."""
+        changed = fingerprint.differing_blocks(self._origin, superblock.samples, self._is_written)
+        if self._later:
+            also = fingerprint.differing_blocks(self._origin, self._later.samples, self._is_written)
+            changed = [block for block in changed if block in also]
+        return list(dict.fromkeys(changed))
 
     def _is_written(self, block: int) -> bool:
         return bool(self._locations.get(block) or self._later_locations.get(block))

@@ -53,8 +53,8 @@ class History:
                     cache.drain()
 
     def go_round(self):
-        """Servers until what the origin lacks reaches beyond the end of the log."""
-        while not (segments := self.segments()) or segments[0].page <= segments[-1].page:
+        """Servers until what the origin lacks, five segments at least, reaches beyond the end of the log."""
+        while len(segments := self.segments()) < 5 or segments[0].page <= segments[-1].page:
             commits = min(max(400 // self._largest, 4), 40)
             self.run(commits, drained_at=(self.random.randrange(commits // 2),))
 
@@ -173,6 +173,9 @@ class History:
     def damage_superblocks(self, at=1000):
         for offset in SLOT_OFFSETS:
             self.flip(offset + at)
+
+    def damage_last_superblock(self):
+        self.flip(SLOT_OFFSETS[self.superblock.sequence % 2] + 1000)
 
     def wipe_superblocks(self):
         self.log[:DATA_START] = bytes(DATA_START)

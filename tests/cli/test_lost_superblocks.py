@@ -125,6 +125,14 @@ def test_a_hole_in_what_the_origin_has(wbcache, tmp_path):
     same((tmp_path / "origin").read_bytes(), history.model)
 
 
+def test_only_the_beginning_of_the_log_is_left(wbcache, tmp_path):
+    history = History("beginning", commits=12, drained_at=(3,))
+    del history.log[1 << 20 :]
+    history.damage_superblocks()
+    salvage(wbcache, history, tmp_path)
+    assert (tmp_path / "log").stat().st_size == 4 << 20
+
+
 def test_another_origin(wbcache, tmp_path):
     history = History("other", commits=12, drained_at=(3,))
     history.damage_superblocks()
@@ -180,4 +188,16 @@ def test_a_copy_of_a_log_inside_the_volume_is_not_taken_for_the_log(wbcache, tmp
     history.wipe_superblocks()
     told = salvage(wbcache, history, tmp_path, "--force=origin-changed")
     assert told["volume"].replace("-", "") == uuid.hex()
+    same((tmp_path / "origin").read_bytes(), history.model)
+
+
+@pytest.mark.parametrize("whole_log_destaged", [False, True])
+def test_the_last_superblock_and_a_segment_that_only_the_older_one_needs(wbcache, tmp_path, whole_log_destaged):
+    """What is left of the last one tells that the origin has what is damaged."""
+    history = History("one", commits=6, drained_at=(5,) if whole_log_destaged else (3,))
+    history.damage_descriptor(history.first_segment())
+    history.damage_last_superblock()
+    told = salvage(wbcache, history, tmp_path)
+    assert told["end_lsn"] == max(history.states)
+    assert "agrees with the segments" in sentences(told)
     same((tmp_path / "origin").read_bytes(), history.model)

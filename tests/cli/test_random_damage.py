@@ -16,7 +16,7 @@ from wbcache_core.salvage_plan import make_plan
 from wbcache_core.superblock_format import DATA_START
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
-ROUNDS = 30
+ROUNDS = 20
 
 
 def a_bit(rng, history):
@@ -91,8 +91,10 @@ def test_random_damage(number):
         carry_out(plan, log, origin)
         # Of what the batch brought, not all is known where descriptors are damaged.
         lost = {page.block for page in plan.pages if not page.on_origin}
-        # Where the log was full, a commit can have come in the middle of requests.
-        if plan.end_lsn in history.states:
+        # A batch on its way can have been brought to an end; where the log was full, a commit can have come in the
+        # middle of requests.
+        is_ahead = plan.superblock and plan.superblock.batch_end > plan.end_lsn
+        if plan.end_lsn in history.states and not is_ahead:
             assert_volume(origin.content, history.states[plan.end_lsn], lost | brought)
         assert not check_log(log, origin)
         assert not make_plan(log, origin).reasons

@@ -10,6 +10,7 @@ from wbcache_core.block_device import FileDevice
 from wbcache_core.cache import Cache
 from wbcache_core.checker import check_log
 from wbcache_core.config import Config
+from wbcache_core.errors import DeviceError
 
 COMPRESS = ("off", "zstd")
 
@@ -249,3 +250,49 @@ def test_a_log_that_cannot_be_written(wbcache, history, tmp_path, monkeypatch):
     assert outcome.status == 1
     assert "cannot be written" in outcome.stderr
     assert origin.read_bytes() == history.origin
+
+
+class BadSectors:
+    """Pages of the log that give read errors until they are written."""
+
+    def __init__(self, monkeypatch, offsets):
+        self._offsets = set(offsets)
+        self._read, self._zero = FileDevice._read, FileDevice.zero
+        monkeypatch.setattr(FileDevice, "_read", lambda *arguments: self.read(*arguments))
+        monkeypatch.setattr(FileDevice, "zero", lambda *arguments, **names: self.zero(*arguments, **names))
+
+    def read(self, device, fd, view, offset):
+        if device.role == "log" and any(offset <= bad < offset + len(view) for bad in self._offsets):
+            raise DeviceError("cannot read log: Input/output error")
+        self._read(device, fd, view, offset)
+
+    def zero(self, device, offset, length, may_trim):
+        if device.role == "log":
+            self._offsets = {bad for bad in self._offsets if not offset <= bad < offset + length}
+        self._zero(device, offset, length, may_trim)
+
+
+def test_pages_that_cannot_be_read(wbcache, tmp_path, monkeypatch):
+    history = History("sectors", commits=8)
+    segments = history.segments()
+    index, block = next((index, block) for index, block, is_newest in history.pages(segments[2]) if is_newest)
+    log, origin = history.save(tmp_path)
+    BadSectors(monkeypatch, [segments[2].offset + (1 + index) * PAGE, segments[6].offset])
+    assert wbcache("check", log).status == 1
+    assert "cannot be read at byte" in wbcache("info", log).stdout
+    told = wbcache("salvage", "--json", log, origin).json
+    assert told["end_lsn"] == segments[6].first_lsn
+    assert [page["block"] for page in told["pages"]] == [block]
+    assert "(2 pages)" in told["reasons"][-1]
+    assert wbcache("salvage", "--yes", log, origin).status == 0
+    assert_volume(origin.read_bytes(), history.states[told["end_lsn"]], {block})
+    assert_usable(log, origin)
+
+
+def test_a_superblock_that_cannot_be_read(wbcache, tmp_path, monkeypatch):
+    history = History("superblock", commits=8)
+    history.damage_descriptor(history.segments()[5])
+    log, origin = history.save(tmp_path)
+    BadSectors(monkeypatch, [0])
+    told = wbcache("salvage", "--json", log, origin).json
+    assert told["end_lsn"] == History("superblock", commits=8).segments()[5].first_lsn

@@ -9,6 +9,7 @@ recovery, activation, and whatever a torn write left behind are cut as well. Eve
 """
 
 import argparse
+import logging
 import random
 import time
 from dataclasses import dataclass
@@ -214,6 +215,7 @@ def main():
     parser.add_argument("--position", type=int)
     parser.add_argument("--variant", type=int, default=0)
     chosen = parser.parse_args()
+    logging.disable(logging.ERROR)
     chain = Chain(chosen.scenario, chosen.seed)
     started = time.monotonic()
     if chosen.session is None:

@@ -2,6 +2,7 @@
 """All scenarios in turn, seed after seed, for a given time. Run by soak.sh."""
 
 import argparse
+import logging
 import random
 import sys
 import time
@@ -18,6 +19,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000_000))
     chosen = parser.parse_args()
+    logging.disable(logging.ERROR)
     end = time.monotonic() + 60 * chosen.minutes
     seed, cuts, failures = chosen.seed, 0, 0
     while time.monotonic() < end:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Restarts near the end of the log's data area, where a segment may go to the next lap."""
+"""Restarts near the end of the data area, where a segment may go to the next lap, and after torn commits."""
 
 import pytest
 
 from tests.support.checker import check_pair
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
-from wbcache_core.segment_format import MAX_SEGMENT_PAGES
+from wbcache_core.segment_format import MAX_ENTRIES, MAX_SEGMENT_PAGES
 from wbcache_core.superblock_format import DATA_START
 from wbcache_core.units import MIB, PAGE_BYTES
 
@@ -82,3 +82,26 @@ def test_a_torn_write_at_the_end_of_a_lap_does_not_hide_what_came_after_it(pair,
     same(read(cache), expected)
     cache.drain()
     same(pair.origin.read_bytes(), expected)
+
+
+def test_a_segment_behind_a_torn_one_is_not_taken_for_the_next(pair):
+    """A commit of two segments: the first is torn, and another one of its size is written in its place."""
+    large = QUIET | {"ring_size": "8M", "commit_size": "4M", "log_size": "16M"}
+    pair.make_origin(4 * MIB)
+    cache = pair.start(**large)
+    cache.volume.write(b"torn" * (300 * PAGE_BYTES // 4), 0)
+    cache.volume.flush()
+    assert len(cache._table) == 2
+    cache.abandon()
+    with open(pair.log, "r+b") as log:
+        log.seek(DATA_START + 5 * PAGE_BYTES)
+        log.write(bytes(PAGE_BYTES))
+
+    cache = pair.start(**large)
+    assert not any(read(cache))
+    cache.volume.write(b"new " * (MAX_ENTRIES * PAGE_BYTES // 4), 0)
+    cache.volume.flush()
+    cache.abandon()
+    check_pair(pair.log, pair.origin)
+    cache = pair.start(**large)
+    same(read(cache), (b"new " * (MAX_ENTRIES * PAGE_BYTES // 4)).ljust(4 * MIB, b"\0"))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from tests.support.checker import check_pair
+from tests.support.gated_origin import PATIENCE_S, in_background
 from tests.support.local_pair import LocalPair
 from tests.support.matching import is_between, same
 from wbcache_core.units import KIB, MIB, PAGE_BYTES
@@ -167,7 +168,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
     @rule(parameters=PARAMETERS, marks=WATERMARKS)
     def stop_and_start(self, parameters, marks):
-        self.cache.stop()
+        in_background(self.cache.stop).result(PATIENCE_S)
         if self.parameters["on_exit"] == "destage":
             same(self.pair.origin.read_bytes(), self.live)
         self.note(durable=True)
@@ -178,7 +179,7 @@ class VolumeMachine(RuleBasedStateMachine):
     def crash_and_start(self, flush, parameters, marks):
         if flush:
             self.flush()
-        self.cache.abandon()
+        in_background(self.cache.abandon).result(PATIENCE_S)
         check_pair(self.pair.log, self.pair.origin)
         self.start(parameters, marks)
         found = self.read_all()
@@ -199,7 +200,7 @@ class VolumeMachine(RuleBasedStateMachine):
             if self.cache:
                 same(self.read_all(), self.live)
                 self.cache.drain()
-                self.cache.stop()
+                in_background(self.cache.stop).result(PATIENCE_S)
                 same(self.pair.origin.read_bytes(), self.live)
                 check_pair(self.pair.log, self.pair.origin)
         finally:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from wbcache_core.block_device import FileDevice
 from wbcache_core.errors import DeviceError, WbcacheError
 
-PATIENCE_S = 20
+PATIENCE_S = 40
 
 
 class GatedOrigin(FileDevice):

@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+from tests.support.gated_origin import PATIENCE_S, in_background
 from wbcache_core.cache import Cache
 from wbcache_core.config import Config
 
@@ -50,7 +51,7 @@ class LocalPair:
         return cache
 
     def abandon(self):
-        """End all caches as a crash would; those that have ended already do not mind."""
-        for cache in self._caches:
-            cache.abandon()
-        self._caches.clear()
+        """End all caches as a crash would; those that have ended already do not mind. One that hangs is an error."""
+        caches, self._caches = self._caches, []
+        for cache in caches:
+            in_background(cache.abandon).result(PATIENCE_S)
