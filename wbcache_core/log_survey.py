@@ -14,7 +14,7 @@ from sortedcontainers import SortedDict
 from wbcache_core.block_device import Device, aligned_buffer
 from wbcache_core.errors import FormatError
 from wbcache_core.log_writer import fit, next_places
-from wbcache_core.segment_format import RAW, Descriptor, decode, indices_with_magic
+from wbcache_core.segment_format import MAX_ENTRIES, RAW, Descriptor, decode, indices_with_magic
 from wbcache_core.segment_table import Located
 from wbcache_core.superblock_format import DATA_START
 from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
@@ -23,7 +23,10 @@ _READ_BYTES = MIB
 
 
 class Segment(NamedTuple):
-    """A segment as its descriptor says, without the entries; `page` counts from the start of the data area."""
+    """A segment as its descriptor says, without the entries; `page` counts from the start of the data area.
+
+    One that is not full ends its commit (generation): only a full one is followed by another of the same.
+    """
 
     page: int
     log_pages: int
@@ -31,6 +34,7 @@ class Segment(NamedTuple):
     first_lsn: int
     end_lsn: int
     page_count: int
+    is_full: bool
     encoded: bool
     generation: int
     time_ns: int
@@ -51,8 +55,8 @@ class Segment(NamedTuple):
 def _segment(descriptor: Descriptor, page: int) -> Segment:
     return Segment(
         page, descriptor.log_pages, descriptor.uuid, descriptor.first_lsn, descriptor.end_lsn, descriptor.page_count,
-        descriptor.encoding != RAW, descriptor.generation, descriptor.time_ns, descriptor.committed,
-        descriptor.previous, descriptor.checksum,
+        len(descriptor.heads) == MAX_ENTRIES, descriptor.encoding != RAW, descriptor.generation, descriptor.time_ns,
+        descriptor.committed, descriptor.previous, descriptor.checksum,
     )  # fmt: skip
 
 

@@ -102,12 +102,26 @@ def find_start(log: ForgivingLog, origin: Device, survey: Survey) -> Start:
     told = _told_start(chain, hints)
     doubts += [_doubt_about_start(log, survey, chain, told is not None), _doubt_about_end(chain, hints)]
     index, slot = told or (0, 0)
+    generation, time_ns = last_whole_commit(chain[:index], chain[index:], False) or (0, 0)
     if index == 0:
         first = chain[0]
-        return Start(volume, chain, first.first_lsn, first.page, first.generation - 1, first.time_ns, doubts, slot)
+        generation, time_ns = first.generation - 1, first.time_ns
+        return Start(volume, chain, first.first_lsn, first.page, generation, time_ns, doubts, slot)
     before = chain[index - 1]
     page = (before.page + before.log_pages) % survey.data_pages
-    return Start(volume, chain[index:], before.end_lsn, page, before.generation, before.time_ns, doubts, slot)
+    return Start(volume, chain[index:], before.end_lsn, page, generation, time_ns, doubts, slot)
+
+
+def last_whole_commit(chain: list[Segment], following: list[Segment], goes_on: bool) -> tuple[int, int] | None:
+    """Generation and time of the last commit that a chain has the whole of; None when it has none.
+
+    goes_on: something behind the chain is missing, which may belong to its last commit.
+    """
+    for last in reversed(chain):
+        if not (last.is_full and (goes_on or any(segment.generation == last.generation for segment in following))):
+            return last.generation, last.time_ns
+        following, goes_on = [last], False
+    return None
 
 
 def _choose_chain(log: ForgivingLog, survey: Survey, hints: list[_Hint]) -> list[Segment]:

@@ -17,7 +17,7 @@ from wbcache_core.location_map import LocationMap
 from wbcache_core.log_entries import entries_of
 from wbcache_core.log_reader import LogReader
 from wbcache_core.log_survey import Segment, Survey
-from wbcache_core.lost_superblocks import ORIGIN_CHANGED, Doubt, Start, find_start, told_later
+from wbcache_core.lost_superblocks import ORIGIN_CHANGED, Doubt, Start, find_start, last_whole_commit, told_later
 from wbcache_core.offline_devices import ForgivingLog
 from wbcache_core.progress import Progress
 from wbcache_core.recovery import apply_entries
@@ -54,6 +54,7 @@ class Plan:
     end_page: int
     known: int
     generation: int
+    """The last commit that the prefix has the whole of, and its time; 0 for none."""
     time_ns: int
     pages: list[LostPage]
     later: list[Segment]
@@ -181,15 +182,17 @@ class _Planner:
     def plan(self) -> Plan:
         """Raises DeviceError."""
         start, survey = self._start, self._survey
-        committed = [segment.committed for segment in survey.segments_of(start.uuid)]
-        known = max([self._superblock.committed if self._superblock else 0, *committed])
+        committed = {segment.committed for segment in survey.segments_of(start.uuid)}
+        committed.add(self._superblock.committed if self._superblock else 0)
+        known = max(committed)
         prefix = self._read_prefix(known)
-        end_lsn, end_page, generation, time_ns = start.lsn, start.page, start.generation, start.time_ns
+        end_lsn, end_page = start.lsn, start.page
         if prefix:
             last = prefix[-1]
-            end_lsn, generation, time_ns = last.end_lsn, last.generation, last.time_ns
-            end_page = (last.page + last.log_pages) % survey.data_pages
+            end_lsn, end_page = last.end_lsn, (last.page + last.log_pages) % survey.data_pages
         later = [segment for segment in survey.segments_of(start.uuid) if segment.first_lsn >= end_lsn]
+        goes_on = known > end_lsn and end_lsn not in committed
+        generation, time_ns = last_whole_commit(prefix, later, goes_on) or (start.generation, start.time_ns)
         ahead = self._pages_ahead(later)
         return Plan(
             self._slots, self._superblock, survey, start.uuid, start.lsn, prefix, end_lsn, end_page, known, generation,

@@ -44,6 +44,7 @@ def as_object(plan: Plan) -> dict[str, Any]:
         "durable_lsn": plan.known,
         "generation": plan.generation,
         "time": moments.iso(plan.time_ns) if plan.generation else None,
+        "is_whole": not plan.prefix or plan.prefix[-1].generation == plan.generation,
         "pages": [_page_object(page) for page in plan.pages],
         "later": [_segment_object(plan, segment) for segment in plan.later],
         "unknown_lsns": [[gap.start, gap.stop] for gap in plan.unknown_lsns],
@@ -60,6 +61,9 @@ def _moment(plan: Plan) -> list[str]:
     pages = sum(segment.page_count for segment in plan.prefix)
     if not plan.prefix:
         return [f"{what}: that is the origin as it is."]
+    last = plan.prefix[-1].generation
+    if last != plan.generation:
+        what += f", with writes of generation {last} that may be only part of that commit"
     return [
         f"{what}: {pages} pages in {len(plan.prefix)} segments, LSN {plan.start_lsn} to {plan.end_lsn - 1}, "
         "go to the origin."

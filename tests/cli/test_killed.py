@@ -15,7 +15,7 @@ from tests.support.clients import REPOSITORY, environment
 from tests.support.matching import same
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
-KILLS = 5
+KILLS = 4
 LIMIT_S = 60
 
 

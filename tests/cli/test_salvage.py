@@ -93,6 +93,35 @@ def test_what_is_behind_the_hole_is_named(wbcache, history, tmp_path):
     assert f"LSN {segments[-3].first_lsn} to {segments[-3].end_lsn - 1}: what it held is not known" in text
 
 
+def test_a_hole_inside_a_commit(wbcache, tmp_path):
+    """A commit of several segments: the moment is that of the commit before it."""
+    history = History("inside", commits=4, drained_at=(1,), pages=1000)
+    before = history.segments()[-1]
+    history.run_requests(*(("trim", number, 1) for number in range(600)))
+    history.run(2)
+    commit = [segment for segment in history.segments() if segment.generation == before.generation + 1]
+    assert [segment.is_full for segment in commit] == [True, True, False]
+    history.damage_descriptor(commit[2])
+    log, origin = history.save(tmp_path)
+    assert f"generation {commit[0].generation} that may be only part" in wbcache("salvage", log, origin).stdout
+    told = salvage(wbcache, history, tmp_path)
+    assert told["end_lsn"] == commit[2].first_lsn
+    assert (told["generation"], told["is_whole"]) == (before.generation, False)
+    assert f"generation {before.generation}" in wbcache("info", log).stdout
+
+
+def test_a_hole_between_commits(wbcache, tmp_path):
+    history = History("between", commits=4, drained_at=(1,), pages=1000)
+    history.run_requests(*(("trim", number, 1) for number in range(600)))
+    history.run(3)
+    *_, after, between, last = history.segments()
+    history.damage_descriptor(between)
+    told = salvage(wbcache, history, tmp_path)
+    assert (told["generation"], told["is_whole"]) == (after.generation, True)
+    assert told["end_lsn"] == between.first_lsn
+    assert last.generation == after.generation + 2
+
+
 def test_the_first_dirty_segment_is_damaged(wbcache, history, tmp_path):
     segments = history.segments()
     history.damage_descriptor(segments[0])

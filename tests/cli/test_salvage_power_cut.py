@@ -18,7 +18,7 @@ from wbcache_core.salvage_plan import make_plan
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
 LOG, ORIGIN = 0, 1
-CUTS = 25
+CUTS = 20
 
 
 class JournalledLog(SimulatedDisk):
