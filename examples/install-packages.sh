@@ -5,7 +5,11 @@
 # Usage: install-packages.sh TASK...
 #   run         serve a cache
 #   quickstart  examples/quickstart.sh
+#   backup      examples/incremental-backup.sh
+#   undo        examples/undo-a-mistake.sh
+#   picture     wbcache picture
 #   test        tests/run.sh
+#   bench       benchmarks/run
 #   check       .ci/run
 #   fresh       tests/fresh.sh
 #
@@ -16,7 +20,11 @@ declare -A packages
 packages[run]="python3 python3-sortedcontainers python3-xxhash python3-zstandard nbdkit nbdkit-plugin-python"
 packages[quickstart]="${packages[run]} libnbd-bin e2fsprogs"
 packages[test]="${packages[quickstart]} python3-hypothesis python3-libnbd python3-pytest
-    fio fuse3 mount procps qemu-utils util-linux xfsprogs"
+    python3-pytest-xdist fio fuse3 mount procps python3-matplotlib qemu-utils util-linux xfsprogs"
+packages[bench]="${packages[run]} fio libnbd-bin python3-libnbd python3-matplotlib qemu-utils util-linux"
+packages[backup]="${packages[run]} libnbd-bin python3-libnbd"
+packages[undo]="${packages[run]} libnbd-bin e2fsprogs fuse3 mount util-linux"
+packages[picture]="${packages[run]} python3-matplotlib"
 packages[check]="${packages[run]} python3-venv shellcheck"
 packages[fresh]="debian-archive-keyring debootstrap git mount procps util-linux"
 

@@ -16,11 +16,14 @@ import nbdkit
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-from wbcache_core import __version__, segment_format, superblock_format, thread_state
+from wbcache_core import __version__, moments, segment_format, superblock_format, thread_state
 from wbcache_core.cache import Cache
 from wbcache_core.client_sockets import hang_up
 from wbcache_core.config import Config
-from wbcache_core.errors import WbcacheError, errno_for_client
+from wbcache_core.control_commands import COMMANDS, TOO_LONG, ControlCommands
+from wbcache_core.control_server import ControlServer
+from wbcache_core.control_socket import ControlSocket
+from wbcache_core.errors import ExportNameError, WbcacheError, errno_for_client
 from wbcache_core.shutdown_watcher import ShutdownWatcher
 from wbcache_core.thread_state import ThreadStatePin
 from wbcache_core.units import MIB, PAGE_BYTES
@@ -33,10 +36,14 @@ sys.tracebacklimit = 0
 
 _FUA = nbdkit.FLAG_FUA
 _LARGEST_REQUEST = 32 * MIB
+_SNAPSHOT = "@"
+"""The name of an export that is a past moment: this, and WHEN."""
 
 _config = Config()
 _cache = None
 _watcher = None
+_control = None
+_control_socket = None
 
 
 class NbdkitLogHandler(logging.Handler):
@@ -76,6 +83,23 @@ def _failure(error):
     return RequestFailedError(str(error))
 
 
+class Connection:
+    """What one client has open: the live volume or a snapshot. A callback works on `target`."""
+
+    __slots__ = ("pin", "snapshot", "target", "thread_states")
+
+    def __init__(self, target, snapshot=None):
+        self.target = target
+        self.snapshot = snapshot
+        self.thread_states = ThreadStatePin(_config.pin_thread_state)
+        self.pin = self.thread_states.pin
+
+    def close(self):
+        if self.snapshot:
+            self.snapshot.close()
+        self.thread_states.close()
+
+
 def _request(function):
     """Pins the thread and turns every exception into one that carries no data: nbdkit never frees its frames."""
 
@@ -83,7 +107,7 @@ def _request(function):
     def callback(h, *arguments):
         h.pin()
         try:
-            return function(*arguments)
+            return function(h.target, *arguments)
         except Exception as error:
             failure = _failure(error)
         del h, arguments
@@ -97,6 +121,9 @@ def dump_plugin():
     print(f"wbcache_segment_format={segment_format.VERSION}")
     print(f"wbcache_superblock_format={superblock_format.VERSION}")
     print("wbcache_compress=off,zstd")
+    print("wbcache_history=off,size,time")
+    print("wbcache_history_full=drop,hold")
+    print(f"wbcache_control={','.join(COMMANDS)}")
     print(f"wbcache_pin_thread_state={'on' if thread_state.SUPPORTED else 'unsupported'}")
     print(f"wbcache_python={sys.version.split()[0]}")
 
@@ -114,15 +141,21 @@ def config_complete():
 
 
 def get_ready():
-    global _cache
+    global _cache, _control_socket
     _cache = Cache(_config)
+    if _config.control:
+        _control_socket = ControlSocket(_config.control)
 
 
 def after_fork():
     # Signals and threads do not survive the fork into the background, so they start here.
-    global _watcher
+    global _watcher, _control
     _watcher = ShutdownWatcher(_stop_requested, _send_clients_away)
     _watcher.start()
+    if _cache and _control_socket:
+        commands = ControlCommands(_cache)
+        _control = ControlServer(_control_socket, commands.answer, TOO_LONG, commands.tick)
+        _control.start()
 
 
 def _stop_requested():
@@ -135,31 +168,65 @@ def _stop_requested():
 def _send_clients_away():
     # Not before the commit: some versions of nbdkit can abort when a client goes away with requests queued.
     if _cache.is_settled:
-        hang_up()
+        hang_up(_control_socket.listener if _control_socket else None)
 
 
 def cleanup():
+    # A drain can be watched to its end; no tag may be under way when the log is closed.
+    _cache.finish()
+    if _control:
+        _control.stop()
     _cache.stop()
     _watcher.finish()
 
 
 def open(readonly):
-    if not readonly and _cache.is_writable:
-        try:
+    name = nbdkit.export_name()
+    try:
+        if name.startswith(_SNAPSHOT):
+            return _open_snapshot(name[len(_SNAPSHOT) :])
+        if name:
+            raise ExportNameError(f"there is no export '{name}': '' is the live volume, @WHEN a past moment of it")
+        if not readonly and _cache.is_writable:
             _cache.activate()
-            return ThreadStatePin(_config.pin_thread_state)
-        except Exception as error:
-            failure = _failure(error)
-        raise failure
-    return ThreadStatePin(_config.pin_thread_state)
+        return Connection(_cache.volume)
+    except Exception as error:
+        failure = _failure(error)
+    raise failure
+
+
+def _open_snapshot(when):
+    snapshot = _cache.open_snapshot(when)
+    try:
+        return Connection(snapshot, snapshot)
+    except BaseException:
+        snapshot.close()
+        raise
 
 
 def close(h):
     h.close()
 
 
+def list_exports(readonly, is_tls):
+    oldest, newest, tags = _cache.window_ends()
+    exports = [("", "the live volume; " + moments.describe_window(oldest, newest))]
+    for which, generation in (("oldest", oldest), ("newest", newest)):
+        if generation:
+            exports.append((f"{_SNAPSHOT}{generation.number}", f"{which}: {moments.describe(generation)}"))
+    exports += [(f"{_SNAPSHOT}{tag.name}", f"tag: {moments.describe_tag(tag)}") for tag in tags]
+    return exports
+
+
+def export_description(h):
+    if h.snapshot:
+        return moments.describe(h.snapshot.generation)
+    oldest, newest, _ = _cache.window_ends()
+    return "the live volume; " + moments.describe_window(oldest, newest)
+
+
 def get_size(h):
-    return _cache.volume.size
+    return h.target.size
 
 
 def block_size(h):
@@ -167,23 +234,23 @@ def block_size(h):
 
 
 def can_write(h):
-    return _cache.is_writable
+    return h.snapshot is None and _cache.is_writable
 
 
 def can_flush(h):
-    return True
+    return h.snapshot is None
 
 
 def can_trim(h):
-    return True
+    return h.snapshot is None
 
 
 def can_zero(h):
-    return True
+    return h.snapshot is None
 
 
 def can_fast_zero(h):
-    return True
+    return h.snapshot is None
 
 
 def can_extents(h):
@@ -191,50 +258,64 @@ def can_extents(h):
 
 
 def can_multi_conn(h):
-    return True
+    # A client that opens '@-30s' twice may get two moments.
+    return h.snapshot is None or h.snapshot.is_final
 
 
 def can_fua(h):
-    return nbdkit.FUA_NATIVE
+    return nbdkit.FUA_NATIVE if h.snapshot is None else nbdkit.FUA_NONE
 
 
 def can_cache(h):
     return nbdkit.CACHE_NATIVE
 
 
-@_request
-def pread(buf, offset, flags):
-    _cache.volume.read_into(buf, offset)
+# The two that matter for speed do what _request() does, without its second call.
+def pread(h, buf, offset, flags):
+    h.pin()
+    try:
+        h.target.read_into(buf, offset)
+        return
+    except Exception as error:
+        failure = _failure(error)
+    del h, buf
+    raise failure
+
+
+def pwrite(h, buf, offset, flags):
+    h.pin()
+    try:
+        h.target.write(buf, offset, flags & _FUA != 0)
+        return
+    except Exception as error:
+        failure = _failure(error)
+    del h, buf
+    raise failure
 
 
 @_request
-def pwrite(buf, offset, flags):
-    _cache.volume.write(buf, offset, flags & _FUA != 0)
+def flush(target, flags):
+    target.flush()
 
 
 @_request
-def flush(flags):
-    _cache.volume.flush()
+def trim(target, count, offset, flags):
+    target.trim(count, offset, flags & _FUA != 0)
 
 
 @_request
-def trim(count, offset, flags):
-    _cache.volume.trim(count, offset, flags & _FUA != 0)
+def zero(target, count, offset, flags):
+    target.zero(count, offset, flags & _FUA != 0, flags & nbdkit.FLAG_MAY_TRIM != 0)
 
 
 @_request
-def zero(count, offset, flags):
-    _cache.volume.zero(count, offset, flags & _FUA != 0, flags & nbdkit.FLAG_MAY_TRIM != 0)
+def cache(target, count, offset, flags):
+    target.prefetch(count, offset)
 
 
 @_request
-def cache(count, offset, flags):
-    _cache.volume.prefetch(count, offset)
-
-
-@_request
-def extents(count, offset, flags):
-    found = _cache.volume.extents(count, offset)
+def extents(target, count, offset, flags):
+    found = target.extents(count, offset)
     if flags & nbdkit.FLAG_REQ_ONE:
         found = found[:1]
     return [

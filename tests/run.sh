@@ -4,9 +4,11 @@
 # Some tests mount, so it goes on as root. The last line is pytest's, and so is the exit status.
 set -euo pipefail
 
-[ "$(id -u)" -eq 0 ] || exec sudo --preserve-env=WBCACHE_TEST_SEED "${BASH_SOURCE[0]}" "$@"
+[ "$(id -u)" -eq 0 ] || exec sudo --preserve-env=WBCACHE_TEST_SEED,WBCACHE_POWER_CUTS "${BASH_SOURCE[0]}" "$@"
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$repository/examples/install-packages.sh" test
 cd "$repository"
+# All tests at once take two processes; some of the time of each is spent waiting.
+[ $# -gt 0 ] || set -- --numprocesses=2
 # Interrupted after an hour, pytest still says where it was.
 exec timeout --foreground --signal=INT --kill-after=1m 1h /usr/bin/python3 -m pytest "$@"

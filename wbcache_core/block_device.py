@@ -193,7 +193,7 @@ class FileDevice:
         done, length = 0, len(view)
         while done < length:
             try:
-                count = os.preadv(fd, [view[done:] if done else view], offset + done)
+                count = os.preadv(fd, (view[done:] if done else view,), offset + done)
             except OSError as error:
                 raise self._error("read", error) from None
             if count == 0:

@@ -15,11 +15,12 @@ import time
 import uuid
 from typing import Any
 
-from wbcache_core import fingerprint, pairing
+from wbcache_core import fingerprint, history, live_status, pairing
 from wbcache_core.block_device import Device, FileDevice, create_file, system_path
 from wbcache_core.committer import Committer
-from wbcache_core.config import DESTAGE, DISCARD_LOG, ORIGIN_CHANGED, Config, is_uri
-from wbcache_core.destager import Destager, Settings
+from wbcache_core.config import DESTAGE, DISCARD_LOG, HOLD, ORIGIN_CHANGED, Config, is_uri
+from wbcache_core.covered_log import CoveredLog
+from wbcache_core.destager import Destager, Settings, batch_lsns
 from wbcache_core.errors import (
     ConfigError,
     DeviceError,
@@ -28,18 +29,23 @@ from wbcache_core.errors import (
     StoppedError,
     WbcacheError,
 )
+from wbcache_core.generations import Generation
 from wbcache_core.location_map import LocationMap
 from wbcache_core.log_reader import LogReader
 from wbcache_core.log_writer import LogEnd, LogWriter, bury_discarded
+from wbcache_core.moments import LAST_FLUSH
 from wbcache_core.number_line import NumberLine
 from wbcache_core.origin_writer import OriginWriter
+from wbcache_core.pins import Keeping, Pins
 from wbcache_core.recovery import Recovered, recover
 from wbcache_core.ring_buffer import RingBuffer
 from wbcache_core.segment_table import SegmentTable
-from wbcache_core.superblock_format import SAMPLE_COUNT, Superblock
+from wbcache_core.snapshot import Snapshot, Snapshots
+from wbcache_core.superblock_format import SAMPLE_COUNT, Superblock, Tag
 from wbcache_core.superblock_store import SuperblockStore, format_log, newest
+from wbcache_core.tags import Tags
 from wbcache_core.throttle import Throttle
-from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size, pages_of
 from wbcache_core.volume import Volume
 from wbcache_core.volume_reader import VolumeReader
 
@@ -141,7 +147,10 @@ class Cache:
                 "ended and no flush covers it, or the log has been damaged since", recovered.discarded_lsn,
             )  # fmt: skip
         if self._retake_samples:
-            _log.warning("origin '%s' has changed since the cache last wrote to it: accepted", self._origin.name)
+            _log.warning(
+                "origin '%s' has changed since the cache last wrote to it: accepted; past moments and tags are gone",
+                self._origin.name,
+            )
         return recovered
 
     def _new_superblock(self, log_bytes: int) -> Superblock:
@@ -166,10 +175,12 @@ class Cache:
         line.reclaimed_place = superblock.oldest_place
         self._end = LogEnd(0, 0, 0, 0)
         self._table, self._locations = SegmentTable(), LocationMap()
+        self._covered = CoveredLog(superblock.origin_bytes)
         if recovered:
             line.committed = line.head = recovered.head
             line.write_place = recovered.end.place
             self._end, self._table, self._locations = recovered.end, recovered.table, recovered.locations
+            self._covered = recovered.covered
         line.ring_start = line.head
         if line.head > line.destaged:
             line.timeline.append((line.head, time.monotonic()))
@@ -180,7 +191,22 @@ class Cache:
         self._volume_reader = VolumeReader(
             line, self._ring, self._locations, self._table, self._reader, self._origin
         )  # fmt: skip
+        floor, tags = superblock.batch_end, superblock.tags
+        if self._retake_samples:
+            # With an origin that others wrote to, no past moment is what it was.
+            floor, tags = line.head, ()
+            self._covered.generations.drop_below(floor)
+        self._pins = Pins(line, self._covered, self._keeping(high_pages, data_pages), floor, tags)
+        self._snapshots = Snapshots(line, self._covered, self._pins, self._volume_reader, self._origin)
         self.volume = Volume(line, self._ring, self._locations, self._volume_reader, self._origin, self._throttle)
+
+    def _keeping(self, high_pages: int, data_pages: int) -> Keeping:
+        config = self._config
+        # A batch below the high watermark, so that writers are not slowed while the history is giving way.
+        return Keeping(
+            pages_of(config.history.byte_count), int(config.history.seconds * 1e9), config.history_full == HOLD,
+            max(high_pages - batch_lsns(data_pages), 0), high_pages,
+        )  # fmt: skip
 
     def activate(self) -> None:
         """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError."""
@@ -202,8 +228,14 @@ class Cache:
         if self._log.size == 0:
             self._log.grow(self._config.log_size)
         if self._slots is None:
-            first = self._superblock.with_changes(samples=fingerprint.take(self._origin))
+            # Generation 0 is the origin as it is now.
+            first = self._superblock.with_changes(
+                samples=fingerprint.take(self._origin), destaged_time_ns=time.time_ns()
+            )  # fmt: skip
             self._slots = format_log(self._log, first)
+            self._end = self._end._replace(time_ns=first.destaged_time_ns)
+            with self._line.lock:
+                self._covered.generations.append(0, first.destaged, first.destaged_time_ns)
             self._reader = LogReader(self._log, first.data_pages, first.uuid)
             self._volume_reader.attach_log(self._reader)
             _log.info("formatted log '%s' of %s", self._log.name, format_size(first.log_bytes))
@@ -214,7 +246,7 @@ class Cache:
         store = SuperblockStore(self._log, self._slots)
         changes: dict[str, Any] = {"origin_name": self._origin.name}
         if self._retake_samples:
-            changes["samples"] = fingerprint.take(self._origin)
+            changes |= {"samples": fingerprint.take(self._origin), "batch_end": line.committed, "tags": ()}
         for _ in range(2):
             store.write(oldest=line.destaged, oldest_place=line.destaged_place, committed=line.committed, **changes)
         self._slots = store.slots
@@ -232,15 +264,76 @@ class Cache:
             self._log, line.data_pages, self._superblock.uuid, self._ring, self._end, config.compress
         )  # fmt: skip
         self._store = store
-        self._committer = Committer(line, self._table, writer, store, config.commit_interval, low_pages)
+        self._committer = Committer(
+            line, self._table, self._covered, writer, store, config.commit_interval, low_pages
+        )  # fmt: skip
+        self._tags = Tags(line, self._covered, self._pins, store)
         self._destager = Destager(
-            line, self._ring, self._locations, self._table, self._reader, store,
+            line, self._ring, self._locations, self._table, self._covered, self._pins, self._tags, self._reader, store,
             OriginWriter(self._origin, config.destage_depth, lambda: line.destager_must_stop),
             self._throttle, Settings(low_pages, config.destage_delay),
         )  # fmt: skip
+        self._ring.populate()
         self.volume.make_writable(self._committer, config.ack, config.flush, config.fua)
         self._committer.start()
         self._destager.start()
+
+    def window(self) -> tuple[list[Generation], tuple[Tag, ...]]:
+        """The generations that can be opened now, oldest first, and the tags. Takes time linear in their number."""
+        with self._line.lock:
+            return list(self._covered.generations), self._pins.tags
+
+    def window_ends(self) -> tuple[Generation | None, Generation | None, tuple[Tag, ...]]:
+        """The oldest and the newest generation that can be opened now, None where there is none, and the tags."""
+        with self._line.lock:
+            return self._covered.generations.oldest, self._covered.generations.newest, self._pins.tags
+
+    def history(self, query: history.Query) -> history.Facts:
+        """The window, what was written when, and the tags, ready for JSON."""
+        with self._line.lock:
+            choice = history.choose(self._covered, query)
+            tags = self._pins.tags
+        return history.describe(choice, tags)
+
+    def status(self) -> live_status.Facts:
+        """The state of everything at this moment, ready for JSON. Waits for no device."""
+        volume = str(uuid.UUID(bytes=self._superblock.uuid))
+        names = {"origin": self._origin.name, "log": self._config.log, "volume": volume}
+        return names | live_status.gather(self._line, self._covered, self._pins, self._snapshots, self._throttle)
+
+    def counters(self) -> live_status.Counters:
+        """Cursors that only grow."""
+        line = self._line
+        return live_status.Counters(line.head, line.committed, line.destaged)
+
+    def open_snapshot(self, when: str) -> Snapshot:
+        """The volume as it stood at a moment; docs/snapshots.md has the grammar. The caller closes it.
+
+        Raises MomentError, SnapshotEndedError. Works before activate() too.
+        """
+        return self._snapshots.open(when)
+
+    def tag(self, name: str, when: str | None = None) -> Tag:
+        """Give a moment a name, the present one unless said otherwise; durable when it returns. Lets writers in.
+
+        Raises MomentError, LogFailedError, DeviceError, and what activate() raises.
+        """
+        self._check_not_stopping()
+        self.activate()
+        if when is None:
+            self._committer.commit_all()
+        return self._tags.add(name, LAST_FLUSH if when is None else when)
+
+    def untag(self, name: str) -> None:
+        """Take a name away; durable when it returns. Raises as tag()."""
+        self._check_not_stopping()
+        self.activate()
+        self._tags.remove(name)
+
+    def _check_not_stopping(self) -> None:
+        """Raises StoppedError. Who came to activate() now would wait there until a drain is over."""
+        if self._line.stopping:
+            raise StoppedError("the server is shutting down")
 
     def drain(self) -> None:
         """Return when all that was written before is on the origin. Raises LogFailedError, OriginFailedError."""
@@ -288,7 +381,10 @@ class Cache:
                 if self._destager.finish_drain():
                     _log.info("the origin is complete")
                 else:
-                    _log.warning("the origin is not complete: the log still holds data for it, keep them together")
+                    _log.warning(
+                        "the origin is not complete: the log still holds data for it%s, keep them together",
+                        self._told_by_tags(),
+                    )
         except WbcacheError as error:
             _log.error(
                 "stopping: %s; LSN %d to %d, which no flush covered, could not be written and are lost",
@@ -303,6 +399,14 @@ class Cache:
                 self._store.write(committed=line.committed)
             except DeviceError as error:
                 _log.error("stopping: %s", error)
+
+    def _told_by_tags(self) -> str:
+        """What to add where a tag ended a drain."""
+        _, _, tags = self.window_ends()
+        first = min(tags, key=lambda tag: tag.end_lsn, default=None)
+        if first is None or first.end_lsn > self._line.destaged:
+            return ""
+        return f" (the tag '{first.name}' keeps the origin at generation {first.generation}: wbcache untag)"
 
     def abandon(self) -> None:
         """End as a crash would, as far as the devices can tell: nothing more is committed. For tests of recovery."""

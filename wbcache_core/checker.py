@@ -75,6 +75,18 @@ def _last_whole_generation(segments: list[Found], lsn: int) -> tuple[int, int] |
     return None
 
 
+def _groups(segments: list[Found]) -> Iterator[list[Found]]:
+    """Neighbours, together no more pages than the largest segment has."""
+    group: list[Found] = []
+    for found in segments:
+        if group and found.descriptor.end_lsn - group[0].descriptor.first_lsn > MAX_SEGMENT_PAGES:
+            yield group
+            group = []
+        group.append(found)
+    if group:
+        yield group
+
+
 class _Check:
     """One log that has at least one valid superblock."""
 
@@ -108,7 +120,8 @@ class _Check:
             self._find("the segments take more than the whole log: the last ones have overwritten the first ones")
         for found in segments:
             self._check_entries(found.descriptor)
-            self._check_pages(found)
+        for group in _groups(segments):
+            self._check_pages(group)
         if origin:
             self._check_origin(origin, recovered)
 
@@ -188,6 +201,7 @@ class _Check:
                 lsn = getattr(superblock, name)
                 if lsn > recovered.head or (lsn >= min(bounds) and lsn not in bounds):
                     self._find(f"superblock {superblock.sequence}: {name} is {lsn}, which is no end of a segment")
+            self._check_tags(superblock, recovered)
             before = ends.get(superblock.destaged)
             whole = _last_whole_generation(segments, superblock.destaged)
             stated = superblock.destaged_generation, superblock.destaged_time_ns
@@ -199,6 +213,20 @@ class _Check:
                 self._find(
                     f"superblock {superblock.sequence} does not agree with the segment before `destaged` (LSN "
                     f"{before.descriptor.first_lsn} at {self._byte(before)}) on place, checksum, generation or time"
+                )
+
+    def _check_tags(self, superblock: Superblock, recovered: Recovered) -> None:
+        """Each tag names a generation of the log, by its right end and time."""
+        known = {superblock.destaged: (superblock.destaged_generation, superblock.destaged_time_ns)}
+        for found in recovered.segments:
+            known[found.descriptor.end_lsn] = (found.descriptor.generation, found.descriptor.time_ns)
+        going_on = {one.descriptor.generation: one.descriptor.end_lsn for one in recovered.segments}
+        for tag in superblock.tags:
+            ends_there = known.get(tag.end_lsn) == (tag.generation, tag.time_ns)
+            if not ends_there or going_on.get(tag.generation, tag.end_lsn) != tag.end_lsn:
+                self._find(
+                    f"superblock {superblock.sequence}: the tag '{tag.name}' is for generation {tag.generation}, up to "
+                    f"LSN {tag.end_lsn}, which is not where a generation of that number and time ends"
                 )
 
     def _byte(self, found: Found) -> str:
@@ -233,31 +261,41 @@ class _Check:
                     f"within the volume of {blocks} blocks"
                 )
 
-    def _check_pages(self, found: Found) -> None:
-        """Checksums of all pages of a segment, plain or compressed."""
-        descriptor = found.descriptor
-        for lsn, block in self._bad_pages(found):
-            # What is below `destaged` is only a copy.
-            loss = "the origin has it" if lsn < self._superblock.destaged else "its data is lost"
-            self._find(
-                f"the page with LSN {lsn} (block {block}, in the segment at {self._byte(found)}, generation "
-                f"{descriptor.generation}) cannot be read back as it was written; {loss}"
-            )
-
-    def _bad_pages(self, found: Found) -> Iterator[tuple[int, int]]:
-        """(LSN, block) of each page that fails its checksum; all pages where the segment cannot even be unpacked."""
-        descriptor = found.descriptor
-        blocks = [head for head in descriptor.heads if head <= BLOCK_MASK]
-        image = self._image[: 1 + descriptor.page_count << PAGE_SHIFT]
-        sums: list[int | None]
+    def _check_pages(self, segments: list[Found]) -> None:
+        """Checksums of all pages, plain or compressed, of segments that fit the image."""
+        start = segments[0].descriptor.first_lsn
         try:
-            self._reader.load([found.located], descriptor.end_lsn, image, descriptor.first_lsn)
-            sums = list(map(xxh3_64_intdigest, page_views(image[PAGE_BYTES:])))
+            self._reader.load(
+                [found.located for found in segments], segments[-1].descriptor.end_lsn, self._image, start
+            )  # fmt: skip
         except DamagedPageError:
-            sums = [None] * len(blocks)
-        for index, (found_sum, expected) in enumerate(zip(sums, page_sums_of(descriptor), strict=True)):
-            if found_sum != expected:
-                yield descriptor.first_lsn + 1 + index, blocks[index]
+            if len(segments) == 1:
+                self._find_bad_pages(segments[0], None)
+            else:
+                for found in segments:
+                    self._check_pages([found])
+            return
+        for found in segments:
+            at = found.descriptor.first_lsn + 1 - start
+            self._find_bad_pages(found, self._image[at << PAGE_SHIFT : at + found.descriptor.page_count << PAGE_SHIFT])
+
+    def _find_bad_pages(self, found: Found, pages: memoryview | None) -> None:
+        """Findings for the pages of a segment that fail their checksum; all of them where it cannot be unpacked."""
+        descriptor = found.descriptor
+        expected = page_sums_of(descriptor)
+        sums = list(map(xxh3_64_intdigest, page_views(pages))) if pages is not None else None
+        if sums == list(expected):
+            return
+        blocks = [head for head in descriptor.heads if head <= BLOCK_MASK]
+        for index, block in enumerate(blocks):
+            if sums is None or sums[index] != expected[index]:
+                lsn = descriptor.first_lsn + 1 + index
+                # What is below `destaged` is only a copy, or was passed over because its block was written anew.
+                loss = "nothing needs it any more" if lsn < self._superblock.destaged else "its data is lost"
+                self._find(
+                    f"the page with LSN {lsn} (block {block}, in the segment at {self._byte(found)}, generation "
+                    f"{descriptor.generation}) cannot be read back as it was written; {loss}"
+                )
 
     def _check_origin(self, origin: Device, recovered: Recovered) -> None:
         """The origin is as the log left it wherever the log is not going to overwrite it."""

@@ -12,10 +12,11 @@ import socket
 import stat
 
 
-def hang_up() -> int:
+def hang_up(spared: socket.socket | None = None) -> int:
     """Shut down the reading side of all connections that were accepted by listening sockets of this process.
 
-    Connections that the process made itself, say to an NBD origin, are left alone. Returns their number.
+    Connections that the process made itself, say to an NBD origin, are left alone, and so are those that were
+    accepted by `spared`. Returns their number.
     """
     listening: list[socket.socket] = []
     connected: list[socket.socket] = []
@@ -25,6 +26,8 @@ def hang_up() -> int:
             if stat.S_ISSOCK(os.stat(int(name)).st_mode):
                 _sort(socket.socket(fileno=os.dup(int(name))), listening, connected)
     names = {_name(listener) for listener in listening}
+    if spared:
+        names.discard(_name(spared))
     count = 0
     for connection in connected:
         with contextlib.suppress(OSError):

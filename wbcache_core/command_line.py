@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command `wbcache`: looks at, checks, empties and salvages the log of a server that is not running."""
+"""The command `wbcache`: looks at, checks, empties, rewinds and salvages the log of a server that is not running."""
 
 import argparse
 import logging
@@ -10,21 +10,31 @@ from typing import TypeAlias
 
 from wbcache_core import __version__, moments
 from wbcache_core.config import ORIGIN_CHANGED
-from wbcache_core.errors import ConfigError, WbcacheError
+from wbcache_core.errors import ConfigError, LogRefusedError, LogVersionError, WbcacheError
+from wbcache_core.history import DEFAULT_ROWS, MOST_GROUPS
+from wbcache_core.log_diff import run_diff
 from wbcache_core.log_dump import Filter, parse_range, run_dump
 from wbcache_core.log_report import run_check, run_info
 from wbcache_core.lost_superblocks import UNCERTAIN_LOG
+from wbcache_core.picture import run_picture
 from wbcache_core.replay import run_replay
+from wbcache_core.rewind import run_rewind
 from wbcache_core.salvage import run_salvage
+from wbcache_core.status_report import run_status
+from wbcache_core.tag_commands import run_history, run_tag, run_untag
 
-CANNOT_LOOK, INTERRUPTED, NOBODY_READS = 2, 130, 141
+REFUSED, CANNOT_LOOK, INTERRUPTED, NOBODY_READS = 1, 2, 130, 141
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-_DESCRIPTION = "Looks at, checks, empties and salvages the log of a wbcache server that is not running."
+_DESCRIPTION = (
+    "Looks at, checks, empties, rewinds and salvages the log of a wbcache server that is not running; names "
+    "moments, and asks a running server."
+)
 _EPILOG = """\
 LOG is the log's file or block device. ORIGIN is the slow device it belongs to: a file, a block device or an NBD URI.
-info, check, dump, replay --to, and salvage without --yes write nothing to log and origin.
+SOCKET is what a running server was given with control=.
+info, check, dump, diff, history, picture, replay --to, and salvage without --yes write nothing to log and origin.
 A log or origin that a running server holds is refused.
 
 exit status:
@@ -67,6 +77,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_dump(commands)
     _add_replay(commands)
     _add_salvage(commands)
+    _add_diff(commands)
+    _add_rewind(commands)
+    _add_picture(commands)
+    _add_tag(commands)
+    _add_untag(commands)
+    _add_history(commands)
+    _add_status(commands)
     return parser
 
 
@@ -140,6 +157,113 @@ def _add_salvage(commands: _Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print what is found as one JSON object")
 
 
+def _when(text: str) -> str:
+    """A WHEN, perhaps with the @ that it has as the name of an export."""
+    return text.removeprefix("@")
+
+
+_WHENS = "generation number, an age like -5m, a time, last-flush, or a tag"
+
+
+def _add_diff(commands: _Commands) -> None:
+    parser = _add(
+        commands, "diff", "what changed from one moment to another",
+        "Prints the extents that were written, trimmed or zeroed between A and B, each with what it is at B: what has "
+        "to be done to the volume as of A to make it that as of B. B may be the earlier one; then data can be on the "
+        "origin. An extent that was written anew counts as changed, whatever was written. With --raw, the data goes "
+        "to a sparse file, at its offsets: an incremental backup.",
+    )  # fmt: skip
+    parser.add_argument("start", metavar="A", type=_when, help=f"the moment to start from: a {_WHENS}")
+    parser.add_argument("end", metavar="B", type=_when, help="the moment to come to, in the same words")
+    parser.add_argument("--origin", metavar="ORIGIN", help="the origin, where it is not where it was last")
+    parser.add_argument("--raw", metavar="FILE", help="write the data to this new, sparse file")
+    parser.add_argument("--json", action="store_true", help="print a list in the map format of qemu-img")
+
+
+def _add_rewind(commands: _Commands) -> None:
+    parser = _add(
+        commands, "rewind", "make a past moment the present one",
+        "Appends to the log every block that changed since WHEN, as it was then. Nothing is taken away: the moment "
+        "before is a past one, to which the volume can be rewound in turn as long as the log covers it. Interrupted "
+        "or killed, it has done all of it or nothing.",
+    )  # fmt: skip
+    parser.add_argument("when", metavar="WHEN", type=_when, help=f"a {_WHENS}")
+    parser.add_argument("--origin", metavar="ORIGIN", help="the origin, where it is not where it was last")
+
+
+def _add_picture(commands: _Commands) -> None:
+    parser = _add(
+        commands, "picture", "draw what a log holds",
+        "Draws a PNG: time across, the volume up, how much was written where and when, the window of moments that can "
+        "be opened, the cursors, and the tags. Needs Matplotlib (python3-matplotlib).",
+    )  # fmt: skip
+    parser.add_argument("file", metavar="FILE.png", help="the new file")
+
+
+def _add_to_target(commands: _Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=text)
+    parser.add_argument(
+        "target", metavar="LOG|SOCKET", help="the log, or of a running server the socket that it has from control="
+    )
+    return parser
+
+
+def _add_tag(commands: _Commands) -> None:
+    parser = _add_to_target(
+        commands, "tag", "give a moment a name, and keep it",
+        "Gives a moment that the log covers a name, the present one unless said otherwise: a generation, an age such "
+        "as -5m, a time, last-flush or another tag. The moment can be opened as long as the tag is there.",
+    )  # fmt: skip
+    parser.add_argument("name", metavar="NAME", type=_name, help="at most 64 bytes, not another WHEN")
+    parser.add_argument("when", metavar="WHEN", nargs="?", type=_when, help="the moment, if not the present one")
+
+
+def _add_untag(commands: _Commands) -> None:
+    parser = _add_to_target(
+        commands, "untag", "take a name away", "Takes a name away; the moment is kept no longer than any other."
+    )
+    parser.add_argument("name", metavar="NAME", type=_name, help="the tag")
+
+
+def _add_history(commands: _Commands) -> None:
+    parser = _add_to_target(
+        commands, "history", "the moments that can be opened, what was written when, and the tags",
+        "Tells which moments the log covers, how much was written in each generation (commit), and the tags. Where "
+        "there are many generations they are grouped by time.",
+    )  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="a line for every generation, however many there are")
+    parser.add_argument(
+        "--limit", metavar="N", type=_argument(_row_limit), default=DEFAULT_ROWS,
+        help=f"group so that there are at most so many lines, 1 to {MOST_GROUPS}; {DEFAULT_ROWS} by default",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_status(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "status", help="what a running server is doing",
+        description="Tells the cursors, how much is dirty, rates, the window, open snapshots, tags, and what fails.",
+    )  # fmt: skip
+    parser.add_argument("socket", metavar="SOCKET", help="the socket that the server has from control=")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _row_limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_GROUPS):
+        raise ConfigError(f"'{text}' is not a number from 1 to {MOST_GROUPS}")
+    return int(text)
+
+
+def _name(text: str) -> str:
+    """The name of a tag, without what _shield_ages() may have put before it."""
+    return text[1:] if moments.is_age(text[1:]) else text
+
+
+def _shield_ages(words: Sequence[str]) -> list[str]:
+    """To argparse -5m is an option. @-5m is none, and means the same."""
+    return [f"@{word}" if moments.is_age(word) else word for word in words]
+
+
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "info":
         return run_info(arguments.log, arguments.json)
@@ -150,6 +274,22 @@ def _run(arguments: argparse.Namespace) -> int:
         return run_dump(arguments.log, wanted, arguments.json)
     if arguments.command == "replay":
         return run_replay(arguments.log, arguments.origin, arguments.to, arguments.force)
+    if arguments.command == "diff":
+        return run_diff(
+            arguments.log, arguments.start, arguments.end, arguments.origin, arguments.raw, arguments.json
+        )  # fmt: skip
+    if arguments.command == "rewind":
+        return run_rewind(arguments.log, arguments.when, arguments.origin)
+    if arguments.command == "picture":
+        return run_picture(arguments.log, arguments.file)
+    if arguments.command == "tag":
+        return run_tag(arguments.target, arguments.name, arguments.when)
+    if arguments.command == "untag":
+        return run_untag(arguments.target, arguments.name)
+    if arguments.command == "history":
+        return run_history(arguments.target, arguments.limit, arguments.all, arguments.json)
+    if arguments.command == "status":
+        return run_status(arguments.socket, arguments.json)
     return run_salvage(arguments.log, arguments.origin, arguments.yes, arguments.force, arguments.json)
 
 
@@ -165,9 +305,16 @@ def _set_up_logging(verbose: bool) -> None:
     log.propagate = False
 
 
+def _status_of(error: WbcacheError, command: str) -> int:
+    """What a newer wbcache wrote is no damage; and what salvage refuses is nothing that it could salvage."""
+    if isinstance(error, LogRefusedError) and not isinstance(error, LogVersionError) and command != "salvage":
+        return REFUSED
+    return CANNOT_LOOK
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status. `words` stand in for those of the process."""
-    arguments = build_parser().parse_args(words)
+    arguments = build_parser().parse_args(_shield_ages(sys.argv[1:] if words is None else words))
     _set_up_logging(arguments.verbose)
     try:
         status = _run(arguments)
@@ -175,7 +322,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return status
     except WbcacheError as error:
         print(f"wbcache: {error}", file=sys.stderr)
-        return CANNOT_LOOK
+        return _status_of(error, arguments.command)
     except BrokenPipeError:
         # `wbcache dump | head`: what is still buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Group commit: moves `committed`. Leader and follower, and a thread that commits in the background.
 
-Who needs `committed` to pass an LSN takes the commit lock and commits all
-there is, or finds, once it gets the lock, that another has done it: many
-flushes share one sync. Lock order: commit, superblock, volume.
+Who needs `committed` to pass an LSN becomes the leader and commits all there
+is, or waits for the one who leads: many flushes share one sync, and all whose
+LSN it passed go on at the same time. Lock order: superblock, volume.
 """
 
 import logging
 import threading
 import time
 
+from wbcache_core.covered_log import CoveredLog
 from wbcache_core.errors import DeviceError, LogFailedError
 from wbcache_core.log_writer import COMMIT_PAGES, LogWriter
 from wbcache_core.number_line import NumberLine
@@ -31,18 +32,24 @@ class Committer:
         self,
         line: NumberLine,
         table: SegmentTable,
+        covered: CoveredLog,
         writer: LogWriter,
         store: SuperblockStore,
         interval: float,
         low_pages: int,
     ) -> None:
         """interval in seconds; above low_pages of dirty log the destager is woken."""
-        self._commit_lock = threading.Lock()
+        self._lock = threading.Lock()
+        """Guards `_has_leader` and `_waiters`. Nothing else is taken while it is held."""
+        self._has_leader = False
+        self._waiters: list[tuple[int, threading.Condition]] = []
+        """What each who waits for a commit waits for, in the order in which they came."""
         self._line = line
         self._table = table
-        self._writer = writer  # guarded by the commit lock
+        self._covered = covered  # guarded by the volume lock
+        self._writer = writer  # the leader's
         self._store = store
-        self._superblock_place = writer.end.place  # guarded by the commit lock
+        self._superblock_place = writer.end.place  # the leader's
         self._interval = interval
         self._low_pages = low_pages
         self._thread = threading.Thread(target=self._run, name="wbcache-commit", daemon=True)
@@ -64,10 +71,46 @@ class Committer:
         """Return when every LSN below lsn is durable in the log. No lock held. Raises LogFailedError."""
         line = self._line
         while line.committed < lsn:
-            with self._commit_lock:
-                line.raise_if_log_failed()
-                if line.committed < lsn:
+            if self._lead(lsn):
+                try:
                     self._commit()
+                finally:
+                    with self._lock:
+                        self._has_leader = False
+                        self._wake_waiters()
+
+    def _lead(self, lsn: int) -> bool:
+        """Become the leader; False when another's commit has passed lsn. Raises LogFailedError."""
+        with self._lock:
+            while self._has_leader:
+                turn = threading.Condition(self._lock)
+                self._waiters.append((lsn, turn))
+                turn.wait()
+                if self._line.committed >= lsn:
+                    return False
+            if self._line.log_error:
+                self._wake_waiters()
+            self._line.raise_if_log_failed()
+            self._has_leader = True
+            return True
+
+    def _wake_waiters(self) -> None:
+        """Wake those whose LSN has been passed, and one more, to lead; all when the log has failed. Lock held.
+
+        The others came while the commit was under way, and would only fall asleep again.
+        """
+        waiters, self._waiters = self._waiters, []
+        committed, has_failed = self._line.committed, self._line.log_error is not None
+        has_successor = False
+        for waiter in waiters:
+            lsn, turn = waiter
+            if lsn <= committed or has_failed:
+                turn.notify()
+            elif has_successor:
+                self._waiters.append(waiter)
+            else:
+                has_successor = True
+                turn.notify()
 
     def commit_all(self) -> None:
         """Commit whatever is volatile now. No lock held. Raises LogFailedError."""
@@ -76,7 +119,7 @@ class Committer:
         self.commit_until(head)
 
     def _commit(self) -> None:
-        """One write and one sync. Commit lock held. A failure is latched in the line."""
+        """One write and one sync, by the leader. A failure is latched in the line."""
         line = self._line
         with line.lock:
             segments = self._take()
@@ -98,6 +141,7 @@ class Committer:
                 self._table.append(
                     descriptor.first_lsn, segment.place, descriptor.encoding, segment.page_sums
                 )
+                self._covered.append(descriptor)
             line.note_committed(segments[-1].end_lsn, self._writer.end.place)
             if line.destager_idle or line.dirty_pages > self._low_pages:
                 line.destage_wanted.notify()
@@ -118,7 +162,7 @@ class Committer:
         return taken
 
     def _note_in_superblock(self) -> None:
-        """Commit lock held."""
+        """By the leader."""
         try:
             self._store.write(committed=self._line.committed)
         except DeviceError as error:

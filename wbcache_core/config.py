@@ -3,8 +3,10 @@
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from wbcache_core.block_device import system_path
 from wbcache_core.errors import ConfigError
@@ -15,12 +17,27 @@ RAM, LOG, ORIGIN = 0, 1, 2
 """Which cursor a request waits for, weakest first."""
 
 COMMIT, DESTAGE = "commit", "destage"
+DROP, HOLD = "drop", "hold"
 ORIGIN_CHANGED, DISCARD_LOG = "origin-changed", "discard-log"
 
 _LEVELS = {"ram": RAM, "log": LOG, "origin": ORIGIN}
 _DURABLE = {"log": LOG, "origin": ORIGIN}
 _MIN_RING_BYTES = MIB
 _MAX_DEPTH = 256
+
+_HISTORY_SIZE = re.compile(r"[0-9]{1,12}[KMGT]")
+_HISTORY_TIME = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|[smhd])")
+_DAY_SECONDS = 86400
+
+
+class History(NamedTuple):
+    """How far destaging is held back: bytes of data, or seconds; neither: not at all."""
+
+    byte_count: int = 0
+    seconds: float = 0.0
+
+
+NO_HISTORY = History()
 
 
 def is_uri(text: str) -> bool:
@@ -60,6 +77,20 @@ def _parse_switch(text: str) -> bool:
     return _choice(text, ("on", "off")) == "on"
 
 
+def _parse_history(text: str) -> History:
+    if text in ("off", "0"):
+        return NO_HISTORY
+    if _HISTORY_SIZE.fullmatch(text):
+        return History(byte_count=parse_size(text))
+    if _HISTORY_TIME.fullmatch(text):
+        # Days are only a unit here: nothing else takes that long.
+        days = text.endswith("d")
+        return History(seconds=float(text[:-1]) * _DAY_SECONDS if days else parse_duration(text))
+    raise ConfigError(
+        f"'{text}' is neither off, nor a size like 500M or 20G (capital letter), nor a time like 90s, 10m, 2h or 1d"
+    )
+
+
 def _parse_force(text: str) -> frozenset[str]:
     return frozenset(_choice(part, (ORIGIN_CHANGED, DISCARD_LOG)) for part in text.split(","))
 
@@ -78,11 +109,14 @@ class Config:
     commit_interval: float = 1.0
     commit_size: int = 0
     destage_delay: float = 5.0
-    destage_depth: int = 16
+    destage_depth: int = 32
     low_watermark: int = 25
     high_watermark: int = 75
     on_exit: str = COMMIT
     compress: int | None = None
+    history: History = NO_HISTORY
+    history_full: str = DROP
+    control: str = ""
     force: frozenset[str] = field(default_factory=frozenset)
     pin_thread_state: bool = True
 
@@ -114,6 +148,9 @@ class Config:
             "high_watermark": _parse_percent,
             "on_exit": lambda text: _choice(text, (COMMIT, DESTAGE)),
             "compress": _parse_compress,
+            "history": _parse_history,
+            "history_full": lambda text: _choice(text, (DROP, HOLD)),
+            "control": os.path.abspath,
             "force": _parse_force,
             "pin_thread_state": _parse_switch,
         }

@@ -5,11 +5,12 @@ A batch is an image of the line: page lsn is at (lsn - start) * 4096, as in the 
 """
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from wbcache_core.background import PIECE_PAGES, let_requests_run
 from wbcache_core.segment_format import BLOCK_MASK, KIND_SHIFT, TRIM, Descriptor
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
@@ -35,6 +36,14 @@ class Clear(NamedTuple):
     @property
     def blocks(self) -> range:
         return range(self.block, self.block + self.block_count)
+
+
+def _pieces(items: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """The items, a few at a time, with room for requests in between."""
+    for start in range(0, len(items), PIECE_PAGES):
+        if start:
+            let_requests_run()
+        yield items[start : start + PIECE_PAGES]
 
 
 class DestageBatch:
@@ -85,11 +94,14 @@ class DestageBatch:
     def bad_pages(self) -> list[tuple[int, int]]:
         """(LSN, block), in LSN order, of the pages to write whose checksum does not match."""
         image, sums, start = self._image, self._sums, self.start_lsn
-        return sorted(
-            (start + index, block)
-            for block, index in self._newest.items()
-            if xxh3_64_intdigest(image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT]) != sums[index]
-        )
+        bad: list[tuple[int, int]] = []
+        for piece in _pieces(list(self._newest.items())):
+            bad += [
+                (start + index, block)
+                for block, index in piece
+                if xxh3_64_intdigest(image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT]) != sums[index]
+            ]
+        return sorted(bad)
 
     def leave_out(self, block: int) -> None:
         """Do not write a block."""
@@ -101,12 +113,13 @@ class DestageBatch:
         runs: list[Run] = []
         views: list[memoryview] = []
         expected = -1
-        for block, index in sorted(self._newest.items()):
-            if block != expected or len(views) == _RUN_PAGES:
-                views = []
-                runs.append(Run(block << PAGE_SHIFT, views))
-            views.append(image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT])
-            expected = block + 1
+        for piece in _pieces(sorted(self._newest.items())):
+            for block, index in piece:
+                if block != expected or len(views) == _RUN_PAGES:
+                    views = []
+                    runs.append(Run(block << PAGE_SHIFT, views))
+                views.append(image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT])
+                expected = block + 1
         if expected << PAGE_SHIFT > origin_bytes:
             views[-1] = views[-1][: origin_bytes - (expected - 1 << PAGE_SHIFT)]
         return runs

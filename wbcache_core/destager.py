@@ -12,7 +12,9 @@ import threading
 import time
 from typing import Any, NamedTuple
 
+from wbcache_core.background import PIECE_PAGES, let_requests_run
 from wbcache_core.block_device import aligned_buffer
+from wbcache_core.covered_log import CoveredLog
 from wbcache_core.destage_batch import DestageBatch
 from wbcache_core.errors import DamagedPageError, DeviceError, OriginFailedError, StoppedError
 from wbcache_core.fingerprint import updated
@@ -20,20 +22,27 @@ from wbcache_core.location_map import LocationMap, entry_lsn
 from wbcache_core.log_reader import LogReader
 from wbcache_core.number_line import NumberLine
 from wbcache_core.origin_writer import OriginWriter
+from wbcache_core.pins import Pin, Pins
 from wbcache_core.ring_buffer import RingBuffer
-from wbcache_core.segment_format import MAX_SEGMENT_PAGES
+from wbcache_core.segment_format import MAX_SEGMENT_PAGES, Descriptor
 from wbcache_core.segment_table import Located, SegmentTable
 from wbcache_core.superblock_store import SuperblockStore
+from wbcache_core.tags import Tags
 from wbcache_core.throttle import Throttle
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
 _log = logging.getLogger("wbcache")
 
 _BATCH_PAGES = 16384
-"""A batch is at most 64 MiB, and at most an eighth of the log so that space comes back steadily."""
+_FOREVER = float("inf")
 _IDLE_SECONDS = 1.0
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.1, 10.0
 _SWEEP_REGIONS = 32
+
+
+def batch_lsns(data_pages: int) -> int:
+    """A batch is at most 64 MiB, and at most an eighth of the log so that space comes back steadily."""
+    return max(min(_BATCH_PAGES, data_pages // 8), MAX_SEGMENT_PAGES)
 
 
 class Settings(NamedTuple):
@@ -52,6 +61,9 @@ class Destager:
         ring: RingBuffer,
         locations: LocationMap,
         table: SegmentTable,
+        covered: CoveredLog,
+        pins: Pins,
+        tags: Tags,
         reader: LogReader,
         store: SuperblockStore,
         writer: OriginWriter,
@@ -62,12 +74,17 @@ class Destager:
         self._ring = ring
         self._map = locations  # guarded by the volume lock
         self._table = table  # guarded by the volume lock
+        self._covered = covered  # guarded by the volume lock
+        self._pins = pins  # guarded by the volume lock
+        self._tags = tags
         self._reader = reader
         self._store = store
         self._writer = writer
         self._throttle = throttle
         self._settings = settings
-        self._batch_lsns = max(min(_BATCH_PAGES, line.data_pages // 8), MAX_SEGMENT_PAGES)
+        self._batch_lsns = batch_lsns(line.data_pages)
+        self._last_batch_at = 0.0
+        self._superseded_below = 0
         self._image: memoryview | None = None
         self._idle_head, self._idle_since = 0, 0.0
         self._back_off, self._retry_at = 0.0, 0.0
@@ -85,7 +102,7 @@ class Destager:
     def finish_drain(self) -> bool:
         """After line.stop(drain=True): wait until all that is committed is on the origin; True when it is.
 
-        Ends early when the origin fails or cancel() is called. No lock held.
+        Ends early when the origin fails, when cancel() is called, and at the first tag. No lock held.
         """
         line = self._line
         with line.lock:
@@ -93,7 +110,7 @@ class Destager:
             line.origin_error = None
             self._retry_at = 0.0
             line.destage_wanted.notify()
-            while line.destaged < line.committed and not (line.origin_error or line.destager_must_stop):
+            while line.destaged < self._pins.limit() and not (line.origin_error or line.destager_must_stop):
                 line.moved.wait()
             line.draining = False
             line.destage_wanted.notify()
@@ -110,6 +127,7 @@ class Destager:
         while True:
             with self._line.lock:
                 end = self._wait_for_work()
+            self._report_ended()
             if end is None:
                 break
             try:
@@ -133,12 +151,15 @@ class Destager:
             timeout = self._retry_at - time.monotonic()
             if timeout <= 0:
                 if line.destaged < line.committed:
-                    timeout = self._seconds_until_due()
+                    limit = self._pins.limit()
+                    timeout = self._seconds_until_due(limit)
                     if timeout <= 0:
-                        return self._end_of_next_batch()
+                        end = self._end_of_next_batch(limit)
+                        self._pins.pass_to(end)
+                        return end
                 if self._reclaim_wanted():
                     return line.destaged
-            if timeout > 0:
+            if 0 < timeout < _FOREVER:
                 line.destage_wanted.wait(timeout)
             else:
                 self._image = None
@@ -147,35 +168,44 @@ class Destager:
                 line.destager_idle = False
         return None
 
-    def _seconds_until_due(self) -> float:
-        """How long the dirty data may still wait. Lock held."""
+    def _seconds_until_due(self, limit: int) -> float:
+        """How long the dirty data below limit may still wait. Lock held."""
         line, now = self._line, time.monotonic()
+        if limit <= line.destaged:
+            return self._pins.seconds_until_more()
+        # What is held back does not count.
+        backlog = line.dirty_pages if limit == line.committed else limit - line.destaged
         if (
             line.draining
             or line.origin_target > line.destaged
             or line.room_waiters
-            or line.dirty_pages > self._settings.low_pages
+            or backlog > self._settings.low_pages
         ):
             return 0.0
         if line.head != self._idle_head:
             self._idle_head, self._idle_since = line.head, now
         since = line.timeline[0][1] if line.timeline else now
+        if limit < line.committed:
+            # The history lets go of a little with every commit.
+            since = max(since, self._last_batch_at)
         return min(since + self._settings.delay, self._idle_since + _IDLE_SECONDS) - now
 
-    def _end_of_next_batch(self) -> int:
-        """A segment's end, one segment or more ahead. Lock held."""
+    def _end_of_next_batch(self, limit: int) -> int:
+        """A segment's end, one segment or more ahead, not beyond limit. Lock held."""
         line = self._line
-        if line.committed - line.destaged <= self._batch_lsns:
-            return line.committed
+        if limit - line.destaged <= self._batch_lsns:
+            return limit
         return self._table.first_lsns_between(line.destaged + 1, line.destaged + self._batch_lsns + 1)[-1]
 
     def _destage(self, end: int) -> None:
         """One batch. Raises DeviceError and DamagedPageError, then nothing has moved; StoppedError."""
         started = time.monotonic()
         line = self._line
+        self._superseded_below = 0
         batch = self._load(line.destaged, end, from_ring=True)
-        if self._store.current.batch_end < batch.end_lsn:
-            self._write_superblock(batch_end=batch.end_lsn, committed=line.committed)
+        batch_end = max(batch.end_lsn, self._superseded_below)
+        if self._store.current.batch_end < batch_end:
+            self._write_superblock(batch_end=batch_end, committed=line.committed)
         generation, time_ns = self._last_whole_generation(batch)
         writes = self._writer.write(batch)
         self._write_superblock(
@@ -192,6 +222,8 @@ class Destager:
         with line.lock:
             recovered, line.origin_error = line.origin_error, None
             line.note_destaged(batch.end_lsn, self._store.current.destaged_place)
+            self._covered.records.drop_below(batch.end_lsn)
+        self._last_batch_at = time.monotonic()
         seconds = time.monotonic() - started
         self._throttle.note_destaged(batch.end_lsn - batch.start_lsn, seconds)
         self._back_off = 0.0
@@ -241,11 +273,7 @@ class Destager:
         while from_ring and in_log and self._copy_from_ring(segments, in_log - 1, end, image, start):
             in_log -= 1
         self._reader.load(segments[:in_log], firsts[in_log] if in_log < len(firsts) else end, image, start)
-        batch = DestageBatch(
-            start,
-            image,
-            [self._reader.decode(image[lsn - start << PAGE_SHIFT :][:PAGE_BYTES], lsn) for lsn in firsts],
-        )
+        batch = DestageBatch(start, image, self._decode(image, start, firsts))
         bad = batch.bad_pages()
         if not bad:
             return batch
@@ -262,16 +290,48 @@ class Destager:
         if cut == start:
             raise DamagedPageError(
                 f"the page with LSN {bad_lsn} in the log fails its checksum and is not written to the origin; "
-                f"write the 4096 bytes of the volume at {block << PAGE_SHIFT} anew, from a backup",
+                + self._what_helps(block, bad_lsn),
                 bad_lsn,
             )
         return self._load(start, cut, from_ring=False)
 
-    def _is_superseded(self, block: int, lsn: int) -> bool:
-        """Whether the log holds a later version of a block. Then its reads never go to the origin before that one is
-        there, neither now nor after a crash."""
+    def _decode(self, image: memoryview, start: int, firsts: list[int]) -> list[Descriptor]:
+        """The descriptors in an image. Raises DamagedPageError."""
+        found: list[Descriptor] = []
+        pages = 0
+        for lsn in firsts:
+            found.append(self._reader.decode(image[lsn - start << PAGE_SHIFT :][:PAGE_BYTES], lsn))
+            pages += found[-1].page_count
+            if pages >= PIECE_PAGES:
+                pages = 0
+                let_requests_run()
+        return found
+
+    def _what_helps(self, block: int, lsn: int) -> str:
+        """What the user can do about a damaged page that cannot be passed over."""
         with self._line.lock:
-            return lsn < entry_lsn(self._map.get(block)) < self._line.committed
+            is_anew = lsn < entry_lsn(self._map.get(block)) < self._line.committed
+        if is_anew:
+            return "its block was written anew, but a snapshot or a tag needs it as it was: close it, or untag"
+        return f"write the 4096 bytes of the volume at {block << PAGE_SHIFT} anew, from a backup"
+
+    def _is_superseded(self, block: int, lsn: int) -> bool:
+        """Whether the log holds a later version of a block, and nobody needs the one before it.
+
+        Reads of the volume then never go to the origin before the later one is there, neither now nor after a crash.
+        No moment before that one can be had any more: `batch_end` says so until `destaged` has passed it.
+        """
+        line = self._line
+        with line.lock:
+            later = entry_lsn(self._map.get(block))
+            if not lsn < later < line.committed:
+                return False
+            end = self._table.first_after(later) or line.committed
+            if not self._pins.may_pass(end):
+                return False
+            self._pins.pass_to(end)
+            self._superseded_below = max(self._superseded_below, end)
+            return True
 
     def _copy_from_ring(self, segments: list[Located], index: int, end: int, image: memoryview, start: int) -> bool:
         """Copy one segment if the ring still has it. Optimistic: writers go on meanwhile, and who overwrites a slot
@@ -331,10 +391,22 @@ class Destager:
                 region = self._map.sweep(region, _SWEEP_REGIONS, line.oldest)
         self._sweep_at = 2 * len(self._map.regions) + _SWEEP_REGIONS
 
+    def _report_ended(self) -> None:
+        """Tell of snapshots and tags that a batch is going to pass. No lock held."""
+        with self._line.lock:
+            ended = self._pins.take_ended()
+        for one in ended:
+            if isinstance(one, Pin):
+                _log.warning("the snapshot of generation %d has ended: the origin moves on", one.generation.number)
+            else:
+                _log.warning(
+                    "the tag '%s' (generation %d) is removed: the origin moves on", one.name, one.generation
+                )  # fmt: skip
+
     def _write_superblock(self, **changes: Any) -> None:
         """Raises StoppedError after latching the failure: without a superblock nothing may move any more."""
         try:
-            self._store.write(**changes)
+            self._tags.write(**changes)
         except DeviceError as error:
             self._line.fail_log(error)
             raise StoppedError("the log device failed") from None

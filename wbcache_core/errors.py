@@ -12,6 +12,7 @@
         SuperblockError      ours, but no superblock is valid
         WrongPairError       log and origin do not belong together (any more)
         DamagedLogError      the durable part of the log has a hole, or its end is missing
+      LogFullError           the log has no room for what a command is to append
       RequestError           one request of a client cannot be served
         OutOfRangeError      it reaches beyond the end of the volume
         ReadOnlyError        the volume cannot be written
@@ -19,6 +20,13 @@
         LogFailedError       the log device failed: the volume takes no more writes
         OriginFailedError    the origin fails and the log cannot take more
         StoppedError         the server is shutting down
+        SnapshotEndedError   writers needed the log space that kept the snapshot
+      MomentError            a past moment cannot be opened or tagged
+        MalformedMomentError it is not written as one
+        OutsideWindowError   it is in the future, or the log does not cover it (any more)
+        ExportNameError      there is no such export
+        TagError             a tag: no such one, its name is taken or not allowed, or there are too many
+      ControlError           a control socket: cannot be made or used, or what was asked through it is refused
       FormatError            bytes that are not what a format module expects
 
 Each message says what happened, where, and what the user can do.
@@ -78,6 +86,10 @@ class DamagedLogError(LogRefusedError):
     pass
 
 
+class LogFullError(WbcacheError):
+    errno_value = errno.ENOSPC
+
+
 class RequestError(WbcacheError):
     pass
 
@@ -112,6 +124,34 @@ class OriginFailedError(RequestError):
 
 class StoppedError(RequestError):
     errno_value = errno.ESHUTDOWN
+
+
+class SnapshotEndedError(RequestError):
+    errno_value = errno.ESTALE
+
+
+class MomentError(WbcacheError):
+    errno_value = errno.EINVAL
+
+
+class MalformedMomentError(MomentError):
+    pass
+
+
+class OutsideWindowError(MomentError):
+    pass
+
+
+class ExportNameError(MomentError):
+    pass
+
+
+class TagError(MomentError):
+    pass
+
+
+class ControlError(WbcacheError):
+    errno_value = errno.EINVAL
 
 
 class FormatError(WbcacheError):

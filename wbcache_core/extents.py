@@ -2,7 +2,15 @@
 """Which parts of the volume are data, zeros or holes: the map's entries over the origin's own extents."""
 
 from wbcache_core.block_device import Device, Extent
-from wbcache_core.location_map import HOLE_FLAG, REGION_BLOCKS, REGION_SHIFT, ZERO_FLAG, LocationMap, entry_lsn
+from wbcache_core.location_map import (
+    HOLE_FLAG,
+    LSN_MASK,
+    REGION_BLOCKS,
+    REGION_SHIFT,
+    ZERO_FLAG,
+    LocationMap,
+    entry_lsn,
+)
 from wbcache_core.number_line import NumberLine
 from wbcache_core.units import GIB, PAGE_BYTES, PAGE_SHIFT
 
@@ -46,6 +54,10 @@ def _next_run(
             return min(end, block + length << PAGE_SHIFT), _kind(leaf, oldest)
         entries = locations.entries(block, length)
     kind = _kind(entries[0], oldest)
+    lowest, highest = min(entries), max(entries)
+    if highest < oldest or oldest <= lowest <= highest <= LSN_MASK:
+        # Alike without a look at each: nothing here, or nothing but data.
+        return min(end, block + length << PAGE_SHIFT), kind
     length = next((index for index, entry in enumerate(entries) if _kind(entry, oldest) != kind), len(entries))
     return min(end, block + length << PAGE_SHIFT), kind
 

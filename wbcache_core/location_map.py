@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Block number -> newest LSN: a hash and ordered list of regions, each with a packed leaf.
 
-A region is 512 blocks (2 MiB). Its leaf is an array of 512 entries, or one
-number where a single trim or zero covers the whole region. An entry is 0
-(never written), an LSN (a page of data), or an LSN with ZERO_FLAG (reads as
-zeros since that LSN) and perhaps HOLE_FLAG (it was a trim).
+A region is 512 blocks (2 MiB). An entry is 0 (never written), an LSN (a page
+of data), or an LSN with ZERO_FLAG (reads as zeros since that LSN) and perhaps
+HOLE_FLAG (it was a trim). A leaf is one of three:
 
-Costs: get and set are two subscripts, O(1); a new region O(log regions);
-a run of blocks is a slice. Nothing here locks: callers hold the volume lock.
+- one number, where a single trim or zero covers the whole region;
+- sparse: a sorted array of words, index << 55 | LSN, for up to 128 pages of
+  data and nothing else. Single writes all over a large volume leave few
+  blocks in each region: 8 bytes a block instead of 4 KiB a region;
+- dense: an array of 512 entries.
+
+Costs: get and set in a dense leaf are two subscripts, O(1), in a sparse one a
+bisect more; a new region O(log regions); a run of blocks is a slice. Nothing
+here locks: callers hold the volume lock.
 """
 
 from array import array
+from bisect import bisect_left
 
 from sortedcontainers import SortedDict
 
@@ -21,6 +28,12 @@ REGION_MASK = REGION_BLOCKS - 1
 ZERO_FLAG = 1 << 63
 HOLE_FLAG = 1 << 62
 LSN_MASK = HOLE_FLAG - 1
+
+SPARSE_BLOCKS = 128
+"""More pages than this make a leaf dense."""
+_INDEX_SHIFT = 64 - REGION_SHIFT
+_WORD_MASK = (1 << _INDEX_SHIFT) - 1
+"""The LSN in a word of a sparse leaf: 2**55 pages are more than any device lives to write."""
 
 _EMPTY_LEAF = array("Q", bytes(8 * REGION_BLOCKS))
 
@@ -34,22 +47,44 @@ def _newest(leaf: "int | array[int]") -> int:
     """The highest LSN in a leaf."""
     if isinstance(leaf, int):
         return leaf & LSN_MASK
+    if len(leaf) < REGION_BLOCKS:
+        return max(map(_WORD_MASK.__and__, leaf))
     highest = max(leaf)
     return highest if highest <= LSN_MASK else max(map(LSN_MASK.__and__, leaf))
 
 
+def _unpacked(words: "array[int]") -> "array[int]":
+    """The 512 entries of a sparse leaf."""
+    entries = _EMPTY_LEAF[:]
+    for word in words:
+        entries[word >> _INDEX_SHIFT] = word & _WORD_MASK
+    return entries
+
+
 class LocationMap:
-    """See the module. `regions` may be read by the owner of the volume lock for the fast path of single blocks."""
+    """See the module. `regions` has every leaf, for ordered walks; `_dense` the dense ones again, for the short way."""
 
     def __init__(self) -> None:
         self.regions: SortedDict[int, int | array[int]] = SortedDict()
+        self._dense: dict[int, array[int]] = {}
         self.sweeps = 0
         """How often sweep() dropped something."""
 
     def get(self, block: int) -> int:
         """The entry of a block."""
+        leaf = self._dense.get(block >> REGION_SHIFT)
+        return self._look_up(block) if leaf is None else leaf[block & REGION_MASK]
+
+    def _look_up(self, block: int) -> int:
+        """get() in a region without a dense leaf."""
         leaf = self.regions.get(block >> REGION_SHIFT, 0)
-        return leaf if isinstance(leaf, int) else leaf[block & REGION_MASK]
+        if isinstance(leaf, int):
+            return leaf
+        index = block & REGION_MASK
+        at = bisect_left(leaf, index << _INDEX_SHIFT)
+        if at < len(leaf) and leaf[at] >> _INDEX_SHIFT == index:
+            return leaf[at] & _WORD_MASK
+        return 0
 
     def entries(self, block: int, count: int) -> "array[int]":
         """A copy of the entries of count blocks."""
@@ -60,28 +95,70 @@ class LocationMap:
             leaf = self.regions.get(block >> REGION_SHIFT, 0)
             if isinstance(leaf, int):
                 found.extend(array("Q", [leaf]) * length)
-            else:
+            elif len(leaf) == REGION_BLOCKS:
                 found.extend(leaf[index : index + length])
+            elif length == 1:
+                found.append(self._look_up(block))
+            else:
+                found.extend(_unpacked(leaf)[index : index + length])
             block += length
             count -= length
         return found
 
     def set_page(self, block: int, lsn: int) -> None:
         """One block of data."""
-        leaf = self.regions.get(block >> REGION_SHIFT, 0)
-        if isinstance(leaf, int):
-            leaf = self._split(block >> REGION_SHIFT, leaf)
-        leaf[block & REGION_MASK] = lsn
+        leaf = self._dense.get(block >> REGION_SHIFT)
+        if leaf is None:
+            self._insert(block, lsn)
+        else:
+            leaf[block & REGION_MASK] = lsn
+
+    def _insert(self, block: int, lsn: int) -> None:
+        """set_page() in a region without a dense leaf."""
+        region, index = block >> REGION_SHIFT, block & REGION_MASK
+        leaf = self.regions.get(region)
+        if leaf is None:
+            leaf = self.regions[region] = array("Q")
+        if isinstance(leaf, int) or len(leaf) == SPARSE_BLOCKS or lsn > _WORD_MASK:
+            self._dense_leaf(region)[index] = lsn
+            return
+        word = index << _INDEX_SHIFT
+        at = bisect_left(leaf, word)
+        if at < len(leaf) and leaf[at] >> _INDEX_SHIFT == index:
+            leaf[at] = word | lsn
+        else:
+            leaf.insert(at, word | lsn)
+
+    def set_pages(self, newest: dict[int, int]) -> None:
+        """Blocks of data, each with its LSN: as set_page() for each, and many times as fast where they are many."""
+        blocks = sorted(newest)
+        most = SPARSE_BLOCKS if max(newest.values(), default=0) <= _WORD_MASK else 0
+        fresh: dict[int, int | array[int]] = {}
+        at = 0
+        while at < len(blocks):
+            region = blocks[at] >> REGION_SHIFT
+            stop = bisect_left(blocks, region + 1 << REGION_SHIFT, at, min(at + REGION_BLOCKS, len(blocks)))
+            inside = blocks[at:stop]
+            if len(inside) > most:
+                leaf = self._dense_leaf(region)
+                for block in inside:
+                    leaf[block & REGION_MASK] = newest[block]
+            elif region in self.regions:
+                for block in inside:
+                    self.set_page(block, newest[block])
+            else:
+                fresh[region] = array(
+                    "Q", [(block & REGION_MASK) << _INDEX_SHIFT | newest[block] for block in inside]
+                )  # fmt: skip
+            at = stop
+        self.regions.update(fresh)
 
     def set_run(self, block: int, count: int, lsn: int) -> None:
         """count blocks of data with consecutive LSNs from lsn."""
         while count:
             index = block & REGION_MASK
             length = min(count, REGION_BLOCKS - index)
-            leaf = self.regions.get(block >> REGION_SHIFT, 0)
-            if isinstance(leaf, int):
-                leaf = self._split(block >> REGION_SHIFT, leaf)
-            leaf[index : index + length] = array("Q", range(lsn, lsn + length))
+            self._dense_leaf(block >> REGION_SHIFT)[index : index + length] = array("Q", range(lsn, lsn + length))
             block += length
             lsn += length
             count -= length
@@ -94,18 +171,23 @@ class LocationMap:
             region = block >> REGION_SHIFT
             if length == REGION_BLOCKS:
                 self.regions[region] = entry
+                self._dense.pop(region, None)
             else:
-                leaf = self.regions.get(region, 0)
-                if isinstance(leaf, int):
-                    leaf = self._split(region, leaf)
-                leaf[index : index + length] = array("Q", [entry]) * length
+                self._dense_leaf(region)[index : index + length] = array("Q", [entry]) * length
             block += length
             count -= length
 
-    def _split(self, region: int, entry: int) -> "array[int]":
-        leaf = array("Q", [entry]) * REGION_BLOCKS if entry else _EMPTY_LEAF[:]
-        self.regions[region] = leaf
-        return leaf
+    def _dense_leaf(self, region: int) -> "array[int]":
+        """The leaf of a region as a dense one."""
+        dense = self._dense.get(region)
+        if dense is None:
+            leaf = self.regions.get(region, 0)
+            if isinstance(leaf, int):
+                dense = array("Q", [leaf]) * REGION_BLOCKS if leaf else _EMPTY_LEAF[:]
+            else:
+                dense = _unpacked(leaf)
+            self.regions[region] = self._dense[region] = dense
+        return dense
 
     def sweep(self, first_region: int, limit: int, oldest: int) -> int | None:
         """Drop leaves without an entry at or above oldest, looking at `limit` regions from first_region on.
@@ -124,12 +206,19 @@ class LocationMap:
                 stale.append(region)
         for region in stale:
             del self.regions[region]
+            self._dense.pop(region, None)
         self.sweeps += bool(stale)
         return last
 
     def check(self) -> None:
         """Assert the invariants of the structure."""
-        for leaf in self.regions.values():
-            assert isinstance(leaf, int) or len(leaf) == REGION_BLOCKS
+        for region, leaf in self.regions.items():
+            is_dense = not isinstance(leaf, int) and len(leaf) == REGION_BLOCKS
+            assert self._dense.get(region) is (leaf if is_dense else None)
+            if not isinstance(leaf, int) and not is_dense:
+                indices = [word >> _INDEX_SHIFT for word in leaf]
+                assert 0 < len(leaf) <= SPARSE_BLOCKS and indices == sorted(set(indices))
+                continue
             for entry in [leaf] if isinstance(leaf, int) else leaf:
                 assert not entry & HOLE_FLAG or entry & ZERO_FLAG
+        assert self._dense.keys() <= self.regions.keys()

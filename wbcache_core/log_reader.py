@@ -10,7 +10,7 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.block_device import Device, aligned_buffer
-from wbcache_core.errors import DamagedPageError, FormatError
+from wbcache_core.errors import DamagedPageError, DeviceError, FormatError
 from wbcache_core.frames import unpack
 from wbcache_core.segment_format import FRAME_PAGES, Descriptor, decode
 from wbcache_core.segment_table import Located
@@ -57,6 +57,16 @@ class LogReader:
             lsn = piece.lsn + bad
             raise DamagedPageError(f"the page with LSN {lsn} in log '{self._device.name}' fails its checksum", lsn)
         view[:] = fresh
+
+    def read_page(self, segment: Located, lsn: int, page_sum: int, view: memoryview) -> bool:
+        """Fill view with one page; False where one read of a plain segment does not do, and view is not filled."""
+        if segment.encoded:
+            return False
+        try:
+            self._device.read_into(view, self.offset_of(segment.place) + (lsn - segment.first_lsn << PAGE_SHIFT))
+        except DeviceError:
+            return False
+        return xxh3_64_intdigest(view) == page_sum
 
     def _read(self, piece: LogPiece, view: memoryview) -> bool:
         """Fill view through the page cache; False where the pages cannot be unpacked."""

@@ -7,15 +7,16 @@ import uuid
 from contextlib import ExitStack
 from typing import Any
 
-from wbcache_core import moments, pairing
+from wbcache_core import history, moments, pairing
 from wbcache_core.block_device import FileDevice
 from wbcache_core.checker import Report, examine
 from wbcache_core.errors import LogRefusedError
+from wbcache_core.generations import Generation
 from wbcache_core.log_reader import LogReader
 from wbcache_core.offline_devices import ForgivingLog, opened_origin
 from wbcache_core.progress import Progress
 from wbcache_core.recovery import Found, Recovered, recover
-from wbcache_core.superblock_format import SLOT_OFFSETS, VERSION, Superblock
+from wbcache_core.superblock_format import SLOT_OFFSETS, Superblock
 from wbcache_core.superblock_store import newest, read_slots
 from wbcache_core.units import PAGE_SHIFT, format_size
 
@@ -45,6 +46,7 @@ def gather_facts(log: ForgivingLog) -> Facts:
         facts |= _identity(superblock) | {"superblocks": _superblocks(slots)}
         facts["cursors"] = {name: getattr(superblock, name) for name in ("oldest", "destaged", "committed")}
         facts["origin_alone"] = _origin_alone(superblock)
+        facts["tags"] = [{"name": tag.name, **history.moment(Generation(*tag[1:]))} for tag in superblock.tags]
     try:
         if pairing.read_log(log) is None:
             facts["state"] = "blank"
@@ -65,13 +67,14 @@ def _add_content(facts: Facts, log: ForgivingLog, superblock: Superblock) -> Non
     facts["cursors"]["head"] = recovered.head
     facts["left_out_lsn"] = recovered.discarded_lsn
     facts["dirty"] = _dirty(recovered, superblock)
+    facts["window"] = _window(recovered)
     facts["state"] = "dirty" if recovered.head > superblock.destaged else "clean"
 
 
 def _identity(superblock: Superblock) -> Facts:
     return {
         "volume": str(uuid.UUID(bytes=superblock.uuid)),
-        "format": VERSION,
+        "format": superblock.version,
         "log_bytes": superblock.log_bytes,
         "origin": {"name": superblock.origin_name, "bytes": superblock.origin_bytes},
     }
@@ -110,6 +113,12 @@ def _dirty(recovered: Recovered, superblock: Superblock) -> Facts:
     return facts
 
 
+def _window(recovered: Recovered) -> Facts | None:
+    generations = recovered.covered.generations
+    oldest, newest = generations.oldest, generations.newest
+    return history.window(oldest, newest, len(generations)) if oldest and newest else None
+
+
 def _moment(found: Found) -> Facts:
     descriptor = found.descriptor
     return {
@@ -144,6 +153,12 @@ def _lines(facts: Facts) -> list[str]:
                 f"a last commit that is not whole, from LSN {facts['left_out_lsn']}: no flush covers it, or the log "
                 "has been damaged since",
             )
+    if facts.get("window"):
+        ends = (facts["window"][end] for end in ("oldest", "newest"))
+        first, last = (f"{end['generation']} ({end['time']})" for end in ends)
+        add("window", f"generation {first} to {last} can be opened")
+    for tag in facts.get("tags", ()):
+        add("tag", f"'{tag['name']}' is generation {tag['generation']} ({tag['time']})")
     if facts["state"] == "blank":
         add("", "all zero: a server formats it when the first client may write")
     if facts["problem"]:

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Puts closed segments into the log: checksums, descriptors, one vectored write, one sync.
 
-Used by one thread at a time, the holder of the commit lock, which guards all fields.
+Used by one thread at a time, the leader of a commit, whose all fields are.
 """
 
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import zstandard
 from xxhash import xxh3_64_intdigest
 
+from wbcache_core.background import let_requests_run
 from wbcache_core.block_device import Device, aligned_buffer
 from wbcache_core.frames import lengths_of, pack
 from wbcache_core.pending_segment import PendingSegment
@@ -51,7 +53,8 @@ def fit(place: int, pages: int, data_pages: int) -> int:
 
 def next_places(place: int, data_pages: int) -> list[int]:
     """Where the segment that follows one ending at place may be: there, or at the next lap."""
-    return list(dict.fromkeys((place, fit(place, MAX_SEGMENT_PAGES, data_pages))))
+    left = data_pages - place % data_pages
+    return [place] if left >= MAX_SEGMENT_PAGES else [place, place + left]
 
 
 def bury_discarded(device: Device, data_pages: int, place: int, limit: int) -> None:
@@ -90,13 +93,13 @@ class LogWriter:
         `committed` is the cursor as it stands now. Their place must be free, below `reclaimed_place` and a lap:
         the caller saw to that when it let their pages into the ring.
         """
-        end = LogEnd(
-            self.end.place, self.end.previous, self.end.generation + 1, max(time.time_ns(), self.end.time_ns + 1)
-        )
+        end = self._next_generation()
         self._scratch_used = 0
         written: list[WrittenSegment] = []
         runs: list[tuple[int, list[memoryview]]] = []
         for segment in segments:
+            if written:
+                let_requests_run()
             one, views = self._prepare(segment, committed, end)
             if runs and one.place == end.place and one.place % self._data_pages:
                 runs[-1][1].extend(views)
@@ -110,6 +113,40 @@ class LogWriter:
         self._device.sync()
         self.end = end
         return written
+
+    def write_whole(self, segments: Iterator[PendingSegment], committed: int, reclaimed_place: int) -> LogEnd:
+        """As write(), for a generation of any size: after a crash all of it is there or nothing.
+
+        Each segment is in the ring from when the iterator gives it until it is asked for the next. The first one,
+        without which recovery does not find the others, is written when these are durable. What recovery may have
+        left out at the end has been buried. Returns the new end. What the iterator raises leaves all as it was.
+        """
+        tail = self._next_generation()
+        limit = reclaimed_place + self._data_pages
+        held: tuple[int, memoryview] | None = None
+        for segment in segments:
+            self._scratch_used = 0
+            one, views = self._prepare(segment, committed, tail)
+            tail = tail._replace(place=one.end_place, previous=one.descriptor.checksum)
+            assert tail.place <= limit, "the log would overwrite what is still needed"
+            offset = DATA_START + (one.place % self._data_pages << PAGE_SHIFT)
+            if held:
+                self._device.write(views, offset)
+            else:
+                held = offset, aligned_buffer(sum(map(len, views)))
+                held[1][:] = b"".join(views)
+        assert held
+        # An attempt that a crash cut off may have left a segment that would follow the last one.
+        bury_discarded(self._device, self._data_pages, tail.place, limit)
+        self._device.write([held[1]], held[0])
+        self._device.sync()
+        self.end = tail
+        return tail
+
+    def _next_generation(self) -> LogEnd:
+        """Where it starts, with its number and time."""
+        time_ns = max(time.time_ns(), self.end.time_ns + 1)
+        return self.end._replace(generation=self.end.generation + 1, time_ns=time_ns)
 
     def _prepare(
         self, segment: PendingSegment, committed: int, end: LogEnd

@@ -1,11 +1,29 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Moments to and from text. Inside wbcache they are nanoseconds since 1970; people read and write ISO 8601."""
+"""Moments to and from text, and WHEN: the ways to name a past moment of a volume.
 
+    WHEN := generation | -AGE | ISO 8601 time | last-flush | tag
+    AGE  := number s | m | h | d
+
+Inside wbcache times are nanoseconds since 1970; people read and write ISO 8601.
+"""
+
+import re
+from collections.abc import Sequence
 from datetime import datetime, timezone
+from typing import NamedTuple
 
-from wbcache_core.errors import ConfigError
+from wbcache_core.errors import ConfigError, MalformedMomentError, OutsideWindowError, TagError
+from wbcache_core.generations import Generation, Generations
+from wbcache_core.superblock_format import TAG_NAME_BYTES, Tag
+
+LAST_FLUSH = "last-flush"
 
 _NS = 10**9
+_AGE = re.compile(r"-(\d{1,12}(?:\.\d{1,9})?)([smhd])", re.ASCII)
+_AGE_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LIKE_A_TIME = re.compile(r"\d{4}-\d\d", re.ASCII)
+_LARGEST_NUMBER = 2**64 - 1
+_FORMS = "a generation number, an age like -90s, -5m, -2h or -1d, a time like 2026-11-22T12:24:33, last-flush, or a tag"
 
 
 def iso(time_ns: int) -> str:
@@ -34,3 +52,119 @@ def parse(text: str) -> int:
         ) from None
     whole = moment.replace(microsecond=0)
     return int(whole.timestamp()) * _NS + moment.microsecond * 1000
+
+
+class When(NamedTuple):
+    """A WHEN, parsed; exactly one of the fields behind `text` says which."""
+
+    text: str
+    generation: int | None = None
+    age_ns: int | None = None
+    time_ns: int | None = None
+    tag: str | None = None
+
+    @property
+    def is_last_flush(self) -> bool:
+        return self[1:] == (None, None, None, None)
+
+
+def is_age(text: str) -> bool:
+    """Whether it is a WHEN that begins as an option of a command does."""
+    return _AGE.fullmatch(text) is not None
+
+
+def parse_when(text: str) -> When:
+    """Raises MalformedMomentError. That there is such a tag is found by resolve()."""
+    if text.isascii() and text.isdigit():
+        if int(text) > _LARGEST_NUMBER:
+            raise MalformedMomentError(f"'{text}' is larger than any generation number")
+        return When(text, generation=int(text))
+    if text == LAST_FLUSH:
+        return When(text)
+    match = _AGE.fullmatch(text)
+    if match:
+        return When(text, age_ns=int(float(match[1]) * _AGE_SECONDS[match[2]] * _NS))
+    if _LIKE_A_TIME.match(text):
+        try:
+            # Times of generations are shown to the microsecond: what was shown has to find its generation again.
+            return When(text, time_ns=parse(text) + 999)
+        except ConfigError as error:
+            raise MalformedMomentError(str(error)) from None
+    if not text or text[0] == "-" or text.strip() != text or "/" in text or not text.isprintable():
+        raise MalformedMomentError(f"{text!r} is no moment; write {_FORMS}")
+    return When(text, tag=text)
+
+
+def check_tag_name(name: str) -> None:
+    """Raises TagError unless a tag may be called that."""
+    try:
+        when = parse_when(name)
+    except MalformedMomentError:
+        when = None
+    if when is None or when.tag is None or name.casefold() == LAST_FLUSH:
+        raise TagError(
+            f"{name!r} cannot be the name of a tag: it has to be printable, without '/' and blanks at its ends, must "
+            "not begin with '-', and must not be another way to name a moment"
+        )
+    length = len(name.encode())
+    if length > TAG_NAME_BYTES:
+        raise TagError(f"the name of a tag has at most {TAG_NAME_BYTES} bytes; '{name}' has {length}")
+
+
+def describe(generation: Generation) -> str:
+    """For people: `generation 12 (2026-11-22T12:24:33.123456Z)`."""
+    return f"generation {generation.number} ({iso(generation.time_ns)})"
+
+
+def describe_tag(tag: Tag) -> str:
+    """As describe(), of what a tag names."""
+    return describe(Generation(tag.generation, tag.end_lsn, tag.time_ns))
+
+
+def describe_window(oldest: Generation | None, newest: Generation | None) -> str:
+    """For people: what the log covers."""
+    if oldest is None or newest is None:
+        return "the log covers no generation yet"
+    return f"the log covers {describe(oldest)} to {describe(newest)}"
+
+
+def resolve(when: When, generations: Generations, tags: Sequence[Tag], now_ns: int) -> Generation:
+    """The generation that a WHEN means: for a time the newest one at or before it.
+
+    generations are those of the window. Raises OutsideWindowError, which says what the window is, and TagError.
+    """
+    window = describe_window(generations.oldest, generations.newest)
+    if generations.newest:
+        # The clock may have been set back since.
+        now_ns = max(now_ns, generations.newest.time_ns)
+    if when.tag is not None:
+        return _tagged(when.tag, tags)
+    if when.generation is not None:
+        found = generations.numbered(when.generation)
+    elif when.is_last_flush:
+        found = generations.newest
+    else:
+        time_ns = now_ns - when.age_ns if when.age_ns is not None else when.time_ns
+        assert time_ns is not None
+        if time_ns // 1000 > now_ns // 1000:
+            raise OutsideWindowError(f"'{when.text}' is in the future; {window}")
+        found = generations.at_or_before(time_ns)
+    if found is None:
+        raise OutsideWindowError(f"'{when.text}' is outside the window; {window}")
+    return found
+
+
+def _tagged(name: str, tags: Sequence[Tag]) -> Generation:
+    for tag in tags:
+        if tag.name == name:
+            return Generation(tag.generation, tag.end_lsn, tag.time_ns)
+    known = ", ".join(f"'{tag.name}'" for tag in tags) or "none"
+    raise TagError(f"there is no tag '{name}' (tags: {known}); a moment is {_FORMS}")
+
+
+def is_final(when: When, generation: Generation, generations: Generations) -> bool:
+    """Whether a WHEN that meant this generation now will always mean it, as long as that is covered."""
+    if when.generation is not None or when.tag is not None:
+        return True
+    newest = generations.newest
+    return when.time_ns is not None and newest is not None and when.time_ns <= newest.time_ns

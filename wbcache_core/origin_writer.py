@@ -89,15 +89,20 @@ class OriginWriter:
     def _attempt(self, tasks: deque[_Task]) -> list[_Failure]:
         """Every task once; returns those that failed. Empties tasks."""
         failed: list[_Failure] = []
-        started = time.monotonic()
-        done = 0
         while tasks:
-            if done >= _TRIALS and self._depth > 1 and (time.monotonic() - started) / done > _SLOW_WRITE_SECONDS:
+            if self._is_slow(tasks, failed) and self._depth > 1:
                 self._attempt_in_parallel(tasks, failed)
                 break
-            self._attempt_one(tasks.popleft(), failed)
-            done += 1
         return failed
+
+    def _is_slow(self, tasks: deque[_Task], failed: list[_Failure]) -> bool:
+        """Attempt a few tasks; whether each of them took long. One that did has perhaps waited for something else."""
+        fastest = float("inf")
+        for _ in range(min(_TRIALS, len(tasks))):
+            started = time.monotonic()
+            self._attempt_one(tasks.popleft(), failed)
+            fastest = min(fastest, time.monotonic() - started)
+        return fastest > _SLOW_WRITE_SECONDS
 
     def _attempt_one(self, task: _Task, failed: list[_Failure]) -> None:
         if self._should_stop():
@@ -112,6 +117,8 @@ class OriginWriter:
                 raise
 
     def _attempt_in_parallel(self, tasks: deque[_Task], failed: list[_Failure]) -> None:
+        if not tasks:
+            return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._depth, "wbcache-origin")
         futures = [self._pool.submit(self._work, tasks, failed) for _ in range(min(self._depth, len(tasks)))]

@@ -5,19 +5,26 @@ from wbcache_core.segment_format import KIND_SHIFT, MAX_ENTRIES
 
 
 class PendingSegment:
-    """Entries in the order of the number line. Guarded by the volume lock until it is closed."""
+    """Entries in the order of the number line. Guarded by the volume lock until it is closed.
 
-    __slots__ = ("end_lsn", "first_lsn", "heads", "ranges")
+    Who writes a single page appends its block to `heads` itself.
+    """
+
+    __slots__ = ("first_lsn", "heads", "ranges")
 
     def __init__(self, first_lsn: int) -> None:
         self.first_lsn = first_lsn
-        self.end_lsn = first_lsn + 1
         self.heads: list[int] = []
         self.ranges: dict[int, int] = {}
 
     @property
     def page_count(self) -> int:
-        return self.end_lsn - self.first_lsn - 1
+        return len(self.heads) - len(self.ranges)
+
+    @property
+    def end_lsn(self) -> int:
+        """The LSN after the last page."""
+        return self.first_lsn + 1 + len(self.heads) - len(self.ranges)
 
     @property
     def room(self) -> int:
@@ -27,7 +34,6 @@ class PendingSegment:
     def add_pages(self, block: int, count: int) -> None:
         """count pages of consecutive blocks, with the next LSNs."""
         self.heads.extend(range(block, block + count))
-        self.end_lsn += count
 
     def add_range(self, kind: int, block: int, count: int) -> None:
         """A trim or zero of count blocks, at the last LSN."""

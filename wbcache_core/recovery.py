@@ -6,12 +6,13 @@ served from the origin, so nobody who used the origin on its own after a clean
 stop ever reads older data from the log.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.covered_log import CoveredLog
 from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError
 from wbcache_core.location_map import HOLE_FLAG, ZERO_FLAG, LocationMap
 from wbcache_core.log_reader import LogReader, page_views
@@ -33,7 +34,7 @@ from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
 _SEARCH_PAGES = 2 * COMMIT_PAGES + 2 * MAX_SEGMENT_PAGES
 """How far behind the end later segments are searched: the commit at the end and the one after it."""
 _SEARCH_BYTES = MIB
-_READ_AHEAD_PAGES = 64
+_READ_AHEAD_PAGES = MIB >> PAGE_SHIFT
 _LARGE_SEGMENT_PAGES = 32
 
 
@@ -42,6 +43,11 @@ class Found(NamedTuple):
 
     descriptor: Descriptor
     place: int
+    log_pages: int
+
+    @property
+    def end_place(self) -> int:
+        return self.place + self.log_pages
 
     @property
     def located(self) -> Located:
@@ -58,6 +64,8 @@ class Recovered(NamedTuple):
     end: LogEnd
     discarded_lsn: int | None
     """First LSN of a torn last write that was left out, if there was one."""
+    covered: CoveredLog
+    """The moments that can be opened."""
 
 
 class _Window:
@@ -112,7 +120,7 @@ def recover(device: Device, reader: LogReader, superblock: Superblock) -> Recove
             f"changed; {superblock.describe_origin()}; restore the log device, save what can be had with wbcache "
             "salvage, or give up what is in the log with force=discard-log"
         )
-    return _assemble(sound, head, end, discarded)
+    return _assemble(superblock, sound, head, end, discarded)
 
 
 def _follow_chain(window: _Window, superblock: Superblock) -> list[Found]:
@@ -126,8 +134,8 @@ def _follow_chain(window: _Window, superblock: Superblock) -> list[Found]:
             return chain
         chain.append(found)
         descriptor = found.descriptor
-        window.ahead = 1 if descriptor.log_pages > _LARGE_SEGMENT_PAGES else _READ_AHEAD_PAGES
-        lsn, place, previous = descriptor.end_lsn, found.place + descriptor.log_pages, descriptor.checksum
+        window.ahead = 1 if found.log_pages > _LARGE_SEGMENT_PAGES else _READ_AHEAD_PAGES
+        lsn, place, previous = lsn + 1 + descriptor.page_count, found.place + found.log_pages, descriptor.checksum
 
 
 def _next_segment(
@@ -141,13 +149,13 @@ def _next_segment(
             descriptor = decode(window.page(candidate))
         except FormatError:
             continue
-        end = candidate + descriptor.log_pages
+        log_pages = descriptor.log_pages
         if (
             (descriptor.uuid, descriptor.first_lsn, descriptor.previous) == (superblock.uuid, lsn, previous)
-            and end <= limit
-            and fit(candidate, descriptor.log_pages, superblock.data_pages) == candidate
+            and candidate + log_pages <= limit
+            and fit(candidate, log_pages, superblock.data_pages) == candidate
         ):
-            return Found(descriptor, candidate)
+            return Found(descriptor, candidate, log_pages)
     return None
 
 
@@ -172,13 +180,13 @@ def is_whole(reader: LogReader, found: Found) -> bool:
     except DamagedPageError:
         return False
     sums = list(map(xxh3_64_intdigest, page_views(image[PAGE_BYTES:])))
-    return sums == page_sums_of(descriptor)
+    return sums == list(page_sums_of(descriptor))
 
 
-def page_sums_of(descriptor: Descriptor) -> list[int]:
+def page_sums_of(descriptor: Descriptor) -> Sequence[int]:
     """The checksums of a segment's pages in LSN order."""
     if descriptor.page_count == len(descriptor.heads):
-        return list(descriptor.arguments)
+        return descriptor.arguments
     pairs = zip(descriptor.heads, descriptor.arguments, strict=True)
     return [argument for head, argument in pairs if head <= BLOCK_MASK]
 
@@ -193,7 +201,7 @@ def _end_of(chain: list[Found], superblock: Superblock) -> LogEnd:
         )
     last = chain[-1]
     return LogEnd(
-        last.place + last.descriptor.log_pages,
+        last.end_place,
         last.descriptor.checksum,
         last.descriptor.generation,
         last.descriptor.time_ns,
@@ -220,12 +228,32 @@ def _committed_according_to_later_segments(window: _Window, superblock: Superblo
     return highest
 
 
-def _assemble(chain: list[Found], head: int, end: LogEnd, discarded: int | None) -> Recovered:
+def _assemble(
+    superblock: Superblock, chain: list[Found], head: int, end: LogEnd, discarded: int | None
+) -> Recovered:
     table, locations = SegmentTable(), LocationMap()
-    for descriptor, place in chain:
+    covered = CoveredLog(superblock.origin_bytes)
+    if superblock.destaged_time_ns and _ends_generation(superblock, chain):
+        covered.generations.append(
+            superblock.destaged_generation, superblock.destaged, superblock.destaged_time_ns
+        )
+    for descriptor, place, _ in chain:
         table.append(descriptor.first_lsn, place, descriptor.encoding, page_sums_of(descriptor))
-        apply_entries(descriptor, locations.set_page, locations.set_all)
-    return Recovered(chain, table, locations, head, end, discarded)
+        covered.append(descriptor)
+    if chain:
+        covered.records.between(chain[0].descriptor.first_lsn, head).replay(locations)
+    # The origin may have parts of what lies below.
+    covered.generations.drop_below(superblock.batch_end)
+    return Recovered(chain, table, locations, head, end, discarded, covered)
+
+
+def _ends_generation(superblock: Superblock, chain: list[Found]) -> bool:
+    """Whether `destaged` is the end of `destaged_generation`, and not inside the commit after it."""
+    if not chain:
+        return True
+    first = chain[0].descriptor
+    # All segments of a commit say where the one before it ended.
+    return first.committed == first.first_lsn and first.generation == superblock.destaged_generation + 1
 
 
 def apply_entries(

@@ -4,7 +4,6 @@
 The cache itself does it, so a replay that was killed is a server that was killed: start it again.
 """
 
-import fcntl
 import os
 import sys
 import threading
@@ -14,7 +13,8 @@ from wbcache_core import moments, pairing
 from wbcache_core.block_device import FileDevice
 from wbcache_core.cache import Cache
 from wbcache_core.config import Config
-from wbcache_core.errors import ConfigError, DeviceError, WbcacheError
+from wbcache_core.errors import DeviceError, WbcacheError
+from wbcache_core.new_file import new_file, refuse_existing, write_all
 from wbcache_core.offline_devices import opened_origin
 from wbcache_core.progress import Progress
 from wbcache_core.superblock_format import Superblock
@@ -30,8 +30,8 @@ _ZEROS = bytes(_HOLE_BYTES)
 
 def run_replay(path: str, origin: str, target: str | None, force: str | None) -> int:
     """Print how it went; returns the exit status. Raises WbcacheError when log or origin cannot be looked at."""
-    if target and os.path.lexists(target):
-        raise ConfigError(f"'{target}' exists already; name a file that does not")
+    if target:
+        refuse_existing(target)
     pairs = [("origin", origin), ("log", path), ("ring-size", "1M")]
     config = Config.from_pairs([*pairs, ("force", force)] if force else pairs)
     read_only = target is not None
@@ -110,43 +110,10 @@ def _watch(log: FileDevice, start: Superblock, finished: threading.Event) -> Non
 
 def write_image(volume: Volume, target: str) -> None:
     """A new sparse file that holds the volume; under its name only when it is complete. Raises WbcacheError."""
-    partial = f"{target}.partial"
-    try:
-        # What a killed run left under this name is written anew.
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _image_error(partial, error) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
+    with new_file(target, "image") as fd:
         os.ftruncate(fd, volume.size)
         with Progress("writing", volume.size) as progress:
             _copy(volume, fd, progress)
-        os.fsync(fd)
-        # Unlike a rename it overwrites nothing that has come there meanwhile.
-        os.link(partial, target)
-        os.unlink(partial)
-        _sync_folder(target)
-    except BaseException as error:
-        with suppress(FileNotFoundError):
-            os.unlink(partial)
-        if isinstance(error, OSError):
-            raise _image_error(partial, error) from None
-        raise
-    finally:
-        os.close(fd)
-
-
-def _image_error(path: str, error: OSError) -> DeviceError:
-    return DeviceError(f"cannot write image '{path}': {error.strerror}", error.errno or 0)
-
-
-def _sync_folder(path: str) -> None:
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _copy(volume: Volume, fd: int, progress: Progress) -> None:
@@ -168,11 +135,5 @@ def _copy_extent(volume: Volume, fd: int, buffer: memoryview, extent: range, pro
         for start in range(0, len(view), _HOLE_BYTES):
             piece = view[start : start + _HOLE_BYTES]
             if piece != _ZEROS[: len(piece)]:
-                _write(fd, piece, offset + start)
+                write_all(fd, piece, offset + start)
         progress.update(offset + len(view))
-
-
-def _write(fd: int, view: memoryview, offset: int) -> None:
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view, offset = view[count:], offset + count

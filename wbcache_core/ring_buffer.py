@@ -6,11 +6,15 @@ which LSN (docs/concurrency.md). It is an exact image of the end of an
 uncompressed log, descriptors included.
 """
 
+import contextlib
 import mmap
 import os
 
 from wbcache_core.errors import ConfigError
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size
+
+_MADV_POPULATE_WRITE = 23
+"""Linux 5.14; Python's mmap has no name for it."""
 
 
 class RingBuffer:
@@ -32,7 +36,13 @@ class RingBuffer:
         except OSError:
             raise ConfigError(f"no memory for ring-size {format_size(byte_count)}; choose a smaller one") from None
         mapping.madvise(mmap.MADV_HUGEPAGE)
+        self._mapping = mapping
         self.memory = memoryview(mapping)
+
+    def populate(self) -> None:
+        """Have the kernel find all the memory now, so that no write has to wait for it. Best effort."""
+        with contextlib.suppress(OSError, ValueError):
+            self._mapping.madvise(_MADV_POPULATE_WRITE)
 
     def offset(self, lsn: int) -> int:
         """Byte offset of the slot of lsn in `memory`."""
@@ -42,6 +52,11 @@ class RingBuffer:
         """The slot of lsn."""
         start = (lsn % self.pages) << PAGE_SHIFT
         return self.memory[start : start + PAGE_BYTES]
+
+    def put(self, lsn: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy one page into the slot of lsn."""
+        start = (lsn % self.pages) << PAGE_SHIFT
+        self.memory[start : start + PAGE_BYTES] = data
 
     def spans(self, lsn: int, count: int) -> list[memoryview]:
         """The slots of count LSNs from lsn: one view, or two where the ring wraps."""

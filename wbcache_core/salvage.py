@@ -110,7 +110,8 @@ def carry_out(plan: Plan, log: ForgivingLog, origin: Device) -> None:
     if plan.spared_slot is None:
         store = SuperblockStore(log, plan.slots)
         if store.current.batch_end < plan.end_lsn:
-            store.write(batch_end=plan.end_lsn)
+            # Past moments end: the new log begins behind them.
+            store.write(batch_end=plan.end_lsn, tags=())
     else:
         # The store goes on from a superblock that is not on the device; its successor spares the slot.
         store = SuperblockStore(log, [_new_superblock(plan, log_bytes, origin), None])

@@ -13,6 +13,7 @@ little-endian. docs/format.md has the grammar and a worked example.
 
 import struct
 import sys
+from array import array
 from dataclasses import dataclass
 
 from xxhash import xxh3_64_intdigest
@@ -36,7 +37,8 @@ FRAME_COUNT = 16
 MAX_SEGMENT_PAGES = 1 + MAX_ENTRIES
 """Pages of the largest segment in the log, its descriptor included."""
 
-_HEADER = struct.Struct("<8sHBBHH16sQQQQQI12s16I")
+_HEADER = struct.Struct("<8sHBBHH16sQQQQQI12s64s")
+_FRAMES = struct.Struct(f"<{FRAME_COUNT}I")
 _COMMITTED_AT = struct.calcsize("<8sHBBHH16sQQ")
 _ENTRIES_AT = _HEADER.size
 _CHECKSUM = struct.Struct("<Q")
@@ -44,12 +46,16 @@ _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
 _ENTRY_BYTES = 16
 
 assert _HEADER.size == 152
+assert _FRAMES.size == 64
 assert _ENTRIES_AT + MAX_ENTRIES * _ENTRY_BYTES == _CHECKSUM_AT
 assert FRAME_PAGES * FRAME_COUNT >= MAX_ENTRIES
 
 _MAGIC_WORD = int.from_bytes(MAGIC, sys.byteorder)
 _NO_FRAMES = (0,) * FRAME_COUNT
 _RESERVED = bytes(12)
+_NO_FRAME_BYTES = bytes(_FRAMES.size)
+_REST = tuple(bytes(_CHECKSUM_AT - _ENTRIES_AT - count * _ENTRY_BYTES) for count in range(MAX_ENTRIES + 1))
+"""The zeros behind so many entries."""
 _KIND_LIMIT = (ZERO + 1) << KIND_SHIFT
 
 
@@ -86,17 +92,21 @@ def encode(descriptor: Descriptor, page: memoryview) -> int:
     """Write the descriptor into a page; returns its checksum, also kept in the descriptor."""
     count = len(descriptor.heads)
     assert count <= MAX_ENTRIES and descriptor.page_count <= count and len(descriptor.arguments) == count
+    lengths = descriptor.frame_lengths
     _HEADER.pack_into(
         page, 0, MAGIC, VERSION, descriptor.encoding, 0, count, descriptor.page_count, descriptor.uuid,
         descriptor.first_lsn, descriptor.time_ns, descriptor.committed, descriptor.generation,
-        descriptor.previous, descriptor.payload_bytes, _RESERVED, *descriptor.frame_lengths or _NO_FRAMES,
+        descriptor.previous, descriptor.payload_bytes, _RESERVED,
+        _FRAMES.pack(*lengths) if lengths else _NO_FRAME_BYTES,
     )  # fmt: skip
-    words = [0] * (2 * count)
-    words[0::2] = descriptor.heads
-    words[1::2] = descriptor.arguments
+    words = array("Q", bytes(count * _ENTRY_BYTES))
+    words[0::2] = array("Q", descriptor.heads)
+    words[1::2] = array("Q", descriptor.arguments)
+    if sys.byteorder == "big":
+        words.byteswap()
     end = _ENTRIES_AT + count * _ENTRY_BYTES
-    struct.pack_into(f"<{2 * count}Q", page, _ENTRIES_AT, *words)
-    page[end:_CHECKSUM_AT] = bytes(_CHECKSUM_AT - end)
+    page[_ENTRIES_AT:end] = memoryview(words).cast("B")
+    page[end:_CHECKSUM_AT] = _REST[count]
     descriptor.checksum = xxh3_64_intdigest(page[:_CHECKSUM_AT])
     _CHECKSUM.pack_into(page, _CHECKSUM_AT, descriptor.checksum)
     return descriptor.checksum
@@ -120,24 +130,28 @@ def claimed_committed(page: memoryview) -> int:
 
 def decode(page: memoryview) -> Descriptor:
     """The descriptor in a page of 4096 bytes. Raises FormatError, and nothing else, for any bytes."""
-    if page[:8] != MAGIC:
+    (magic, version, encoding, zero, count, page_count, uuid, first_lsn, time_ns, committed, generation, previous,
+     payload_bytes, reserved, frames) = _HEADER.unpack_from(page)  # fmt: skip
+    if magic != MAGIC:
         raise FormatError("no segment descriptor here")
     (checksum,) = _CHECKSUM.unpack_from(page, _CHECKSUM_AT)
     if xxh3_64_intdigest(page[:_CHECKSUM_AT]) != checksum:
         raise FormatError("the segment descriptor fails its checksum")
-    (_, version, encoding, zero, count, page_count, uuid, first_lsn, time_ns, committed, generation, previous,
-     payload_bytes, reserved, *frames) = _HEADER.unpack_from(page, 0)  # fmt: skip
     if version != VERSION:
         raise FormatError(f"segment descriptor of version {version}; this wbcache reads version {VERSION}")
     if zero or reserved != _RESERVED or count > MAX_ENTRIES or page_count > count or encoding > ZSTD:
         raise FormatError("the segment descriptor has impossible fields")
-    words = struct.unpack_from(f"<{2 * count}Q", page, _ENTRIES_AT)
     end = _ENTRIES_AT + count * _ENTRY_BYTES
+    words = array("Q", bytes(page[_ENTRIES_AT:end]))
+    if sys.byteorder == "big":
+        words.byteswap()
     descriptor = Descriptor(
         encoding, page_count, uuid, first_lsn, time_ns, committed, generation, previous, payload_bytes,
-        tuple(frames), words[0::2], words[1::2], checksum,
+        _NO_FRAMES if frames == _NO_FRAME_BYTES else _FRAMES.unpack(frames), tuple(words[0::2]), tuple(words[1::2]),
+        checksum,
     )  # fmt: skip
-    if page[end:_CHECKSUM_AT] != bytes(_CHECKSUM_AT - end):
+    # As bytes: views are compared one element after the other.
+    if bytes(page[end:_CHECKSUM_AT]) != _REST[count]:
         raise FormatError("the segment descriptor has data where zeros belong")
     _check(descriptor)
     return descriptor
@@ -146,9 +160,11 @@ def decode(page: memoryview) -> Descriptor:
 def _check(descriptor: Descriptor) -> None:
     """The relations between fields that hold in every descriptor that encode() wrote. Raises FormatError."""
     heads = descriptor.heads
-    if heads and max(heads) >= _KIND_LIMIT:
+    highest = max(heads, default=0)
+    if highest >= _KIND_LIMIT:
         raise FormatError("the segment descriptor has an entry of unknown kind")
-    if sum(head <= BLOCK_MASK for head in heads) != descriptor.page_count:
+    page_count = len(heads) if highest <= BLOCK_MASK else sum(head <= BLOCK_MASK for head in heads)
+    if page_count != descriptor.page_count:
         raise FormatError("the segment descriptor's page count does not match its entries")
     raw_bytes = descriptor.page_count * PAGE_BYTES
     if descriptor.encoding == RAW:

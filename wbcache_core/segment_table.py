@@ -7,6 +7,7 @@ hold the volume lock.
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from wbcache_core.segment_format import ZSTD
@@ -40,11 +41,14 @@ class SegmentTable:
     def __len__(self) -> int:
         return len(self._first_lsns)
 
-    def append(self, first_lsn: int, place: int, encoding: int, page_sums: "list[int]") -> None:
+    def append(self, first_lsn: int, place: int, encoding: int, page_sums: Sequence[int]) -> None:
         """Add the segment that follows the last one."""
         self._first_lsns.append(first_lsn)
         self._places.append(place | _ENCODED if encoding == ZSTD else place)
         lsn, sums = first_lsn + 1, array("Q", page_sums)
+        if len(sums) == 1 and (chunk := self._page_sums.get(lsn >> _CHUNK_SHIFT)):
+            chunk[lsn & _CHUNK_MASK] = sums[0]
+            return
         while sums:
             index = lsn & _CHUNK_MASK
             part = sums[: _CHUNK_LSNS - index]
@@ -75,6 +79,10 @@ class SegmentTable:
         """First LSNs of the segments that start in [start, end)."""
         low, high = bisect_right(self._first_lsns, start - 1), bisect_right(self._first_lsns, end - 1)
         return list(self._first_lsns[low:high])
+
+    def page_sum(self, lsn: int) -> int:
+        """The checksum of one page."""
+        return self._page_sums[lsn >> _CHUNK_SHIFT][lsn & _CHUNK_MASK]
 
     def page_sums(self, lsn: int, count: int) -> list[int]:
         """The checksums of the pages with count consecutive LSNs."""

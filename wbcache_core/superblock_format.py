@@ -4,17 +4,19 @@
     superblock := magic version zero32 uuid sequence log_bytes data_start page_bytes sample_count
                   origin_bytes oldest oldest_place destaged destaged_place destaged_previous
                   destaged_generation destaged_time_ns batch_end committed written_ns zero[104]
-                  origin_name[512] samples[32] zero[3064] checksum
+                  origin_name[512] samples[32] tag[32] zero[248] checksum
+    tag        := name[64] generation end_lsn time_ns
 
+Version 1 has zeros where the tags are; it is read, and written as version 2.
 All integers are little-endian. A place is a page number in the data area that
 only grows: modulo the area's pages it is the physical page.
 docs/format.md has the grammar and a worked example.
 """
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
@@ -22,7 +24,8 @@ from wbcache_core.errors import FormatError
 from wbcache_core.units import KIB, MIB, PAGE_BYTES
 
 MAGIC = b"WBCACHEL"
-VERSION = 1
+VERSION = 2
+_VERSION_WITHOUT_TAGS = 1
 
 SLOT_OFFSETS = (0, 32 * KIB)
 """Where the two superblocks are, in bytes; apart, so that one bad erase block does not take both."""
@@ -30,16 +33,29 @@ DATA_START = 64 * KIB
 MIN_LOG_BYTES = 4 * MIB
 SAMPLE_COUNT = 32
 NAME_BYTES = 512
+TAG_COUNT = 32
+TAG_NAME_BYTES = 64
 
-_LAYOUT = struct.Struct(f"<8sII16sQQQIIQQQQQQQQQQQ104s{NAME_BYTES}s{SAMPLE_COUNT}Q3064s")
+_LAYOUT = struct.Struct(f"<8sII16sQQQIIQQQQQQQQQQQ104s{NAME_BYTES}s{SAMPLE_COUNT}Q2816s248s")
+_TAG = struct.Struct(f"<{TAG_NAME_BYTES}sQQQ")
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
 
 assert _LAYOUT.size == _CHECKSUM_AT
+assert TAG_COUNT * _TAG.size == 2816
 
 
 class NewerVersionError(FormatError):
     """A sound superblock that a newer wbcache wrote."""
+
+
+class Tag(NamedTuple):
+    """A name for a generation: the volume as it stood at end_lsn, in ns since 1970."""
+
+    name: str
+    generation: int
+    end_lsn: int
+    time_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +78,9 @@ class Superblock:
     batch_end: int = 1
     committed: int = 1
     written_ns: int = 0
+    tags: tuple[Tag, ...] = ()
+    version: int = field(default=VERSION, compare=False)
+    """What it was read as; it is always written as VERSION."""
 
     def with_changes(self, **changes: Any) -> "Superblock":
         """A copy with other values in some fields."""
@@ -86,15 +105,35 @@ class Superblock:
 
 def encode(superblock: Superblock) -> bytes:
     """A page. The origin's name is cut to its last 512 bytes."""
+    assert all(superblock.batch_end <= tag.end_lsn <= superblock.committed for tag in superblock.tags)
     name = superblock.origin_name.encode("utf-8", "surrogateescape")[-NAME_BYTES:]
     body = _LAYOUT.pack(
         MAGIC, VERSION, 0, superblock.uuid, superblock.sequence, superblock.log_bytes, DATA_START, PAGE_BYTES,
         SAMPLE_COUNT, superblock.origin_bytes, superblock.oldest, superblock.oldest_place, superblock.destaged,
         superblock.destaged_place, superblock.destaged_previous, superblock.destaged_generation,
         superblock.destaged_time_ns, superblock.batch_end, superblock.committed, superblock.written_ns,
-        bytes(104), name, *superblock.samples, bytes(3064),
+        bytes(104), name, *superblock.samples, _encode_tags(superblock.tags), bytes(248),
     )  # fmt: skip
     return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
+
+
+def _encode_tags(tags: tuple[Tag, ...]) -> bytes:
+    assert len(tags) <= TAG_COUNT and all(0 < len(tag.name.encode()) <= TAG_NAME_BYTES for tag in tags)
+    return b"".join(_TAG.pack(tag.name.encode(), *tag[1:]) for tag in tags)
+
+
+def _decode_tags(table: bytes) -> tuple[Tag, ...]:
+    """The tags in the slots before the first that is all zeros, behind which all have to be. Raises FormatError."""
+    slots = [table[at : at + _TAG.size] for at in range(0, len(table), _TAG.size)]
+    used = next((index for index, slot in enumerate(slots) if not any(slot)), len(slots))
+    try:
+        found = [(name.rstrip(b"\0").decode(), *rest) for name, *rest in map(_TAG.unpack, slots[:used])]
+    except UnicodeDecodeError:
+        raise FormatError("the superblock has a tag whose name is not UTF-8") from None
+    tags = tuple(Tag(*fields) for fields in found)
+    if any(map(any, slots[used:])) or not all(tag.name.isprintable() and tag.name for tag in tags):
+        raise FormatError("the superblock has tags that no wbcache writes")
+    return tags
 
 
 def decode(page: memoryview) -> Superblock:
@@ -110,17 +149,17 @@ def decode(page: memoryview) -> Superblock:
         raise FormatError("the superblock fails its checksum")
     (_, version, flags, uuid, sequence, log_bytes, data_start, page_bytes, sample_count, origin_bytes, oldest,
      oldest_place, destaged, destaged_place, destaged_previous, destaged_generation, destaged_time_ns, batch_end,
-     committed, written_ns, reserved, name, *rest) = _LAYOUT.unpack_from(page, 0)  # fmt: skip
+     committed, written_ns, reserved, name, *samples, tag_table, tail) = _LAYOUT.unpack_from(page, 0)  # fmt: skip
     if version > VERSION:
         raise NewerVersionError(f"log of format version {version}; this wbcache reads up to version {VERSION}")
-    samples, tail = rest[:SAMPLE_COUNT], rest[SAMPLE_COUNT]
+    tags = _decode_tags(tag_table)
     superblock = Superblock(
         uuid, sequence, log_bytes, origin_bytes, name.rstrip(b"\0").decode("utf-8", "surrogateescape"),
         tuple(samples), oldest, oldest_place, destaged, destaged_place, destaged_previous, destaged_generation,
-        destaged_time_ns, batch_end, committed, written_ns,
+        destaged_time_ns, batch_end, committed, written_ns, tags, version,
     )  # fmt: skip
     sound = (
-        version == VERSION
+        (version == VERSION or (version == _VERSION_WITHOUT_TAGS and not tags))
         and (flags, data_start, page_bytes, sample_count) == (0, DATA_START, PAGE_BYTES, SAMPLE_COUNT)
         and not any(reserved)
         and not any(tail)
@@ -129,6 +168,8 @@ def decode(page: memoryview) -> Superblock:
         and 1 <= oldest <= destaged <= committed
         and destaged <= batch_end
         and oldest_place <= destaged_place <= oldest_place + superblock.data_pages
+        and len({tag.name for tag in tags}) == len(tags)
+        and all(batch_end <= tag.end_lsn <= committed for tag in tags)
     )
     if not sound:
         raise FormatError("the superblock contradicts itself")

@@ -20,7 +20,7 @@ _SMOOTHING = 0.3
 
 
 class Throttle:
-    """`_lock` guards `_next`, `_seconds_per_page` and `_slowing`."""
+    """`_lock` guards `_next`, `_seconds_per_page`, which is read without it too, and `_slowing`."""
 
     def __init__(self, line: NumberLine, high_pages: int) -> None:
         self._lock = threading.Lock()
@@ -43,6 +43,11 @@ class Throttle:
                 self._slowing = False
         if ended:
             _log.debug("throttling ended")
+
+    @property
+    def seconds_per_page(self) -> float:
+        """What destaging takes for a page of late; 0 when nothing has been destaged yet."""
+        return self._seconds_per_page
 
     def pause(self, pages: int) -> None:
         """Wait as long as a write of that many pages has to. No lock held."""

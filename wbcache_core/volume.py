@@ -14,7 +14,7 @@ from wbcache_core.extents import map_extents
 from wbcache_core.location_map import HOLE_FLAG, LSN_MASK, ZERO_FLAG, LocationMap
 from wbcache_core.number_line import NumberLine
 from wbcache_core.ring_buffer import RingBuffer
-from wbcache_core.segment_format import TRIM, ZERO
+from wbcache_core.segment_format import MAX_ENTRIES, TRIM, ZERO
 from wbcache_core.throttle import Throttle
 from wbcache_core.units import PAGE_BYTES, PAGE_MASK, PAGE_SHIFT, pages_of
 from wbcache_core.volume_reader import VolumeReader
@@ -57,7 +57,8 @@ class Volume:
 
     def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
         """Fill buffer from offset."""
-        self._check_range(len(buffer), offset)
+        if offset < 0 or offset + len(buffer) > self.size:
+            self._check_range(len(buffer), offset)
         self._reader.read_into(buffer, offset)
 
     def write(self, data: bytes | bytearray | memoryview, offset: int, fua: bool = False) -> None:
@@ -67,11 +68,20 @@ class Volume:
         if not line.soft_limit:
             self._throttle.pause(pages_of(count))
         if count == PAGE_BYTES and not offset & PAGE_MASK and offset + PAGE_BYTES <= self.size:
+            # The same as _append() for one page: this is the request whose cost counts most.
+            block = offset >> PAGE_SHIFT
             with line.lock:
                 if line.head + 2 > line.soft_limit:
                     line.wait_for_room(2)
-                self._append(offset >> PAGE_SHIFT, data, 1)
-                end = line.head
+                segment = line.open_segment or line.open_next_segment()
+                lsn = line.head
+                self._ring.put(lsn, data)
+                self._map.set_page(block, lsn)
+                heads = segment.heads
+                heads.append(block)
+                line.head = end = lsn + 1
+                if len(heads) == MAX_ENTRIES:
+                    line.close_segment()
         else:
             self._check_range(count, offset)
             end = self._write_pieces(memoryview(data), offset)
@@ -151,7 +161,7 @@ class Volume:
             pages = min(count, segment.room)
             lsn = line.head
             if pages == 1:
-                self._ring.page(lsn)[:] = data if count == 1 else data[:PAGE_BYTES]
+                self._ring.put(lsn, data if count == 1 else data[:PAGE_BYTES])
                 self._map.set_page(block, lsn)
             else:
                 self._ring.copy_in(lsn, data[: pages << PAGE_SHIFT])

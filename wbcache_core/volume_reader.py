@@ -36,6 +36,23 @@ class _Work(NamedTuple):
     sweeps: int
 
 
+def _run_length(entries: "array[int]", index: int) -> int:
+    """How many entries from index on are consecutive LSNs; a bisect of slices, for a loop over them takes longer."""
+    first = entries[index]
+    if index + 1 == len(entries) or entries[index + 1] != first + 1:
+        return 1
+    known, limit = 2, len(entries) - index
+    ascending = array("Q", range(first, first + limit))
+    while known < limit:
+        # Upwards, so that a whole run is one comparison.
+        middle = (known + limit + 1) // 2 if limit < len(ascending) else limit
+        if entries[index : index + middle] == ascending[:middle]:
+            known = middle
+        else:
+            limit = middle - 1
+    return known
+
+
 class VolumeReader:
     def __init__(
         self,
@@ -58,17 +75,16 @@ class VolumeReader:
         """The log exists from now on. Before the first write."""
         self._log = log
 
+    def through(self, locations: LocationMap) -> "VolumeReader":
+        """A reader of the same ring, log and origin with another map, which does not change any more."""
+        return VolumeReader(self._line, self._ring, locations, self._table, self._log, self._origin)
+
     def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
         """Fill buffer from byte offset. Raises DeviceError, DamagedPageError."""
         count = len(buffer)
-        if count == PAGE_BYTES and not offset & PAGE_MASK:
-            line = self._line
-            with line.lock:
-                entry = self._map.get(offset >> PAGE_SHIFT)
-                if line.ring_floor <= entry <= LSN_MASK:
-                    buffer[:] = self._ring.page(entry)
-                    return
         view = memoryview(buffer)
+        if count == PAGE_BYTES and not offset & PAGE_MASK and self._read_page(view, offset):
+            return
         position = 0
         while position < count:
             block, start = divmod(offset + position, PAGE_BYTES)
@@ -80,6 +96,32 @@ class VolumeReader:
                 taken = pages << PAGE_SHIFT
                 self._read_pages(block, view[position : position + taken])
             position += taken
+
+    def _read_page(self, view: memoryview, offset: int) -> bool:
+        """The short way for one page: False where it has to be read as any other piece, and view is not filled.
+
+        This is the request whose cost counts most. What it does not decide at the first look is left to _read_pages().
+        """
+        line, block = self._line, offset >> PAGE_SHIFT
+        with line.lock:
+            entry = self._map.get(block)
+            if line.ring_start <= entry <= LSN_MASK and entry >= line.head - line.ring_pages:
+                view[:] = self._ring.page(entry)
+                return True
+            sweeps = self._map.sweeps
+            if is_on_origin := entry_lsn(entry) < line.oldest:
+                segment, page_sum = None, 0
+            elif entry > LSN_MASK:
+                return False
+            else:
+                segment = self._table.locate(entry)
+                page_sum = self._table.page_sum(entry)
+        if is_on_origin:
+            self._origin.read_into(view, offset)
+            with line.lock:
+                return self._map.get(block) == entry and self._map.sweeps == sweeps
+        assert self._log and segment
+        return self._log.read_page(segment, entry, page_sum, view)
 
     def read_block(self, block: int) -> bytearray:
         """One whole page; beyond the end of the volume it is zeros. Raises as read_into()."""
@@ -152,8 +194,7 @@ class VolumeReader:
                     stop += 1
                 view[index << PAGE_SHIFT : stop << PAGE_SHIFT] = _ZEROS[: stop - index << PAGE_SHIFT]
             else:
-                while stop < total and entries[stop] == entry + stop - index:
-                    stop += 1
+                stop = index + _run_length(entries, index)
                 if entry >= ring_floor:
                     self._ring.copy_out(entry, view[index << PAGE_SHIFT : stop << PAGE_SHIFT])
                 else:

@@ -73,6 +73,11 @@ class History:
             self.model[offset : offset + len(data)] = data
             self._flush(cache)
 
+    def tag(self, name):
+        """A server that tags the present moment and is killed."""
+        with self._server() as cache:
+            cache.tag(name)
+
     def format_anew(self):
         """As force=discard-log does: nothing but the superblocks is written."""
         disk = MemoryDisk(self.log)
@@ -136,6 +141,16 @@ class History:
         return self._survey().chain_from(
             superblock.uuid, superblock.destaged, superblock.destaged_place, superblock.destaged_previous
         )
+
+    def covered(self):
+        """{number: end LSN} of the generations that can be had, in order; before any damage."""
+        superblock = self.superblock
+        found = {superblock.destaged_generation: superblock.destaged}
+        return found | {segment.generation: segment.end_lsn for segment in self.segments()}
+
+    def state_of(self, generation):
+        """The volume's content at a generation that is covered; None where it ended within a request."""
+        return self.states.get(self.covered()[generation])
 
     def first_segment(self):
         """The first one ever written; before any damage, and before the log has gone round."""

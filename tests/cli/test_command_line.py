@@ -17,7 +17,7 @@ from wbcache_core import moments
 from wbcache_core.errors import ConfigError
 from wbcache_core.progress import Progress, format_seconds
 
-COMMANDS = ("info", "check", "dump", "replay", "salvage")
+COMMANDS = "info check dump replay salvage diff rewind picture tag untag history status".split()
 
 
 def start(*words, **options):
@@ -36,7 +36,7 @@ def test_help_names_every_command_and_exit_status(wbcache):
 def test_help_of_each_command(wbcache, command):
     outcome = wbcache(command, "--help")
     assert outcome.status == 0
-    assert "LOG" in outcome.stdout
+    assert "LOG" in outcome.stdout or "SOCKET" in outcome.stdout
 
 
 def test_the_manual_has_every_option(wbcache):
@@ -83,7 +83,10 @@ def test_the_server_imports_nothing_of_it():
         ["/usr/bin/python3", "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True
     ).stdout
     assert "wbcache_core.cache" in loaded
-    ours = "command_line log_dump log_report log_survey replay salvage progress moments offline_devices".split()
+    ours = (
+        "command_line log_diff log_dump log_history log_report log_survey replay rewind salvage progress "
+        "offline_devices offline_tags tag_commands status_report control_client"
+    ).split()
     assert not [name for name in ours if f"wbcache_core.{name}'" in loaded]
 
 

@@ -77,6 +77,17 @@ def test_a_hole(wbcache, history, tmp_path):
     same((tmp_path / "origin").read_bytes(), history.states[told["end_lsn"]])
 
 
+def test_tags_end_with_the_log_that_had_them(wbcache, history, tmp_path):
+    """Also one below the damage: the origin goes beyond it."""
+    history.tag("there once")
+    history.run(3)
+    segments = history.segments()
+    assert segments[-2].first_lsn > history.superblock.tags[0].end_lsn
+    history.damage_descriptor(segments[-2])
+    told = salvage(wbcache, history, tmp_path)
+    same((tmp_path / "origin").read_bytes(), history.states[told["end_lsn"]])
+
+
 def test_what_is_behind_the_hole_is_named(wbcache, history, tmp_path):
     """All blocks that differ between the moment that can be had and the end."""
     segments = history.segments()

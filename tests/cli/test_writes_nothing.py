@@ -16,8 +16,18 @@ LOOKING = (
     ("check", "LOG", "--origin", "ORIGIN"),
     ("dump", "LOG"),
     ("salvage", "LOG", "ORIGIN"),
+    ("history", "LOG"),
+    ("history", "LOG", "--all", "--json"),
+    ("diff", "LOG", "4", "6"),
+    ("diff", "LOG", "6", "3", "--origin", "ORIGIN", "--json"),
 )
-WRITING = (("replay", "LOG", "ORIGIN"), ("salvage", "--yes", "LOG", "ORIGIN"))
+WRITING = (
+    ("replay", "LOG", "ORIGIN"),
+    ("salvage", "--yes", "LOG", "ORIGIN"),
+    ("rewind", "LOG", "0", "--origin", "ORIGIN"),
+    ("tag", "LOG", "name"),
+    ("untag", "LOG", "name"),
+)
 
 
 def nothing(history):
@@ -104,7 +114,13 @@ def test_what_a_server_holds_is_refused(wbcache, served, words):
 
 def test_an_origin_that_a_server_holds_is_refused(wbcache, served, tmp_path):
     log, _ = History("mine", commits=2).save(tmp_path)
-    for words in (("check", log, "--origin", served[1]), ("replay", log, served[1]), ("salvage", log, served[1])):
+    for words in (
+        ("check", log, "--origin", served[1]),
+        ("replay", log, served[1]),
+        ("salvage", log, served[1]),
+        ("diff", log, "1", "2", "--origin", served[1]),
+        ("rewind", log, "1", "--origin", served[1]),
+    ):
         outcome = wbcache(*words)
         assert outcome.status == 2
         assert f"origin '{served[1]}' is in use" in outcome.stderr

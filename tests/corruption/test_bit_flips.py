@@ -21,6 +21,7 @@ from tests.corruption.log_images import (
     log_image,
     make_config,
 )
+from tests.corruption.sweep import sweep
 from tests.support.simulated_disk import MemoryDisk
 from tests.support.simulated_threads import Simulation
 from wbcache_core.cache import Cache
@@ -34,6 +35,7 @@ SEED = os.environ.get("WBCACHE_TEST_SEED", "1")
 LIMIT_S = 250
 HEADER_BYTES, CHECKSUM_BYTES = 152, 8
 SUPERBLOCK_BYTES = 1024
+SWEEP_STEP = 499
 
 shapes = pytest.mark.parametrize(("compress", "end"), SHAPES, ids=lambda value: value)
 
@@ -98,6 +100,13 @@ def test_a_flipped_bit_is_never_read_as_data(part, compress, end):
             raise AssertionError(f"seed {SEED}: bit {bit} of byte {offset}: {type(error).__name__}: {error}") from error
         damaged.flip(offset, bit)
         assert report.findings or errors == 0, f"seed {SEED}: bit {bit} of byte {offset}: the checker does not see it"
+
+
+@shapes
+def test_a_sample_of_all_bits(compress, end):
+    """What the sweep does with every bit, with one in SWEEP_STEP."""
+    outcomes = sweep(compress, end, random.Random(SEED).randrange(SWEEP_STEP), SWEEP_STEP)
+    assert all(outcomes.values()), outcomes
 
 
 @shapes

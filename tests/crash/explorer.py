@@ -14,13 +14,19 @@ import random
 import time
 from dataclasses import dataclass
 from functools import partial
+from unittest import mock
 
-from tests.crash.oracle import BrokenPromiseError, Oracle
+from xxhash import xxh3_64_intdigest
+
+from tests.crash.broken_promise import BrokenPromiseError
+from tests.crash.oracle import Oracle
+from tests.crash.past_moments import check_moments
 from tests.crash.replay import Replay
 from tests.crash.scenarios import SCENARIOS
 from tests.crash.workload import ORIGIN_DISK, Session, aged, first_origin, image_of, make_config
 from tests.support.simulated_disk import STYLES, MemoryDisk
 from tests.support.simulated_threads import Simulation
+from wbcache_core import recovery
 from wbcache_core.cache import Cache
 from wbcache_core.checker import examine
 from wbcache_core.errors import WbcacheError
@@ -34,6 +40,8 @@ _STRANGE_REMARKS = ("the origin has changed", "of two logs")
 """What a crash may leave elsewhere, but never here."""
 _COMPLETED = 40
 """One in so many cuts is also served and destaged to the end."""
+_LOOKED_BACK = 4
+"""One in so many cuts has some past moments opened."""
 _TRIES = 4
 """Draws in a row that may give an image already seen before a position is left."""
 
@@ -46,10 +54,27 @@ class Outcome:
     """(shortest, longest) of each client."""
     generation: int
     volume: bytes
+    tags: tuple
 
 
-def verify(disks, oracle, position):
-    """Recover from log and origin as a cut at that place left them. Raises BrokenPromiseError; returns the Outcome."""
+_decode = recovery.decode
+_descriptors = {}
+
+
+def _decode_once(page):
+    """The same descriptors are met thousands of times, and only decoded the first time."""
+    key = xxh3_64_intdigest(page)
+    descriptor = _descriptors.get(key)
+    if descriptor is None:
+        descriptor = _descriptors[key] = _decode(page)
+    return descriptor
+
+
+def verify(disks, oracle, position, look_back=True, rng=None):
+    """Recover from log and origin as a cut at that place left them. Raises BrokenPromiseError; returns the Outcome.
+
+    With look_back it opens past moments: some of them as rng has it, or all.
+    """
     log, origin = (MemoryDisk(content, name) for content, name in zip(disks, ("log", "origin"), strict=True))
     try:
         cache = Cache(make_config(), origin=origin, log=log)
@@ -59,13 +84,24 @@ def verify(disks, oracle, position):
         raise BrokenPromiseError(f"{type(error).__name__}: {error}") from error
     prefixes = oracle.check_volume(volume, position)
     _check_inside(cache)
+    if look_back:
+        _look_back(cache, oracle, position, volume, rng)
     superblock = newest(read_slots(log))
-    oracle.check_origin(disks[ORIGIN_DISK], position, superblock, [longest for _, longest in prefixes])
+    oracle.check_origin(
+        disks[ORIGIN_DISK], position, superblock, [longest for _, longest in prefixes], _is_inside_commit(cache)
+    )  # fmt: skip
     report = examine(log, origin)
     strange = [remark for remark in report.remarks if any(words in remark for words in _STRANGE_REMARKS)]
     if report.findings or strange:
         raise BrokenPromiseError("checker: " + "; ".join(report.findings + strange))
-    return Outcome(prefixes, cache._end.generation, volume)
+    return Outcome(prefixes, cache._end.generation, volume, cache.window_ends()[2])
+
+
+def _look_back(cache, oracle, position, volume, rng):
+    try:
+        check_moments(cache, oracle, position, volume, rng)
+    except WbcacheError as error:
+        raise BrokenPromiseError(f"{type(error).__name__}: {error}") from error
 
 
 def complete(disks, volume, seed):
@@ -76,6 +112,8 @@ def complete(disks, volume, seed):
     def serve():
         cache = Cache(make_config(on_exit="destage"), origin=origin, log=log)
         cache.activate()
+        for tag in cache.window_ends()[2]:
+            cache.untag(tag.name)
         cache.stop()
 
     with simulation.patched():
@@ -85,10 +123,19 @@ def complete(disks, volume, seed):
         raise BrokenPromiseError(f"destaged as a whole, the origin is not the volume: {report}")
 
 
+def _is_inside_commit(cache):
+    """Whether `destaged` is between two segments of one commit. A segment says where its commit begins."""
+    destaged = cache._line.destaged
+    if cache._line.head == destaged:
+        return False
+    return cache._reader.descriptor(cache._table.locate(destaged)).committed < destaged
+
+
 def _check_inside(cache):
     """The invariants of what recovery built."""
     with cache._line.lock:
         cache._line.check()
+        cache._pins.check()
     cache._locations.check()
 
 
@@ -108,6 +155,8 @@ class Chain:
         self._scenario = SCENARIOS[scenario_name]
         self.cuts = 0
         self.events = 0
+        self.compared = 0
+        """Past moments that were opened and compared."""
 
     def sessions(self, count=SESSIONS):
         """Yields sessions that have run, each to be explored before the next is asked for."""
@@ -147,14 +196,19 @@ class Chain:
         with replay.after_cut(survivors) as disks:
             outcome = self._guard(lambda: verify(disks, session.oracle, position), number)
             images = [bytes(disk) for disk in disks]
-        oracle = session.oracle.after_cut(position, outcome.prefixes, outcome.generation)
+        oracle = session.oracle.after_cut(position, outcome.prefixes, outcome.generation, outcome.tags)
         return images, oracle, next(session.values)
 
     def explore(self, cuts, sessions=SESSIONS):
         """Verify that many different cuts, in all sessions alike, every place at least once."""
+        with mock.patch.object(recovery, "decode", _decode_once):
+            self._explore(cuts, sessions)
+        _descriptors.clear()
+        return self.cuts
+
+    def _explore(self, cuts, sessions):
         for number, session in enumerate(self.sessions(sessions)):
             self._explore_session(session, number, cuts // sessions)
-        return self.cuts
 
     def _explore_session(self, session, number, budget):
         replay = Replay(session.images, session.journal.events)
@@ -168,6 +222,7 @@ class Chain:
             if replay.position == end:
                 break
             replay.advance()
+        self.compared += session.oracle.past.compared
 
     def _explore_place(self, replay, session, number, share, seen):
         done = tries = index = 0
@@ -183,16 +238,17 @@ class Chain:
                 seen.add(key)
                 self.cuts += 1
                 self._guard(
-                    partial(self._examine, replay, session, survivors, thorough=self.cuts % _COMPLETED == 0),
+                    partial(self._examine, replay, session, survivors, index, self.cuts),
                     number, position=replay.position, variant=index,
                 )  # fmt: skip
             index += 1
         return done
 
-    def _examine(self, replay, session, survivors, thorough):
+    def _examine(self, replay, session, survivors, index, count):
+        rng = random.Random(f"{session.seed} {replay.position} {index} moments")
         with replay.after_cut(survivors) as disks:
-            outcome = verify(disks, session.oracle, replay.position)
-            if thorough:
+            outcome = verify(disks, session.oracle, replay.position, count % _LOOKED_BACK == 0, rng)
+            if count % _COMPLETED == 0:
                 complete(disks, outcome.volume, session.seed)
 
     def replay(self, number, position, index):
@@ -203,7 +259,9 @@ class Chain:
         replay = Replay(session.images, session.journal.events)
         while replay.position < position:
             replay.advance()
-        self._examine(replay, session, variant(replay, session.seed, index), thorough=True)
+        with replay.after_cut(variant(replay, session.seed, index)) as disks:
+            outcome = verify(disks, session.oracle, position)
+            complete(disks, outcome.volume, session.seed)
 
 
 def main():
@@ -220,7 +278,8 @@ def main():
     started = time.monotonic()
     if chosen.session is None:
         chain.explore(chosen.cuts)
-        print(f"{chain.cuts} cuts at {chain.events} places in {time.monotonic() - started:.1f} s")
+        print(f"{chain.cuts} cuts at {chain.events} places in {time.monotonic() - started:.1f} s, "
+              f"{chain.compared} past moments compared")  # fmt: skip
     else:
         chain.replay(chosen.session, chosen.position, chosen.variant)
         print("no violation")

@@ -20,6 +20,9 @@ from functools import lru_cache
 
 from xxhash import xxh3_64_intdigest
 
+from tests.crash.broken_promise import BrokenPromiseError
+from tests.crash.past_moments import PastMoments
+
 SECTOR = 512
 PAGE = 4096
 SECTORS = PAGE // SECTOR
@@ -27,10 +30,6 @@ SECTORS = PAGE // SECTOR
 _HEADER = struct.Struct("<QQ")
 _ZEROS = bytes(SECTOR)
 _AREA = 8 * PAGE
-
-
-class BrokenPromiseError(AssertionError):
-    """A promise of the cache that a crash broke."""
 
 
 @lru_cache(maxsize=1 << 16)
@@ -125,12 +124,13 @@ class Oracle:
         self.before = before
         self.clients = [Client(number) for number in range(client_count)]
         self.claims = []
+        self.past = PastMoments()
         self._owners = {}
         self._histories = {}
         self._areas = {}
 
-    def after_cut(self, position, prefixes, generation):
-        """The history that a new session begins with when a cut there left these prefixes, and that last commit.
+    def after_cut(self, position, prefixes, generation, tags):
+        """The history that a new session begins with when a cut there left these prefixes, that last commit, and tags.
 
         prefixes are (shortest, longest): where they differ, nobody can see whether the steps between are there. What
         came before the cut is durable or invisible, so its order does not matter any more.
@@ -141,7 +141,13 @@ class Oracle:
             for first_sector, count, value in old.steps[:length]:
                 successor._add_step(new, first_sector, count, value)
             new.requests = [
-                replace(one, end=min(one.end, length), answered_before=nothing)
+                replace(
+                    one,
+                    end=min(one.end, length),
+                    answered_before=nothing,
+                    # Steps that nobody can see may just as well be in the last commit.
+                    generation=min(one.generation, generation - 1),
+                )
                 for one in old.requests
                 if one.first < length
             ]  # fmt: skip
@@ -149,6 +155,7 @@ class Oracle:
         successor._owners = self._owners
         successor.claims = [replace(claim, position=0) for claim in self.claims if claim.position <= position]
         successor.claim(0, tuple(shortest for shortest, _ in prefixes), generation, False)
+        successor.past = self.past.after_cut(generation, tags)
         return successor
 
     def answered(self):
@@ -192,6 +199,18 @@ class Oracle:
                 durable = list(map(max, durable, claim.steps))
         return self._check_prefixes(image, durable, [len(client.steps) for client in self.clients])
 
+    def check_past(self, image, generation):
+        """Raises BrokenPromiseError unless an image may be the volume at the end of that generation."""
+        least = [0] * len(self.clients)
+        for claim in self.claims:
+            if claim.generation <= generation:
+                least = list(map(max, least, claim.steps))
+        most = [self._last_before(client, generation) for client in self.clients]
+        try:
+            self._check_prefixes(image, least, most)
+        except BrokenPromiseError as error:
+            raise BrokenPromiseError(f"generation {generation}: {error}") from error
+
     def _check_prefixes(self, image, least, most):
         areas = self._look_at(image)
         prefixes = [self._intersect(client, areas, least, most) for client in self.clients]
@@ -228,11 +247,12 @@ class Oracle:
             )
         return allowed[0][0], allowed[-1][1]
 
-    def check_origin(self, image, position, superblock, longest):
+    def check_origin(self, image, position, superblock, longest, is_inside_commit):
         """Raises BrokenPromiseError unless the origin is what the superblock says.
 
         `longest` are the prefixes of the volume. Without a batch under way the origin is exactly some prefix, the one
-        of `destaged_generation`. With one, each sector is as it was then, or as one of the steps since left it.
+        of `destaged_generation`, or, where `destaged` is inside a commit, a part of the next one more. With a batch
+        under way each sector is as it was then, or as one of the steps since left it.
         """
         least, most = [0] * len(self.clients), list(longest)
         if superblock is None:
@@ -243,7 +263,8 @@ class Oracle:
                 if known or claim.generation <= superblock.destaged_generation:
                     least = list(map(max, least, claim.steps))
             if superblock.batch_end == superblock.destaged:
-                most = [self._last_before(client, superblock.destaged_generation) for client in self.clients]
+                generation = superblock.destaged_generation + is_inside_commit
+                most = [self._last_before(client, generation) for client in self.clients]
                 most = list(map(min, most, longest))
         if superblock is None or superblock.batch_end == superblock.destaged:
             self._check_prefixes(image, least, most)

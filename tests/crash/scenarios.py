@@ -5,6 +5,7 @@ from tests.crash.workload import CUT, STOP, STOP_UNDER_LOAD, Scenario
 from wbcache_core.units import KIB
 
 _LARGE = {"largest": 60, "requests": 50, "flush_share": 0.1, "pages": 250}
+_SOON_FULL = {"low_watermark": "5", "high_watermark": "20", "compress": "off"}
 _NEARLY_A_LAP = 3400 * KIB
 
 SCENARIOS = {
@@ -53,5 +54,17 @@ SCENARIOS = {
         clients=2, requests=40, failing=("origin",), endings=(CUT, CUT, STOP), settings={"destage_delay": "50ms"}
     ),
     "log fails": Scenario(clients=2, requests=40, failing=("log",), flush_share=0.25),
+    "past moments": Scenario(
+        clients=2, requests=30, readers=2, has_tagger=True, endings=(CUT, STOP), settings={"history": "1h"}
+    ),
+    "past moments give way": Scenario(
+        **_LARGE, age=_NEARLY_A_LAP, readers=2, has_tagger=True, settings={"history": "1M", **_SOON_FULL}
+    ),
+    "past moments are held": Scenario(
+        **_LARGE, readers=2, has_tagger=True, settings={"history_full": "hold", **_SOON_FULL}
+    ),
+    "the origin comes first": Scenario(
+        clients=2, requests=30, readers=1, has_tagger=True, settings={"history": "1h", "fua": "origin"}
+    ),
     "slow origin": Scenario(clients=2, requests=40, origin_latency=0.05, settings={"destage_depth": "8"}),
 }

@@ -7,8 +7,8 @@ import random
 import sys
 import time
 
+from tests.crash.broken_promise import BrokenPromiseError
 from tests.crash.explorer import Chain
-from tests.crash.oracle import BrokenPromiseError
 from tests.crash.scenarios import SCENARIOS
 
 _CUTS = 1000

@@ -3,8 +3,9 @@
 
 import pytest
 
+from tests.crash.broken_promise import BrokenPromiseError
 from tests.crash.explorer import Chain
-from tests.crash.oracle import BrokenPromiseError, Oracle, content
+from tests.crash.oracle import Oracle, content
 from tests.crash.workload import LOG_DISK, ORIGIN_DISK
 from tests.support.simulated_disk import STYLES, SimulatedDisk
 from tests.support.simulated_threads import DeadlockError, Simulation
@@ -64,6 +65,19 @@ class TestOracle:
         with pytest.raises(BrokenPromiseError):
             oracle.check_volume(self.image(3, 4, 0, 0), 7)
         assert oracle.check_volume(self.image(3, 4, 5, 0), 7) == [(2, 2), (1, 1)]
+
+    def test_steps_that_nobody_sees_may_be_in_the_last_commit(self):
+        """Zeros over zeros, after commit 1: a session that begins with it may count them as there."""
+        oracle = Oracle([0] * 8 * PAGES, 1)
+        (client,) = oracle.clients
+        oracle.answer(client, oracle.submit(client, 0, 8, 0, 1))
+        prefixes = oracle.check_volume(self.image(0, 0, 0, 0), 0)
+        assert prefixes == [(0, 1)]
+        oracle = oracle.after_cut(0, prefixes, 1, ())
+        oracle.claim(0, oracle.answered(), 1, False)
+        oracle.check_past(self.image(0, 0, 0, 0), 1)
+        with pytest.raises(BrokenPromiseError, match="generation 1"):
+            oracle.check_past(self.image(3, 0, 0, 0), 1)
 
     @pytest.mark.parametrize(
         "page", [content(8, [3] * 8), content(0, [3] * 7) + bytes(511) + b"x", content(0, [9] * 8)]

@@ -6,6 +6,7 @@ import pytest
 from tests.crash.disks import Disks, log_writes, page, write
 from tests.crash.workload import LOG_DISK
 from tests.support.simulated_disk import SECTOR, put
+from wbcache_core.segment_format import MAX_ENTRIES
 from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS, decode
 from wbcache_core.units import PAGE_BYTES
 
@@ -74,6 +75,30 @@ def test_a_page_that_is_written_again_does_not_complete_what_was_left_out():
     segment = log_writes(disks.session(write((b"x", 7))))[-1]
     put(before[LOG_DISK], [segment.cut(8, 16)])
     disks.images = before
+    assert disks.recover() == served
+
+
+def trim(block, times):
+    def function(cache):
+        for _ in range(times):
+            cache.volume.trim(PAGE_BYTES, block * PAGE_BYTES)
+        cache.volume.flush()
+
+    return function
+
+
+def test_a_segment_behind_a_lost_one_does_not_follow_what_is_written_there_next():
+    """Two segments of one commit, the first is lost. The next commit takes just its place and its numbers."""
+    disks = Disks()
+    disks.session(write((b"a", 1)))
+    before = [bytearray(image) for image in disks.images]
+    both = log_writes(disks.session(trim(1, MAX_ENTRIES + 1)))[-1]
+    assert len(both.data) == 2 * PAGE_BYTES
+    put(before[LOG_DISK], [both.cut(8, 16)])
+    disks.images = before
+    served = disks.recover()
+    next_one = log_writes(disks.session(trim(5, 1)))[-1]
+    assert (next_one.offset, len(next_one.data)) == (both.offset, PAGE_BYTES)
     assert disks.recover() == served
 
 

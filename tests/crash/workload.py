@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 from tests.crash.oracle import PAGE, SECTOR, SECTORS, content
+from tests.crash.snapshot_clients import SnapshotReader, Tagger
 from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
 from tests.support.simulated_threads import Simulation
 from wbcache_core.cache import Cache
@@ -46,6 +47,9 @@ class Scenario:
     """"origin" fails at times and comes back, "log" fails once and for good."""
     age: int = 0
     """Bytes that go through the log before the first session, so that it is near its end."""
+    readers: int = 0
+    """Threads that read past moments."""
+    has_tagger: bool = False
 
 
 class Layout:
@@ -151,7 +155,12 @@ class Session:
         self.config = make_config(**self.settings)
         self.ending = self._random.choice(scenario.endings)
         self.simulation = Simulation(seed)
-        self._is_over = False
+        self.is_over = False
+        """Whether the clients are done."""
+        self.seen = []
+        """(number of a generation, what a reader found the volume to be at its end)."""
+        self.ended = 0
+        """Snapshots that ended under their readers."""
 
     def _choose_settings(self):
         settings = {
@@ -171,6 +180,9 @@ class Session:
         """Raises whatever goes wrong already without a cut."""
         with self.simulation.patched():
             self.simulation.run(self._main)
+        for number, image in self.seen:
+            self.oracle.past.check_state(number, image, self.oracle.check_past)
+        self.oracle.past.compared += len(self.seen)
 
     def _main(self):
         latencies = (self.scenario.log_latency, self.scenario.origin_latency)
@@ -184,13 +196,19 @@ class Session:
         for disk in (log, origin):
             if disk.name in self.scenario.failing:
                 self.simulation.spawn(self._fail_at_times, disk)
+        others = [SnapshotReader(self, number) for number in range(self.scenario.readers)]
+        if self.scenario.has_tagger:
+            others.append(Tagger(self))
+        beside = [self.simulation.spawn(other.run) for other in others]
         threads = [self.simulation.spawn(client.run) for client in clients]
         if self.ending == STOP_UNDER_LOAD:
             self.simulation.sleep(self._random.random() * self.scenario.requests * self.scenario.pause)
             self.cache.stop()
         for thread in threads:
             thread.join()
-        self._is_over = True
+        self.is_over = True
+        for thread in beside:
+            thread.join()
         if self.ending == CUT:
             self.cache.abandon()
             return
@@ -201,7 +219,7 @@ class Session:
     def _fail_at_times(self, disk):
         """Requests of some kinds fail for a while, a write after its first half or before."""
         length = self.scenario.requests * self.scenario.pause
-        while not self._is_over:
+        while not self.is_over:
             self.simulation.sleep(length * self._random.random() * 0.6)
             disk.faults.shorten = self._random.random() < 0.5
             disk.faults.failing = set(self._random.choice((("write", "zero"), ("sync",), ("write", "zero", "sync"))))

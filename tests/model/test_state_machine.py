@@ -194,6 +194,7 @@ class VolumeMachine(RuleBasedStateMachine):
             with self.cache._line.lock:
                 self.cache._line.check()
                 self.cache._locations.check()
+                self.cache._pins.check()
 
     def teardown(self):
         try:

@@ -19,6 +19,9 @@ from wbcache_core.units import MIB, PAGE_BYTES
 SPARSE_BYTES = 80 * MIB
 """Has more regions than it takes to make the map be swept."""
 
+MANY = 50
+"""More rounds than a step of a test ever takes."""
+
 
 def read(volume, count, offset=0):
     found = bytearray(count)
@@ -119,18 +122,24 @@ def drain(cache):
 def push_out(cache):
     """The write is only on the origin: its place in the log has been given up."""
     lsn = cache._line.head
-    while cache._line.oldest < lsn:
+    for _ in range(MANY):
+        if cache._line.oldest >= lsn:
+            return
         cache.volume.write(bytes(MIB), 4 * MIB)
         cache.drain()
+    raise AssertionError("the log is never given up")
 
 
 def sweep_out(cache):
     """The map has forgotten that there was a write."""
     cache.volume.trim(SPARSE_BYTES - 6 * MIB, 6 * MIB)
-    while not cache._locations.sweeps:
+    for _ in range(MANY):
+        if cache._locations.sweeps:
+            return
         # A sweep that came too early to find anything puts off the next one.
         cache._destager._sweep_at = 1
         push_out(cache)
+    raise AssertionError("the map is never swept")
 
 
 MEANWHILE = pytest.mark.parametrize("meanwhile", [let_pass, drain, push_out, sweep_out])

@@ -11,7 +11,7 @@ from tests.support import clients
 from tests.support.nbdkit_server import CachePair
 
 PROGRAMS = (
-    "nbdkit nbdinfo nbdcopy nbdfuse fusermount3 qemu-io qemu-img fio losetup mount umount "
+    "nbdkit nbdinfo nbdcopy nbdfuse fusermount3 qemu-io qemu-img fio losetup blockdev mount umount fstrim setpriv "
     "mkfs.ext4 e2fsck mkfs.xfs xfs_repair cmp"
 ).split()
 

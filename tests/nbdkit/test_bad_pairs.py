@@ -12,7 +12,7 @@ from tests.support import clients, damage, mounts
 from tests.support.matching import same
 from tests.support.nbdkit_server import CachePair
 from tests.support.refusal import assert_refused, unchanged
-from wbcache_core.superblock_format import DATA_START
+from wbcache_core.superblock_format import DATA_START, VERSION
 
 MIB = 1 << 20
 SIZE = 4 * MIB
@@ -173,9 +173,9 @@ def test_foreign_data_on_a_log_device(make_pair):
 def test_newer_format(make_pair, slots):
     pair = make_pair()
     for slot in slots:
-        damage.set_superblock_version(pair.log, slot, 2)
-    pair.assert_refused(["format version 2", "up to version 1", "use the wbcache that wrote it"])
-    assert_refused(pair.folder, [*pair.words, "force=origin-changed"], ["format version 2"])
+        damage.set_superblock_version(pair.log, slot, VERSION + 1)
+    pair.assert_refused([f"format version {VERSION + 1}", f"up to version {VERSION}", "use the wbcache that wrote it"])
+    assert_refused(pair.folder, [*pair.words, "force=origin-changed"], [f"format version {VERSION + 1}"])
 
 
 @pytest.mark.parametrize("dirty", [True, False], ids=["dirty", "clean"])

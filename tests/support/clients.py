@@ -20,8 +20,8 @@ def environment():
 
 
 def start(*command, **options):
-    """Start a client in the background; the caller ends it."""
-    words = [str(word) for word in command]
+    """Start a client in the background; the caller ends it, and it is killed when the tests themselves die."""
+    words = ["setpriv", "--pdeathsig", "KILL", *(str(word) for word in command)]
     return subprocess.Popen(words, env=environment(), stdin=subprocess.DEVNULL, **options)
 
 
@@ -106,8 +106,11 @@ def qemu_bench(uri, *arguments, count, depth=64, **limits):
 
 
 def fio_command(uri, *options):
-    """One fio job on the nbd engine at depth 32; options without the leading dashes."""
-    words = ["name=job", "ioengine=nbd", f"uri={uri}", "iodepth=32", "randrepeat=1", *options]
+    """One fio job on the nbd engine at depth 32; options without the leading dashes.
+
+    The job is a thread: as a process of its own it would outlive a fio that is killed.
+    """
+    words = ["name=job", "thread=1", "ioengine=nbd", f"uri={uri}", "iodepth=32", "randrepeat=1", *options]
     return ["fio", *(f"--{word}" for word in words)]
 
 

@@ -64,7 +64,7 @@ def faulty_device(folder, name, size, content=b"", error="EIO", rate="100%", del
     words = ["file", device.backing, f"wdelay={delay}", *device.parameters(error, rate)]
     server = NbdkitServer(folder, [*filters, *words])
     try:
-        with _fuse_file(server.uri, folder / f"{name}.fuse", name) as path:
+        with fragile_fuse_file(server.uri, folder / f"{name}.fuse", name) as path:
             device.path, device.uri, device.vanish = path, server.uri, server.destroy
             yield device
     finally:
@@ -72,15 +72,15 @@ def faulty_device(folder, name, size, content=b"", error="EIO", rate="100%", del
 
 
 @contextlib.contextmanager
-def _fuse_file(uri, mount_point, name):
+def fragile_fuse_file(uri, mount_point, name):
     """A file that is the export. Unlike that of `mounts` it goes away in any state, also without its server: what was
-    written to it has reached the backing file."""
+    written to it has reached the backing file. The process is that of the pid in `mount_point`.fuse-pid."""
     mount_point.mkdir()
     pid_file = mount_point.with_suffix(".fuse-pid")
     process = clients.start("nbdfuse", "--pidfile", pid_file, mount_point / name, uri)
     try:
         deadline = time.monotonic() + START_LIMIT_S
-        while not pid_file.exists():
+        while not (pid_file.exists() and pid_file.stat().st_size):
             assert process.poll() is None, f"nbdfuse ended with status {process.returncode}"
             assert time.monotonic() < deadline, f"nbdfuse not ready after {START_LIMIT_S} s"
             time.sleep(0.01)

@@ -28,10 +28,11 @@ STOP_LIMIT_S = 30
 HANG_UP_ABORT = re.compile(r"connections\.c:\d+: \w+: Assertion")
 
 # What nbdkit says for itself when the other end of a connection has gone away, or for a request that it
-# answers with "shutting down".
+# answers with "shutting down". Once one thread has closed its side, replies of the others have no descriptor.
 HANG_UP_ERRORS = (
     r"Broken pipe",
     r"Connection reset by peer",
+    r"write reply: \w+: Bad file descriptor",
     r"client closed input socket",
     r"failed to read request",
     r"read data: NBD_CMD_WRITE: Bad message",

@@ -114,6 +114,12 @@ class _Condition:
         self._lock = lock or _Lock(simulation)
         self._waiters = []
 
+    def __enter__(self):
+        return self._lock.__enter__()
+
+    def __exit__(self, *details):
+        self._lock.__exit__(*details)
+
     def wait(self, timeout=None):
         simulation = self._simulation
         assert self._lock.locked()

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbcache_core.config import COMMIT, DESTAGE, LOG, ORIGIN, RAM, Config
+from wbcache_core.config import COMMIT, DESTAGE, DROP, HOLD, LOG, NO_HISTORY, ORIGIN, RAM, Config, History
 from wbcache_core.errors import ConfigError
 from wbcache_core.units import GIB, MIB
 
 NAMES = (
     "origin log log-size ring-size ack flush fua commit-interval commit-size destage-delay destage-depth low-watermark "
-    "high-watermark on-exit compress force pin-thread-state"
+    "high-watermark on-exit compress history history-full force pin-thread-state"
 ).split()
 
 
@@ -32,11 +32,13 @@ def test_defaults():
         commit_interval=1.0,
         commit_size=16 * MIB,
         destage_delay=5.0,
-        destage_depth=16,
+        destage_depth=32,
         low_watermark=25,
         high_watermark=75,
         on_exit=COMMIT,
         compress=None,
+        history=NO_HISTORY,
+        history_full=DROP,
         force=frozenset(),
         pin_thread_state=True,
     )
@@ -69,6 +71,16 @@ def test_defaults():
         ("compress", "off", None),
         ("compress", "zstd", 1),
         ("compress", "zstd:19", 19),
+        ("history", "off", NO_HISTORY),
+        ("history", "0", NO_HISTORY),
+        ("history", "5M", History(byte_count=5 * MIB)),
+        ("history", "2G", History(byte_count=2 * GIB)),
+        ("history", "5m", History(seconds=300)),
+        ("history", "1.5h", History(seconds=5400)),
+        ("history", "500ms", History(seconds=0.5)),
+        ("history", "2d", History(seconds=172_800)),
+        ("history_full", "drop", DROP),
+        ("history_full", "hold", HOLD),
         ("force", "origin-changed", {"origin-changed"}),
         ("force", "origin-changed,discard-log", {"origin-changed", "discard-log"}),
         ("pin_thread_state", "off", False),
@@ -85,6 +97,15 @@ def test_values(name, text, value):
     [
         ("log-size", "4095K"),
         ("log-size", "x"),
+        ("history", "5"),
+        ("history", "5g"),
+        ("history", "5H"),
+        ("history", "-5m"),
+        ("history", "on"),
+        ("history", "1.5G"),
+        ("history", "\N{ARABIC-INDIC DIGIT FIVE}m"),
+        ("history", "99999999h"),
+        ("history-full", "wait"),
         ("log-size", "16E"),
         ("ring-size", "1023K"),
         ("ring-size", "-1"),

@@ -29,6 +29,7 @@ SEEN_BY_CLIENTS = {
     "LogRefusedError": errno.EINVAL,
     "OutOfRangeError": errno.EINVAL,
     "ReadOnlyError": errno.EPERM,
+    "SnapshotEndedError": errno.EIO,
     "StoppedError": errno.ESHUTDOWN,
     "DamagedPageError": errno.EIO,
     "FormatError": errno.EIO,

@@ -72,9 +72,10 @@ def test_the_superblock_says_what_the_text_says():
         batch_end=97,
         committed=97,
         written_ns=TIME_NS + 5 * SECOND_NS,
+        tags=(superblock_format.Tag("before-upgrade", 9, 97, TIME_NS),),
     )
     assert xxh3_64_intdigest(bytes(PAGE_BYTES)) == 0x93D76FE148C689BA
-    assert int.from_bytes(page[0xFF8:], "little") == 0xAA09BD8ACF56FF28
+    assert int.from_bytes(page[0xFF8:], "little") == 0x4169E32BEB8A67D9
 
 
 def test_the_descriptor_says_what_the_text_says():
@@ -110,6 +111,9 @@ def test_the_descriptor_says_what_the_text_says():
         ("superblock", 0x80, (97).to_bytes(8, "little") * 2),
         ("superblock", 0x100, b"/dev/sdb\0"),
         ("superblock", 0x300, xxh3_64_intdigest(bytes(PAGE_BYTES)).to_bytes(8, "little") * 32),
+        ("superblock", 0x400, b"before-upgrade\0"),
+        ("superblock", 0x440, (9).to_bytes(8, "little") + (97).to_bytes(8, "little")),
+        ("superblock", 0x450, TIME_NS.to_bytes(8, "little")),
         ("descriptor", 0x00, b"WBCSEGMT"),
         ("descriptor", 0x20, (97).to_bytes(8, "little")),
         ("descriptor", 0x30, (97).to_bytes(8, "little") + (10).to_bytes(8, "little")),

@@ -15,14 +15,19 @@ MODULES = {path.stem: path for path in sorted(CORE.glob("*.py"))}
 
 # From the top down. A module imports from its own layer and those below; one that is not named here, from any.
 LAYERS = (
-    "cache checker offline_devices",
-    "volume destager recovery log_survey",
-    "committer origin_writer extents volume_reader throttle",
-    "log_writer log_reader number_line superblock_store pairing fingerprint destage_batch",
+    "control_commands",
+    "control_server rates cache checker offline_devices",
+    "control_socket live_status",
+    "volume destager recovery log_survey snapshot history",
+    "committer origin_writer extents volume_reader throttle tags",
+    "pins",
+    "log_writer log_reader number_line superblock_store pairing fingerprint destage_batch moments",
+    "covered_log",
+    "record_index generations",
     "ring_buffer location_map segment_table pending_segment frames config block_device nbd_device nbd_connection",
     "segment_format superblock_format",
-    "thread_state shutdown_watcher",
-    "units",
+    "thread_state shutdown_watcher control_client",
+    "background units",
     "errors",
 )
 LONGEST_FILE_LINES = 500

@@ -39,6 +39,7 @@ def test_a_blank_log_has_no_superblock(disk):
 
 def test_format_writes_both(disk):
     slots = format_log(disk, FIRST)
+    assert all(slots)
     assert read_slots(disk) == slots
     assert [slot.sequence for slot in slots] == [2, 1]
     assert newest(slots).with_changes(sequence=1, written_ns=0) == FIRST

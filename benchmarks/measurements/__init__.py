@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One module a measurement: TITLE, and measure(bench), which returns an Outcome."""
+
+from benchmarks.measurements import (
+    absorbed_writes,
+    compression,
+    draining,
+    durability,
+    flushed_writes,
+    idle,
+    log_growth,
+    map_growth,
+    memory,
+    opening_snapshots,
+    random_reads,
+    recovery_time,
+    sequential,
+    slow_origin,
+    snapshot_readers,
+    sustained_writes,
+    thread_count,
+)
+
+MEASUREMENTS = {
+    module.__name__.rpartition(".")[2].replace("_", "-"): module
+    for module in (
+        absorbed_writes,
+        sustained_writes,
+        random_reads,
+        sequential,
+        flushed_writes,
+        slow_origin,
+        draining,
+        memory,
+        recovery_time,
+        compression,
+        idle,
+        log_growth,
+        map_growth,
+        opening_snapshots,
+        snapshot_readers,
+        thread_count,
+        durability,
+    )
+}

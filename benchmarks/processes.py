@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the kernel says of a process: CPU time, memory, wake-ups, I/O."""
+
+import os
+import time
+from pathlib import Path
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_QUIET_S = 0.7
+_QUIET_SHARE = 0.02
+_SETTLE_LIMIT_S = 120
+
+
+def cpu_s(pid):
+    """CPU seconds of all threads so far, those that have ended included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * _TICK_S
+
+
+def anonymous_bytes(pid):
+    """Resident memory that is not of a file."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"no RssAnon for process {pid}")
+
+
+def wake_ups(pid):
+    """How often threads that are alive now gave up the CPU of their own accord."""
+    return sum(
+        int(line.split()[1])
+        for status in Path(f"/proc/{pid}/task").glob("*/status")
+        for line in status.read_text().splitlines()
+        if line.startswith("voluntary_ctxt_switches:")
+    )
+
+
+def device_bytes(pid):
+    """Bytes that it had read from and written to devices."""
+    counters = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+    return int(counters["read_bytes"]) + int(counters["write_bytes"])
+
+
+def wait_until_quiet(pid, at_least_s=2.0):
+    """Return when background work is over: the CPU hardly used for a while, not before at_least_s seconds."""
+    deadline = time.monotonic() + _SETTLE_LIMIT_S
+    time.sleep(max(at_least_s - _QUIET_S, 0))
+    used = cpu_s(pid)
+    while time.monotonic() < deadline:
+        time.sleep(_QUIET_S)
+        before, used = used, cpu_s(pid)
+        if used - before <= _QUIET_SHARE * _QUIET_S:
+            return
+    raise AssertionError(f"process {pid} is still busy after {_SETTLE_LIMIT_S} s")

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""benchmarks/run still runs: its list, and the smallest of its measurements with table, JSON and charts."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from benchmarks import report
+from benchmarks.measurements import MEASUREMENTS
+from benchmarks.rounds import Outcome, Row, Spread, Target
+from tests.support.clients import REPOSITORY
+
+LIMIT_S = 120
+
+
+def benchmarks(folder, *arguments):
+    done = subprocess.run(
+        ["/usr/bin/python3", "-m", "benchmarks", *arguments],
+        cwd=folder,
+        env=dict(os.environ, PYTHONPATH=str(REPOSITORY), PYTHONDONTWRITEBYTECODE="1"),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_list_names_every_measurement(tmp_path):
+    names = [line.split()[0] for line in benchmarks(tmp_path, "--list").splitlines()]
+    assert names == list(MEASUREMENTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_measurement_from_servers_to_charts(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    table = benchmarks(tmp_path, "--quick", "--only", "durability", "--only", "memory", "--folder", "images")
+    assert not list(images.iterdir()), "files were left behind"
+    results = tmp_path / "benchmark-results"
+    assert (results / "table.md").read_text() == table
+    document = json.loads((results / "results.json").read_text())
+    rows = [row for found in document["measurements"].values() for row in found["rows"]]
+    assert len(table.splitlines()) == 2 + len(rows)
+    durable, lost = document["measurements"]["durability"]["rows"]
+    assert durable["found"]["median"] > 0 == lost["found"]["median"]
+    for name in ("durability", "memory"):
+        assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "reached"),
+    [
+        (0.8, Target(0.75), True),
+        (0.7, Target(0.75), False),
+        (12, Target(12, False), True),
+        (13, Target(12, False), False),
+    ],
+)
+def test_a_row_tells_whether_its_target_is_reached(value, target, reached):
+    row = Row("what", Spread.of([value, value * 2, value / 2]), target=target)
+    assert row.reached is reached
+    assert f"| {'yes' if reached else 'NO'} |" in report.table({"name": Outcome([row])})

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Threads of a session that open past moments, read them while the others write, and give and take tags."""
+
+import itertools
+import random
+
+from wbcache_core.config import HOLD
+from wbcache_core.errors import OutsideWindowError, SnapshotEndedError, TagError
+
+_READS = 3
+_PATIENCE = (1, 5, 30)
+"""How long readers are at a moment, in pauses of the writers: some longer than the log has room for it."""
+_MOST_TAGS = 4
+
+
+class SnapshotReader:
+    """Opens moments at random, keeps each for a while, and notes what it reads in the session's `seen`."""
+
+    def __init__(self, session, number):
+        self._session = session
+        self._random = random.Random(f"reader {number} {session.seed}")
+
+    def run(self):
+        session = self._session
+        while not session.is_over:
+            self._pause(3)
+            try:
+                snapshot = session.cache.open_snapshot(self._choose())
+            except (OutsideWindowError, SnapshotEndedError, TagError):
+                # The origin has moved on since it was chosen.
+                continue
+            self._read(snapshot)
+            snapshot.close()
+
+    def _pause(self, times):
+        self._session.simulation.sleep(self._random.expovariate(1 / (times * self._session.scenario.pause)))
+
+    def _choose(self):
+        generations, tags = self._session.cache.window()
+        numbers = [str(generation.number) for generation in generations]
+        chosen = [numbers[0], self._random.choice(numbers), "last-flush", "-0.05s"]
+        return self._random.choice([*chosen, *(tag.name for tag in tags)])
+
+    def _read(self, snapshot):
+        session = self._session
+        image = bytearray(snapshot.size)
+        patience = self._random.choice(_PATIENCE)
+        for _ in range(self._random.randint(1, _READS)):
+            middle = self._random.randrange(len(image))
+            try:
+                snapshot.read_into(memoryview(image)[:middle], 0)
+                self._pause(patience)
+                snapshot.read_into(memoryview(image)[middle:], middle)
+            except SnapshotEndedError:
+                assert session.config.history_full != HOLD
+                session.ended += 1
+                return
+            session.seen.append((snapshot.generation.number, bytes(image)))
+
+
+class Tagger:
+    """Gives tags to present and past moments and takes them away, all told to the oracle."""
+
+    def __init__(self, session):
+        self._session = session
+        self._random = random.Random(f"tagger {session.seed}")
+        self._serial = itertools.count()
+        session.cache._pins.pass_to = self._noting_ended(session.cache._pins)
+
+    def run(self):
+        while not self._session.is_over:
+            self._session.simulation.sleep(self._random.expovariate(1 / (4 * self._session.scenario.pause)))
+            _, tags = self._session.cache.window()
+            if tags and self._random.random() < len(tags) / _MOST_TAGS:
+                self._remove(self._random.choice(tags).name)
+            else:
+                self._add()
+
+    def _add(self):
+        session, past = self._session, self._session.oracle.past
+        when = None
+        if self._random.random() < 0.5:
+            generations, _ = session.cache.window()
+            when = str(self._random.choice(generations).number)
+        name = f"{session.seed} {next(self._serial)}"[-60:].strip()
+        past.begin_tag(name, len(session.journal))
+        try:
+            tag = session.cache.tag(name, when)
+        except OutsideWindowError:
+            past.give_up_tag(name)
+            return
+        past.acknowledge_tag(tag, len(session.journal))
+
+    def _remove(self, name):
+        session, past = self._session, self._session.oracle.past
+        past.begin_end_of_tag(name, len(session.journal))
+        try:
+            session.cache.untag(name)
+        except TagError:
+            # Writers came first.
+            return
+        past.acknowledge_end_of_tag(name, len(session.journal))
+
+    def _noting_ended(self, pins):
+        """Pins.pass_to(), telling the oracle which tags it ends."""
+        pass_to = pins.pass_to
+
+        def noting(lsn):
+            before = pins.tags
+            pass_to(lsn)
+            for tag in before:
+                if tag not in pins.tags:
+                    assert self._session.config.history_full != HOLD
+                    self._session.oracle.past.begin_end_of_tag(tag.name, len(self._session.journal))
+
+        return noting

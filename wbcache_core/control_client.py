@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Asks a running server through the socket that it was given with `control=`."""
+
+import json
+import os
+import socket
+import stat
+import time
+from typing import Any, TypeAlias
+
+from wbcache_core.errors import ControlError
+
+Facts: TypeAlias = dict[str, Any]
+
+_PATIENCE_S = 120
+"""A tag is durable before it is answered, which takes as long as the log device takes."""
+_LONGEST_ANSWER = 1 << 24
+
+
+def is_socket(path: str) -> bool:
+    """Whether a path names a socket and not a log. False also where there is nothing."""
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def ask(path: str, command: str, **fields: object) -> Facts:
+    """One request; what the server answers. Raises ControlError, also when the server refuses."""
+    request = json.dumps({"command": command, **fields}).encode() + b"\n"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_PATIENCE_S)
+            _connect(connection, path)
+            connection.sendall(request)
+            line = _receive_line(connection)
+    except ConnectionRefusedError:
+        raise ControlError(f"no server listens on '{path}' any more; name the log instead") from None
+    except TimeoutError:
+        raise ControlError(
+            f"the server behind '{path}' has not answered for {_PATIENCE_S} s; whether it was done is not known"
+        ) from None
+    except OSError as error:
+        raise ControlError(f"cannot ask the server through '{path}': {error.strerror or error}") from None
+    if not line:
+        raise ControlError(f"the server behind '{path}' closed the connection without an answer; ask again")
+    try:
+        answer = json.loads(line)
+        is_done = answer.pop("ok")
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise ControlError(f"'{path}' is no control socket: what came back is not an answer") from None
+    if not is_done:
+        raise ControlError(str(answer.get("error")))
+    return dict(answer)
+
+
+def _connect(connection: socket.socket, path: str) -> None:
+    """Raises OSError."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            connection.connect(os.fsencode(path))
+            return
+        except BlockingIOError:
+            # Too many wait to be accepted.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _receive_line(connection: socket.socket) -> bytes:
+    """Raises OSError."""
+    pieces, length = [], 0
+    while length < _LONGEST_ANSWER:
+        piece = connection.recv(1 << 16)
+        if not piece:
+            break
+        pieces.append(piece)
+        length += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return b"".join(pieces)

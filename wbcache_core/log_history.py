@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The past moments that the log of no running server covers: found, compared and read, without writing a byte.
+
+    origin + log[destaged, end of a generation)  =  the volume at that generation
+
+for every generation that recovery finds from `batch_end` on.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from wbcache_core import pairing
+from wbcache_core.block_device import Device, FileDevice
+from wbcache_core.errors import ConfigError, DamagedLogError, DamagedPageError, DeviceError, OutsideWindowError
+from wbcache_core.generations import Generation
+from wbcache_core.location_map import LocationMap
+from wbcache_core.log_reader import LogReader
+from wbcache_core.log_writer import next_places
+from wbcache_core.moments import parse_when, resolve
+from wbcache_core.number_line import NumberLine
+from wbcache_core.offline_devices import opened_origin
+from wbcache_core.recovery import Found, recover
+from wbcache_core.ring_buffer import RingBuffer
+from wbcache_core.segment_format import Descriptor
+from wbcache_core.segment_table import Located
+from wbcache_core.superblock_store import newest
+from wbcache_core.units import PAGE_BYTES
+from wbcache_core.volume_reader import VolumeReader
+
+
+class LogHistory:
+    """What the log covers. `slots` are its superblocks, `recovered` is what recovery found."""
+
+    def __init__(self, log: Device, from_oldest: bool = False) -> None:
+        """With from_oldest `recovered.segments` begin with the clean ones that are still in the log, which are not
+        among the moments.
+
+        Raises OutsideWindowError for a blank log, LogRefusedError, DeviceError.
+        """
+        slots = pairing.read_log(log)
+        superblock = newest(slots) if slots else None
+        if slots is None or superblock is None:
+            raise OutsideWindowError(f"log '{log.name}' is blank: it covers no moment")
+        self.log = log
+        self.slots = slots
+        self.superblock = superblock
+        self._reader = LogReader(log, superblock.data_pages, superblock.uuid)
+        self.recovered = recover(log, self._reader, superblock)
+        if from_oldest:
+            self.recovered = self.recovered._replace(segments=self._clean_part() + self.recovered.segments)
+
+    def _clean_part(self) -> list[Found]:
+        """The segments from `oldest` to `destaged`; none where they are damaged, since nothing needs them."""
+        superblock = self.superblock
+        first = self._oldest_descriptor() if superblock.oldest < superblock.destaged else None
+        if first is None:
+            return []
+        from_oldest = superblock.with_changes(
+            destaged=superblock.oldest, destaged_place=superblock.oldest_place, destaged_previous=first.previous
+        )  # fmt: skip
+        try:
+            segments = recover(self.log, self._reader, from_oldest).segments
+        except DamagedLogError:
+            return []
+        return [found for found in segments if found.descriptor.first_lsn < superblock.destaged]
+
+    def _oldest_descriptor(self) -> Descriptor | None:
+        superblock = self.superblock
+        for place in next_places(superblock.oldest_place, superblock.data_pages):
+            with suppress(DamagedPageError):
+                return self._reader.descriptor(Located(superblock.oldest, place, False))
+        return None
+
+    def resolve(self, text: str) -> Generation:
+        """What a WHEN means. Raises MalformedMomentError, OutsideWindowError, TagError."""
+        return resolve(
+            parse_when(text), self.recovered.covered.generations, self.superblock.tags, time.time_ns()
+        )  # fmt: skip
+
+    def map_between(self, start_lsn: int, end_lsn: int) -> LocationMap:
+        """The blocks that were written or cleared from one LSN to the other, both ends of generations, with what they
+        were at the end of it."""
+        locations = LocationMap()
+        if start_lsn < end_lsn:
+            self.recovered.covered.records.between(start_lsn, end_lsn).replay(locations)
+        return locations
+
+    def map_at(self, generation: Generation) -> LocationMap:
+        """The volume at a generation: what is not in the map is on the origin."""
+        return self.map_between(self.superblock.destaged, generation.end_lsn)
+
+    def reader(self, locations: LocationMap, origin: Device) -> VolumeReader:
+        """Reads the volume that a map of this log describes."""
+        superblock, recovered = self.superblock, self.recovered
+        line = NumberLine(1, superblock.data_pages, 0, 0)
+        line.oldest = line.destaged = superblock.destaged
+        # Nothing is in the ring.
+        line.committed = line.head = line.ring_start = recovered.head
+        return VolumeReader(line, RingBuffer(PAGE_BYTES), locations, recovered.table, self._reader, origin)
+
+    @contextmanager
+    def paired_origin(self, text: str | None, log: FileDevice) -> Iterator[Device]:
+        """The origin, open for reading: the one named, or the one that the log was last served with.
+
+        Raises ConfigError, DeviceError when it cannot be opened, WrongPairError when it is not as the log left it.
+        """
+        with ExitStack() as stack:
+            try:
+                origin = stack.enter_context(opened_origin(text or self.superblock.origin_name, log, read_only=True))
+            except (ConfigError, DeviceError) as error:
+                if text:
+                    raise
+                raise ConfigError(
+                    f"the origin, which has some of the data, cannot be opened as it was last: {error}; "
+                    "name it with --origin"
+                ) from None
+            pairing.check_size_unchanged(self.superblock, origin, log)
+            # A change is refused also where a server would accept it: this is about what the origin was.
+            pairing.is_origin_changed(
+                self.superblock, origin, log, self.recovered.locations, dirty=True, accept=False
+            )  # fmt: skip
+            yield origin

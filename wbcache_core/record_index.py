@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the dirty part of the log holds, in memory: enough to build the map of any past moment without reading it.
+
+A segment of neighbouring blocks takes 16 bytes, any other 16 bytes and 4 for
+each page (8 on volumes of 16 TiB and more); one with trims or zeros 16 bytes
+an entry. Segments below `destaged` are dropped.
+
+Callers of append(), drop_below() and between() hold the volume lock. What
+between() returns is replayed without it: entries are only ever added behind.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from wbcache_core.location_map import HOLE_FLAG, ZERO_FLAG, LocationMap
+from wbcache_core.segment_format import BLOCK_MASK, KIND_SHIFT, TRIM
+
+_CHUNK_SEGMENTS = 1024
+_RUN = 1 << 63
+"""In `starts`: the segment is one run of neighbouring blocks, and the rest of the number is the first."""
+_MIXED = 1 << 62
+"""In `starts`: the segment has range entries and is in `mixed`."""
+_SMALL_BLOCKS = 1 << 32
+_LARGEST_DICT = 1 << 20
+"""About so many blocks are sorted at once: a hundred bytes each while a map is built."""
+
+
+class _Chunk:
+    """Up to _CHUNK_SEGMENTS segments, one behind the other."""
+
+    __slots__ = ("blocks", "first_lsns", "mixed", "starts")
+
+    def __init__(self, typecode: str) -> None:
+        self.first_lsns = array("Q")
+        self.starts = array("Q")
+        self.blocks = array(typecode)
+        self.mixed: list[tuple[array[int], array[int]]] = []
+
+
+class Tally(NamedTuple):
+    """What was written: pages of data, and blocks that were trimmed or zeroed; a block counts each time."""
+
+    pages: int
+    cleared_blocks: int
+
+
+class Records:
+    """The records of [start, end); see RecordIndex.between()."""
+
+    def __init__(self, chunks: list[_Chunk], start: int, end: int) -> None:
+        self._chunks = chunks
+        self._start = start
+        self._end = end
+
+    def replay(self, locations: LocationMap) -> None:
+        """Enter all of them into a map, in order. Needs no lock. Takes time about linear in their number."""
+        newest: dict[int, int] = {}
+        for index, chunk in enumerate(self._chunks):
+            following = self._chunks[index + 1].first_lsns[0] if index + 1 < len(self._chunks) else self._end
+            first_lsns = chunk.first_lsns[:]
+            low, high = bisect_left(first_lsns, self._start), bisect_left(first_lsns, self._end)
+            bounds = first_lsns[low:high]
+            bounds.append(min(following, self._end))
+            _replay(chunk, chunk.starts[low:high], bounds, newest, locations)
+        locations.set_pages(newest)
+
+    def tallies(self, bounds: Sequence[int]) -> list[Tally]:
+        """What was written between each of these ends of segments, which grow, and the next. Needs no lock."""
+        firsts = [chunk.first_lsns[0] for chunk in self._chunks]
+        found = []
+        for start, end in pairwise(bounds):
+            segments = cleared = 0
+            for chunk in self._chunks[max(bisect_right(firsts, start) - 1, 0) : bisect_left(firsts, end)]:
+                low, high = bisect_left(chunk.first_lsns, start), bisect_left(chunk.first_lsns, end)
+                segments += high - low
+                if chunk.mixed:
+                    cleared += sum(_cleared(chunk, one) for one in chunk.starts[low:high] if _MIXED <= one < _RUN)
+            found.append(Tally(end - start - segments, cleared))
+        return found
+
+
+def _cleared(chunk: _Chunk, start: int) -> int:
+    """Blocks that the range entries of a segment trim or zero."""
+    heads, arguments = chunk.mixed[start - _MIXED]
+    pairs = zip(heads, arguments, strict=True)
+    return sum(argument for head, argument in pairs if head > BLOCK_MASK)
+
+
+def _replay(
+    chunk: _Chunk, starts: "array[int]", bounds: "array[int]", newest: dict[int, int], locations: LocationMap
+) -> None:
+    """Leaves in `newest` what the map does not have yet; many of these are entered at once."""
+    for index, start in enumerate(starts):
+        lsn = bounds[index] + 1
+        count = bounds[index + 1] - lsn
+        if start >= _RUN and count == 1:
+            newest[start - _RUN] = lsn
+        elif start < _MIXED:
+            newest.update(zip(chunk.blocks[start : start + count], range(lsn, lsn + count), strict=True))
+        else:
+            # These cover what came before.
+            locations.set_pages(newest)
+            newest.clear()
+            if start >= _RUN:
+                locations.set_run(start - _RUN, count, lsn)
+            else:
+                _replay_mixed(*chunk.mixed[start - _MIXED], lsn - 1, locations)
+    if len(newest) > _LARGEST_DICT:
+        locations.set_pages(newest)
+        newest.clear()
+
+
+def _replay_mixed(heads: "array[int]", arguments: "array[int]", lsn: int, locations: LocationMap) -> None:
+    for head, argument in zip(heads, arguments, strict=True):
+        if head <= BLOCK_MASK:
+            lsn += 1
+            locations.set_page(head, lsn)
+        else:
+            flags = ZERO_FLAG | HOLE_FLAG if head >> KIND_SHIFT == TRIM else ZERO_FLAG
+            locations.set_all(head & BLOCK_MASK, argument, flags | lsn)
+
+
+class RecordIndex:
+    """The segments of [destaged, committed), or a little more than that."""
+
+    def __init__(self, volume_blocks: int) -> None:
+        self._typecode = "I" if volume_blocks <= _SMALL_BLOCKS else "Q"
+        self._chunks: list[_Chunk] = []
+
+    def append(self, first_lsn: int, page_count: int, heads: Sequence[int], arguments: Sequence[int]) -> None:
+        """Add the segment that follows the last one; heads and arguments as in its descriptor."""
+        if not self._chunks or len(self._chunks[-1].starts) == _CHUNK_SEGMENTS:
+            self._chunks.append(_Chunk(self._typecode))
+        chunk = self._chunks[-1]
+        if page_count != len(heads):
+            start = _MIXED | len(chunk.mixed)
+            chunk.mixed.append((array("Q", heads), array("Q", arguments)))
+        elif heads and heads[-1] - heads[0] == page_count - 1 and tuple(heads) == (*range(heads[0], heads[-1] + 1),):
+            start = _RUN | heads[0]
+        else:
+            start = len(chunk.blocks)
+            chunk.blocks.extend(array(self._typecode, heads))
+        # What a replay counts comes last: it goes on without the lock.
+        chunk.starts.append(start)
+        chunk.first_lsns.append(first_lsn)
+
+    def between(self, start: int, end: int) -> Records:
+        """The records of [start, end), both of them bounds of segments that are here."""
+        chunks = self._chunks
+        low = max(self._chunk_of(start), 0)
+        high = self._chunk_of(end - 1) + 1
+        return Records(chunks[low:high], start, end)
+
+    def _chunk_of(self, lsn: int) -> int:
+        """Index of the chunk with the segment that lsn is in, -1 below the first."""
+        low, high = 0, len(self._chunks)
+        while low < high:
+            middle = (low + high) // 2
+            if self._chunks[middle].first_lsns[0] <= lsn:
+                low = middle + 1
+            else:
+                high = middle
+        return low - 1
+
+    def drop_below(self, lsn: int) -> None:
+        """Forget segments below lsn, whole chunks of them."""
+        count = self._chunk_of(lsn)
+        if count > 0:
+            del self._chunks[:count]

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`wbcache status`: what a running server is doing at this moment."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from wbcache_core.control_client import ask, is_socket
+from wbcache_core.errors import ControlError
+from wbcache_core.units import format_size
+
+Facts: TypeAlias = dict[str, Any]
+
+
+def run_status(path: str, as_json: bool) -> int:
+    """Print it; returns the exit status: 1 while log or origin fails. Raises ControlError."""
+    if not is_socket(path):
+        raise ControlError(f"'{path}' is no socket; status asks a running server, through its parameter control=PATH")
+    facts = ask(path, "status")
+    print(json.dumps(facts, indent=2) if as_json else "\n".join(f"{label:<11} {text}" for label, text in _lines(facts)))
+    return 1 if facts["errors"]["log"] or facts["errors"]["origin"] else 0
+
+
+def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
+    sizes, rates, throttling = facts["bytes"], facts["rates"], facts["throttling"]
+    yield "server", f"wbcache {facts['version']}, process {facts['pid']}, {facts['state']}"
+    yield "origin", f"'{facts['origin']}'"
+    yield "log", f"'{facts['log']}', volume {facts['volume']}"
+    yield "cursors", ", ".join(f"{name} {lsn}" for name, lsn in facts["cursors"].items()) + " (LSN)"
+    dirty, volatile, log = (format_size(sizes[name]) for name in ("dirty", "volatile", "log"))
+    yield "dirty", f"{dirty} of {log}, {volatile} of it only in memory"
+    speed = {name: f"{format_size(int(rates[f'{name}_bytes_per_second']))}/s" for name in ("written", "destaged")}
+    yield "rates", f"{speed['written']} written, {speed['destaged']} destaged, over {rates['seconds']:.0f} s"
+    waiting = throttling["waiting_for_log_space"]
+    speed_of_writers = "slowed" if throttling["active"] else "at full speed"
+    yield "writers", f"{speed_of_writers}, {waiting} waiting for log space" if waiting else speed_of_writers
+    window = facts["window"]
+    if window:
+        ends = [f"{window[end]['generation']} ({window[end]['time']})" for end in ("oldest", "newest")]
+        yield "window", f"generation {ends[0]} to {ends[1]}, {window['generations']} generations"
+    for one in facts["snapshots"]:
+        yield "snapshot", f"generation {one['generation']} ({one['time']}), open {one['opened']} times"
+    for one in facts["tags"]:
+        yield "tag", f"'{one['name']}' is generation {one['generation']} ({one['time']})"
+    for device in ("log", "origin"):
+        if facts["errors"][device]:
+            yield f"{device} fails", facts["errors"][device]
