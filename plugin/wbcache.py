@@ -23,7 +23,7 @@ from wbcache_core.config import Config
 from wbcache_core.control_commands import COMMANDS, TOO_LONG, ControlCommands
 from wbcache_core.control_server import ControlServer
 from wbcache_core.control_socket import ControlSocket
-from wbcache_core.errors import ExportNameError, WbcacheError, errno_for_client
+from wbcache_core.errors import ExportNameError, StoppedError, WbcacheError, errno_for_client
 from wbcache_core.shutdown_watcher import ShutdownWatcher
 from wbcache_core.thread_state import ThreadStatePin
 from wbcache_core.units import MIB, PAGE_BYTES
@@ -75,6 +75,8 @@ class RequestFailedError(Exception):
 
 def _failure(error):
     """Choose the errno; returns what to raise, which holds on to nothing."""
+    if isinstance(error, StoppedError):
+        _cache.wait_until_settled()
     if not isinstance(error, WbcacheError):
         sys.tracebacklimit = 100
         _log.error("internal error, please report it", exc_info=error)
@@ -161,12 +163,18 @@ def after_fork():
 def _stop_requested():
     # nbdkit calls cleanup() only when the last client is gone; what was acknowledged is made durable at once.
     _cache.interrupt()
-    nbdkit.shutdown()
     threading.Thread(target=_cache.finish, name="wbcache-finish", daemon=True).start()
+    threading.Thread(target=_end_when_settled, name="wbcache-end", daemon=True).start()
+
+
+def _end_when_settled():
+    # Not before the commit: a client that is told of the end goes away, and some versions of nbdkit can abort when
+    # one does so with requests queued.
+    _cache.wait_until_settled()
+    nbdkit.shutdown()
 
 
 def _send_clients_away():
-    # Not before the commit: some versions of nbdkit can abort when a client goes away with requests queued.
     if _cache.is_settled:
         hang_up(_control_socket.listener if _control_socket else None)
 

@@ -76,7 +76,8 @@ class Cache:
         """
         self._config = config
         self._lifecycle = threading.Lock()
-        self._active = self._stopped = self._settled = False
+        self._active = self._stopped = False
+        self._settled = threading.Event()
         self._ring = RingBuffer(config.ring_size)
         self._log = log
         self._slots: list[Superblock | None] | None = None
@@ -358,12 +359,17 @@ class Cache:
         with self._lifecycle:
             if self._active and not self._stopped:
                 self._finish()
-            self._stopped = self._settled = True
+            self._stopped = True
+            self._settled.set()
 
     @property
     def is_settled(self) -> bool:
         """After interrupt(): what was acknowledged has been committed, or cannot be; clients may be sent away."""
-        return self._settled
+        return self._settled.is_set()
+
+    def wait_until_settled(self) -> None:
+        """Return when is_settled. To be called only when finish() has been, or will be by another thread."""
+        self._settled.wait()
 
     def stop(self) -> None:
         """finish() and close the devices. Idempotent."""
@@ -375,7 +381,7 @@ class Cache:
         line = self._line
         try:
             self._committer.commit_all()
-            self._settled = True
+            self._settled.set()
             if line.draining:
                 _log.info("draining %d pages of log to the origin", line.dirty_pages)
                 if self._destager.finish_drain():

@@ -191,6 +191,26 @@ def test_slow_log(pair, faulty_log):
         load.check(content, acknowledged=True)
 
 
+def test_nobody_hears_of_the_end_before_the_commit(pair, faulty_log):
+    """A client that is told so hangs up, which makes some versions of nbdkit abort: nothing is lost then."""
+    faulty_log(delay="300ms")
+    pages = [bytes([number % 255 + 1]) * PAGE for number in range(6 * MIB // PAGE)]
+    written = 0
+    with pair.serve(tolerate=NOISE, **{**SETTINGS, "ring_size": "8M"}) as server:
+        with clients.connection(server.uri) as handle:
+            with pytest.raises(nbd.Error):
+                for number, page in enumerate(pages + pages):
+                    handle.pwrite(page, number % len(pages) * PAGE)
+                    written += 1
+                    if written == len(pages):
+                        server.terminate()
+            server.kill()
+    assert written >= len(pages)
+    with pair.serve(**SETTINGS) as server, clients.connection(server.uri) as handle:
+        for number, page in enumerate(pages):
+            same(handle.pread(PAGE, number * PAGE), page)
+
+
 @pytest.mark.parametrize("level", ["ack", "fua"])
 def test_every_write_that_waits_for_the_log(pair, faulty_log, level):
     log = faulty_log()
