@@ -13,8 +13,8 @@ import fcntl
 import mmap
 import os
 import stat
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from wbcache_core.errors import ConfigError, DeviceError, DeviceInUseError
 from wbcache_core.units import MIB, PAGE_BYTES
@@ -69,6 +69,27 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Release the device and its lock. Idempotent."""
+
+
+Write = tuple[int, list[memoryview]]
+"""An offset and what to write there, one view behind the other."""
+
+
+@runtime_checkable
+class PipelinedDevice(Device, Protocol):
+    """A device on which one thread can have several writes under way."""
+
+    pipeline_depth: int
+    """More in one thread bring nothing."""
+
+    def write_many(
+        self, take: Callable[[], Write | None], fail: Callable[[Write, DeviceError], None], depth: int
+    ) -> None:
+        """Write what take() gives, in any order and up to depth at once, until it gives None.
+
+        What the device refuses goes to fail(). Raises DeviceLostError, StoppedError, and what take() and fail()
+        raise; none of the writes is under way any more then. Durable only after sync().
+        """
 
 
 def system_path(path: str) -> bytes:

@@ -63,9 +63,10 @@ class Committer:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for the thread; the line has been stopped. Nothing when it was never started."""
+        """Wait for the thread; the line has been stopped. Idempotent."""
         if self._thread.ident:
             self._thread.join()
+        self._writer.close()
 
     def commit_until(self, lsn: int) -> None:
         """Return when every LSN below lsn is durable in the log. No lock held. Raises LogFailedError."""

@@ -109,7 +109,7 @@ class Config:
     commit_interval: float = 1.0
     commit_size: int = 0
     destage_delay: float = 5.0
-    destage_depth: int = 32
+    destage_depth: int = 64
     low_watermark: int = 25
     high_watermark: int = 75
     on_exit: str = COMMIT

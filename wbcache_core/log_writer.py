@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import zstandard
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.background import let_requests_run
 from wbcache_core.block_device import Device, aligned_buffer
-from wbcache_core.frames import lengths_of, pack
+from wbcache_core.frame_compressor import FrameCompressor
+from wbcache_core.frames import lengths_of
 from wbcache_core.pending_segment import PendingSegment
 from wbcache_core.ring_buffer import RingBuffer
 from wbcache_core.segment_format import MAX_SEGMENT_PAGES, RAW, ZSTD, Descriptor, encode
@@ -83,9 +83,14 @@ class LogWriter:
         self._uuid = uuid
         self._ring = ring
         self.end = end
-        self._compressor = zstandard.ZstdCompressor(level=zstd_level) if zstd_level is not None else None
+        self._compressor = FrameCompressor(zstd_level) if zstd_level is not None else None
         self._scratch = aligned_buffer(min(ring.pages, COMMIT_PAGES + MAX_SEGMENT_PAGES) * PAGE_BYTES)
         self._scratch_used = 0
+
+    def close(self) -> None:
+        """End the threads that compress."""
+        if self._compressor:
+            self._compressor.close()
 
     def write(self, segments: list[PendingSegment], committed: int, reclaimed_place: int) -> list[WrittenSegment]:
         """Make closed segments, in LSN order, durable as one generation. Raises DeviceError, then nothing has moved.
@@ -174,11 +179,11 @@ class LogWriter:
     def _compress(self, pages: list[memoryview]) -> tuple[tuple[int, ...], memoryview] | None:
         """Frame lengths and padded payload in the scratch buffer, or None where that saves no page."""
         assert self._compressor
-        frames = pack(self._compressor, pages)
+        frames = self._compressor.compress(pages)
+        if frames is None:
+            return None
         payload = b"".join(frames)
         padded = pages_of(len(payload)) << PAGE_SHIFT
-        if padded >= len(pages) << PAGE_SHIFT:
-            return None
         view = self._scratch[self._scratch_used : self._scratch_used + padded]
         view[: len(payload)] = payload
         view[len(payload) :] = bytes(padded - len(payload))

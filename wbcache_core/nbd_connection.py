@@ -5,18 +5,29 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbd
 
+from wbcache_core.block_device import Write
 from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, StoppedError
 
 ALLOCATION = "base:allocation"
 
+PIPELINE_DEPTH = 16
+"""Writes under way on one connection: servers work on about so many at once."""
 _POLL_MS = 250
 _CONNECT_SECONDS = 3.0
 _GRACE_SECONDS = 5.0
 """How long a request may go unanswered once the cache is stopping."""
+
+
+class Part(NamedTuple):
+    """One write as the server takes it, and what it is a part of."""
+
+    data: memoryview
+    offset: int
+    write: Write
 
 
 class NbdConnection:
@@ -43,6 +54,11 @@ class NbdConnection:
         if not self.handle.aio_is_ready():
             raise DeviceLostError(f"origin '{uri}' ended the connection at once", errno.EIO)
 
+    @property
+    def is_usable(self) -> bool:
+        """Connected, with no request under way."""
+        return self.handle.aio_is_ready() and not self.handle.aio_in_flight()
+
     def perform(self, verb: str, method: str, *arguments: Any) -> None:
         """Start one of libnbd's aio_ calls and wait for it; verb is for the message.
 
@@ -50,17 +66,76 @@ class NbdConnection:
         while the cache is stopping; after the last two the connection cannot be used any more.
         """
         handle = self.handle
-        stopping_since = 0.0
+        waiting_since = 0.0
         try:
             cookie = getattr(handle, method)(*arguments)
             while not handle.aio_command_completed(cookie):
-                handle.poll(_POLL_MS)
-                if self._is_stopping():
-                    stopping_since = stopping_since or time.monotonic()
-                    if time.monotonic() - stopping_since > _GRACE_SECONDS:
-                        raise StoppedError(f"origin '{self._uri}' does not answer, and the server is shutting down")
+                waiting_since = self._poll(waiting_since)
         except nbd.Error as error:
-            if not handle.aio_is_ready():
-                raise DeviceLostError(f"the connection to origin '{self._uri}' was lost", errno.EIO) from None
-            number = error.errnum or errno.EIO
-            raise DeviceError(f"cannot {verb} origin '{self._uri}': {os.strerror(number)}", number) from None
+            raise self._device_error(verb, error) from None
+
+    def write_many(
+        self, next_part: Callable[[], Part | None], refuse: Callable[[Part, DeviceError], None], depth: int
+    ) -> None:
+        """Write what next_part() gives, up to depth at once, until it gives None; what fails goes to refuse().
+
+        Raises DeviceLostError and StoppedError as perform() does, and what the two callbacks raise as soon as
+        nothing is under way any more.
+        """
+        handle = self.handle
+        under_way: dict[int, Part] = {}
+        failure: Exception | None = None
+        part: Part | None
+        waiting_since = 0.0
+        try:
+            while True:
+                try:
+                    while not failure and len(under_way) < depth and (part := next_part()):
+                        under_way[handle.aio_pwrite(part.data, part.offset)] = part
+                except (DeviceError, StoppedError) as error:
+                    failure = error
+                if not under_way:
+                    break
+                waiting_since = self._poll(waiting_since)
+                while under_way and (cookie := handle.aio_peek_command_completed()):
+                    waiting_since = 0.0
+                    try:
+                        self._retire(cookie, under_way.pop(cookie), refuse)
+                    except DeviceLostError:
+                        raise
+                    except DeviceError as error:
+                        failure = failure or error
+        except nbd.Error as error:
+            raise self._device_error("write to", error) from None
+        if failure:
+            raise failure
+
+    def _retire(self, cookie: int, part: Part, refuse: Callable[[Part, DeviceError], None]) -> None:
+        """Raises DeviceLostError, and what refuse() raises."""
+        try:
+            self.handle.aio_command_completed(cookie)
+        except nbd.Error as error:
+            failure = self._device_error("write to", error)
+            if isinstance(failure, DeviceLostError):
+                raise failure from None
+            refuse(part, failure)
+
+    def _poll(self, waiting_since: float) -> float:
+        """Wait a while for the server. Returns since when the cache is stopping while nothing is answered, or 0.0.
+
+        Raises nbd.Error, and StoppedError when that is too long.
+        """
+        self.handle.poll(_POLL_MS)
+        if not self._is_stopping():
+            return 0.0
+        now = time.monotonic()
+        if waiting_since and now - waiting_since > _GRACE_SECONDS:
+            raise StoppedError(f"origin '{self._uri}' does not answer, and the server is shutting down")
+        return waiting_since or now
+
+    def _device_error(self, verb: str, error: nbd.Error) -> DeviceError:
+        """What a failure of libnbd means."""
+        if not self.handle.aio_is_ready():
+            return DeviceLostError(f"the connection to origin '{self._uri}' was lost", errno.EIO)
+        number = error.errnum or errno.EIO
+        return DeviceError(f"cannot {verb} origin '{self._uri}': {os.strerror(number)}", number)

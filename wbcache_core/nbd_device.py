@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A device behind an NBD URI: an origin on another machine, in Ceph or S3 through nbdkit or qemu-nbd.
 
-A pool of connections lets requests overlap, one request a connection. Where a
-connection is lost, reads are tried again on a new one for a while. Writes are
-not: a server that went away may have lost whatever was not flushed, also what
-it had acknowledged. So the next sync() fails and the destager, which still has
-all of it in the log, repeats the batch.
+A pool of connections lets requests overlap: one request a connection, or the
+writes of a batch several at once on each. Where a connection is lost, reads
+are tried again on a new one for a while. Writes are not: a server that went
+away may have lost whatever was not flushed, also what it had acknowledged. So
+the next sync() fails and the destager, which still has all of it in the log,
+repeats the batch.
 """
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import nbd
 
-from wbcache_core.block_device import Extent
-from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, StoppedError
-from wbcache_core.nbd_connection import ALLOCATION, NbdConnection
+from wbcache_core.block_device import Extent, Write
+from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError
+from wbcache_core.nbd_connection import ALLOCATION, PIPELINE_DEPTH, NbdConnection, Part
 from wbcache_core.units import GIB, MIB, PAGE_BYTES
 
 _RETRY_SECONDS = 15.0
@@ -35,6 +38,7 @@ class NbdDevice:
     def __init__(self, uri: str, connections: int) -> None:
         """Raises ConfigError, DeviceError."""
         self.name = uri
+        self.pipeline_depth = PIPELINE_DEPTH
         self._lock = threading.Lock()
         self._returned = threading.Condition(self._lock)
         self._limit = connections
@@ -111,29 +115,37 @@ class NbdDevice:
             self._idle.clear()
             self._returned.notify_all()
 
-    def _run(self, connection: NbdConnection, verb: str, method: str, *arguments: Any) -> None:
-        """One request on a connection that was taken; gives it back, or drops it when it is lost."""
+    @contextlib.contextmanager
+    def _using(self, connection: NbdConnection) -> Iterator[None]:
+        """For a connection that was taken: gives it back at the end, or drops it when it is lost."""
         try:
-            connection.perform(verb, method, *arguments)
-        except (DeviceLostError, StoppedError):
-            self._drop(connection)
-            raise
+            yield
         except BaseException:
-            self._give_back(connection)
+            if connection.is_usable:
+                self._give_back(connection)
+            else:
+                self._drop(connection)
             raise
         self._give_back(connection)
 
-    def _change(self, verb: str, method: str, *arguments: Any) -> None:
-        """A request that has to be flushed. Never repeated here: who gets the error repeats all that is unflushed."""
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[NbdConnection]:
+        """A connection for writes, which have to be flushed. Never repeated here: who gets the error repeats all that
+        is unflushed."""
         connection = self._take()
         with self._lock:
             connection.unflushed = True
         try:
-            self._run(connection, verb, method, *arguments)
+            with self._using(connection):
+                yield connection
         except DeviceLostError:
             with self._lock:
                 self._lost_writes = False
             raise
+
+    def _change(self, verb: str, method: str, *arguments: Any) -> None:
+        with self._changing() as connection:
+            connection.perform(verb, method, *arguments)
 
     def _ask(self, verb: str, method: str, *arguments: Any) -> None:
         """A request that changes nothing: repeated for a while when the server goes away."""
@@ -141,7 +153,9 @@ class NbdDevice:
         back_off = _FIRST_BACK_OFF
         while True:
             try:
-                self._run(self._take(), verb, method, *arguments)
+                connection = self._take()
+                with self._using(connection):
+                    connection.perform(verb, method, *arguments)
                 return
             except DeviceLostError:
                 if self._stopping or time.monotonic() + back_off > deadline:
@@ -167,6 +181,24 @@ class NbdDevice:
         for part, at in self._parts(data, offset):
             self._change("write to", "aio_pwrite", part, at)
 
+    def write_many(
+        self, take: Callable[[], Write | None], fail: Callable[[Write, DeviceError], None], depth: int
+    ) -> None:
+        parts: deque[Part] = deque()
+
+        def next_part() -> Part | None:
+            if not parts:
+                write = take()
+                if write is None:
+                    return None
+                offset, views = write
+                data = views[0] if len(views) == 1 else memoryview(b"".join(views))
+                parts.extend(Part(part, at, write) for part, at in self._parts(data, offset))
+            return parts.popleft()
+
+        with self._changing() as connection:
+            connection.write_many(next_part, lambda part, error: fail(part.write, error), depth)
+
     def sync(self) -> None:
         """Flush every connection that wrote, also where the server says that one flush covers all: one that cannot
         be flushed belonged to a server that went away, which another connection to its successor would not tell."""
@@ -176,7 +208,8 @@ class NbdDevice:
             if connection is None:
                 return
             if self._can_flush:
-                self._run(connection, "flush", "aio_flush")
+                with self._using(connection):
+                    connection.perform("flush", "aio_flush")
             else:
                 self._give_back(connection)
             with self._lock:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from wbcache_core.block_device import Device
+from wbcache_core.block_device import Device, PipelinedDevice, Write
 from wbcache_core.destage_batch import Clear, DestageBatch
 from wbcache_core.errors import DeviceError, DeviceLostError, StoppedError
 from wbcache_core.units import MIB, PAGE_SHIFT
@@ -26,7 +26,23 @@ _RETRY_PAUSES = (0.05, 0.2, 0.5)
 _MOST_FAILURES = 32
 """An origin that fails more requests than this in a batch is not tried again at once."""
 
-_Task = Callable[[], None]
+
+
+class _WriteTask:
+    """A write of consecutive blocks."""
+
+    __slots__ = ("_origin", "run")
+
+    def __init__(self, origin: Device, run: Write) -> None:
+        self._origin = origin
+        self.run = run
+
+    def __call__(self) -> None:
+        offset, views = self.run
+        self._origin.write(views, offset)
+
+
+_Task = _WriteTask | partial[None]
 _Failure = tuple[_Task, DeviceError]
 
 
@@ -38,6 +54,7 @@ class OriginWriter:
         self._origin = origin
         self._depth = depth
         self._should_stop = should_stop
+        self._pipelined = origin if isinstance(origin, PipelinedDevice) else None
         self._pool: ThreadPoolExecutor | None = None
         self.origin_bytes = origin.size
 
@@ -48,7 +65,7 @@ class OriginWriter:
         """
         clears = deque(self._clear_tasks(batch.clears))
         runs: deque[_Task] = deque(
-            [partial(self._origin.write, run.views, run.offset) for run in batch.runs(self._origin.size)]
+            [_WriteTask(self._origin, run) for run in batch.runs(self._origin.size)]
         )
         total = len(clears) + len(runs)
         self._perform(clears)
@@ -105,23 +122,28 @@ class OriginWriter:
         return fastest > _SLOW_WRITE_SECONDS
 
     def _attempt_one(self, task: _Task, failed: list[_Failure]) -> None:
-        if self._should_stop():
-            raise StoppedError("destaging was interrupted by the server's shutdown")
+        self._check_not_stopping()
         try:
             task()
         except DeviceLostError:
             raise
         except DeviceError as error:
-            failed.append((task, error))
-            if len(failed) > _MOST_FAILURES:
-                raise
+            _note_failure(task, error, failed)
+
+    def _check_not_stopping(self) -> None:
+        if self._should_stop():
+            raise StoppedError("destaging was interrupted by the server's shutdown")
 
     def _attempt_in_parallel(self, tasks: deque[_Task], failed: list[_Failure]) -> None:
         if not tasks:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._depth, "wbcache-origin")
-        futures = [self._pool.submit(self._work, tasks, failed) for _ in range(min(self._depth, len(tasks)))]
+        work, count = self._work, min(self._depth, len(tasks))
+        if self._pipelined and isinstance(tasks[0], _WriteTask):
+            threads = -(-count // self._pipelined.pipeline_depth)
+            work, count = partial(self._work_pipelined, count // threads), threads
+        futures = [self._pool.submit(work, tasks, failed) for _ in range(count)]
         errors = [error for future in futures if (error := future.exception())]
         if errors:
             raise errors[0]
@@ -137,6 +159,35 @@ class OriginWriter:
             except BaseException:
                 tasks.clear()
                 raise
+
+
+    def _work_pipelined(self, depth: int, tasks: deque[_Task], failed: list[_Failure]) -> None:
+        assert self._pipelined
+
+        def take() -> Write | None:
+            self._check_not_stopping()
+            try:
+                task = tasks.popleft()
+            except IndexError:
+                return None
+            assert isinstance(task, _WriteTask)
+            return task.run
+
+        def fail(run: Write, error: DeviceError) -> None:
+            _note_failure(_WriteTask(self._origin, run), error, failed)
+
+        try:
+            self._pipelined.write_many(take, fail, depth)
+        except BaseException:
+            tasks.clear()
+            raise
+
+
+def _note_failure(task: _Task, error: DeviceError, failed: list[_Failure]) -> None:
+    """Raises the error where there have been too many."""
+    failed.append((task, error))
+    if len(failed) > _MOST_FAILURES:
+        raise error
 
 
 def _merged(clears: list[Clear]) -> list[Clear]:

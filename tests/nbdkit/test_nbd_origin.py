@@ -165,21 +165,31 @@ def _requests(log):
     return re.findall(r"connection=(\d+) (Write|Zero|Trim|Flush) id=(.*)", log.read_text())
 
 
+def _most_writes_at_once(log):
+    """How many the filter saw come in whose answer it had not seen yet."""
+    under_way, most = 0, 0
+    for has_ended in re.findall(r"connection=\d+ (\.\.\.)?Write ", log.read_text()):
+        under_way += -1 if has_ended else 1
+        most = max(most, under_way)
+    assert under_way == 0
+    return most
+
+
 def test_what_a_server_is_asked(pair, folder):
-    """Several writes at a time, each over a connection of its own, and each of these is flushed; zeros and trims stay
-    what they are."""
+    """Several writes at a time on each of two connections, never more than destage-depth in all, and each connection
+    is flushed; zeros and trims stay what they are."""
     log = folder / "requests"
     image = folder / "image"
     image.write_bytes(OLD)
     words = ["--filter=log", "--filter=delay", "file", image, f"logfile={log}", "wdelay=20ms"]
     with _nbdkit(folder, words) as origin:
         pair.origin = origin.uri
-        settings = {**SETTINGS, "destage_depth": "4", "flush": "origin"}
+        settings = {**SETTINGS, "destage_depth": "20", "flush": "origin"}
         with pair.serve(tolerate=NOISE, check=False, **settings) as server, clients.connection(server.uri) as handle:
             for block in range(0, 400, 10):
                 handle.pwrite(b"w" * PAGE, block * PAGE)
             handle.flush()
-            written = _requests(log)
+            written, at_once = _requests(log), _most_writes_at_once(log)
             handle.trim(MIB, 4 * MIB)
             handle.flush()
             trimmed = _requests(log)[len(written) :]
@@ -191,7 +201,8 @@ def test_what_a_server_is_asked(pair, folder):
             expected[block * PAGE : (block + 1) * PAGE] = b"w" * PAGE
         assert image.read_bytes() == expected
     writers = {connection for connection, request, _ in written if request == "Write"}
-    assert len(writers) > 1
+    assert len(writers) == 2
+    assert 10 < at_once <= 20
     for writer in writers:
         assert [request for connection, request, _ in written if connection == writer][-1] == "Flush"
     for requests, flag in ((trimmed, "trim=1"), (zeroed, "trim=0")):

@@ -22,7 +22,7 @@ LAYERS = (
     "committer origin_writer extents volume_reader throttle tags",
     "pins",
     "log_writer log_reader number_line superblock_store pairing fingerprint destage_batch moments",
-    "covered_log",
+    "covered_log frame_compressor",
     "record_index generations",
     "ring_buffer location_map segment_table pending_segment frames config block_device nbd_device nbd_connection",
     "segment_format superblock_format",
