@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Compresses the frames of a segment on several CPUs at once, and passes over data that does not compress.
 
-Used by one thread at a time, the leader of a commit, whose all fields are but
-the compressors: each thread has its own.
+Used by one thread at a time, the leader of a commit, whose all fields are.
 """
 
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import zstandard
@@ -24,10 +22,10 @@ _PROBE_EVERY = 8
 
 class FrameCompressor:
     def __init__(self, level: int) -> None:
-        self._level = level
         self._threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-        self._pool = ThreadPoolExecutor(max(self._threads - 1, 1), thread_name_prefix="wbcache-zstd")
-        self._compressors = threading.local()
+        self._compressors = [zstandard.ZstdCompressor(level=level) for _ in range(_MOST_THREADS)]
+        """One for each part of a segment: a compressor serves one thread at a time."""
+        self._pool = ThreadPoolExecutor(_MOST_THREADS, "wbcache-zstd")
         self._in_vain = False
         """The last segment did not compress."""
 
@@ -48,27 +46,22 @@ class FrameCompressor:
         """Whether one of the frames that are tried shrinks."""
         for start in range(0, len(pages), _PROBE_EVERY * FRAME_PAGES):
             probe = pages[start : start + FRAME_PAGES]
-            if len(self._pack_some(probe)[0]) < len(probe) << PAGE_SHIFT:
+            if len(self._pack_part(0, probe)[0]) < len(probe) << PAGE_SHIFT:
                 return True
         return False
 
     def _pack(self, pages: list[memoryview]) -> list[bytes]:
         frame_count = -(-len(pages) // FRAME_PAGES)
         if self._threads == 1 or frame_count < _FEWEST_FRAMES:
-            return self._pack_some(pages)
+            return self._pack_part(0, pages)
         step = -(-frame_count // self._threads) * FRAME_PAGES
-        others = [
-            self._pool.submit(self._pack_some, pages[start : start + step])
-            for start in range(step, len(pages), step)
-        ]  # fmt: skip
-        frames = self._pack_some(pages[:step])
+        parts = [pages[start : start + step] for start in range(0, len(pages), step)]
+        others = [self._pool.submit(self._pack_part, number, parts[number]) for number in range(1, len(parts))]
+        frames = self._pack_part(0, parts[0])
         for other in others:
             frames += other.result()
         return frames
 
-    def _pack_some(self, pages: list[memoryview]) -> list[bytes]:
-        """In any thread."""
-        compressor = getattr(self._compressors, "own", None)
-        if compressor is None:
-            compressor = self._compressors.own = zstandard.ZstdCompressor(level=self._level)
-        return pack(compressor, pages)
+    def _pack_part(self, number: int, pages: list[memoryview]) -> list[bytes]:
+        """The frames of that part of a segment, in any thread."""
+        return pack(self._compressors[number], pages)

@@ -40,17 +40,18 @@ class Generations:
 
         Behind a gap, which no wbcache leaves, only what follows it is kept.
         """
-        if self._ends:
-            last = self._at(len(self._ends) - 1)
-            if number == last.number:
-                self._ends[-1] = end_lsn
+        ends, times = self._ends, self._times
+        if ends:
+            ahead = number - self._first_number - len(ends)
+            if ahead == -1:
+                ends[-1] = end_lsn
                 return
-            if number != last.number + 1 or time_ns <= last.time_ns:
-                del self._ends[:], self._times[:]
-        if not self._ends:
+            if ahead or time_ns <= times[-1]:
+                del ends[:], times[:]
+        if not ends:
             self._first_number = number
-        self._ends.append(end_lsn)
-        self._times.append(time_ns)
+        ends.append(end_lsn)
+        times.append(time_ns)
 
     def drop_below(self, lsn: int) -> None:
         """Forget the generations that end below lsn."""

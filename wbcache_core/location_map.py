@@ -130,26 +130,25 @@ class LocationMap:
             leaf.insert(at, word | lsn)
 
     def set_pages(self, newest: dict[int, int]) -> None:
-        """Blocks of data, each with its LSN: as set_page() for each, and many times as fast where they are many."""
+        """Blocks of data, each with its LSN: as set_page() for each, and faster where they are many."""
         blocks = sorted(newest)
-        most = SPARSE_BLOCKS if max(newest.values(), default=0) <= _WORD_MASK else 0
+        lsns = list(map(newest.__getitem__, blocks))
+        most = SPARSE_BLOCKS if max(lsns, default=0) <= _WORD_MASK else 0
         fresh: dict[int, int | array[int]] = {}
         at = 0
         while at < len(blocks):
             region = blocks[at] >> REGION_SHIFT
             stop = bisect_left(blocks, region + 1 << REGION_SHIFT, at, min(at + REGION_BLOCKS, len(blocks)))
-            inside = blocks[at:stop]
-            if len(inside) > most:
+            inside = zip(blocks[at:stop], lsns[at:stop], strict=True)
+            if stop - at > most:
                 leaf = self._dense_leaf(region)
-                for block in inside:
-                    leaf[block & REGION_MASK] = newest[block]
+                for block, lsn in inside:
+                    leaf[block & REGION_MASK] = lsn
             elif region in self.regions:
-                for block in inside:
-                    self.set_page(block, newest[block])
+                for block, lsn in inside:
+                    self.set_page(block, lsn)
             else:
-                fresh[region] = array(
-                    "Q", [(block & REGION_MASK) << _INDEX_SHIFT | newest[block] for block in inside]
-                )  # fmt: skip
+                fresh[region] = array("Q", [(block & REGION_MASK) << _INDEX_SHIFT | lsn for block, lsn in inside])
             at = stop
         self.regions.update(fresh)
 

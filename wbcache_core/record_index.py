@@ -135,7 +135,9 @@ class RecordIndex:
         if not self._chunks or len(self._chunks[-1].starts) == _CHUNK_SEGMENTS:
             self._chunks.append(_Chunk(self._typecode))
         chunk = self._chunks[-1]
-        if page_count != len(heads):
+        if page_count == len(heads) == 1:
+            start = _RUN | heads[0]
+        elif page_count != len(heads):
             start = _MIXED | len(chunk.mixed)
             chunk.mixed.append((array("Q", heads), array("Q", arguments)))
         elif heads and heads[-1] - heads[0] == page_count - 1 and tuple(heads) == (*range(heads[0], heads[-1] + 1),):

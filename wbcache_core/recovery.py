@@ -6,6 +6,8 @@ served from the origin, so nobody who used the origin on its own after a clean
 stop ever reads older data from the log.
 """
 
+import contextlib
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -87,8 +89,8 @@ class _Window:
             view = self._buffer[: self._count * PAGE_BYTES]
             self._device.read_uncached_into(view, self._reader.offset_of(place))
             self._first, index = place, 0
-        return self._buffer[index * PAGE_BYTES : (index + 1) * PAGE_BYTES]
-
+        start = index << PAGE_SHIFT
+        return self._buffer[start : start + PAGE_BYTES]
 
     def pages_with_magic(self, first: int, last: int) -> Iterator[memoryview]:
         """The pages in [first, last) that begin as a descriptor; each valid until the next."""
@@ -103,6 +105,19 @@ class _Window:
             first += count
 
 
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from looking for garbage, of which there is none, at every few hundred of millions of objects."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_no_collection()
 def recover(device: Device, reader: LogReader, superblock: Superblock) -> Recovered:
     """What the log holds from superblock.destaged on. Raises DamagedLogError, DeviceError."""
     window = _Window(device, reader, superblock.data_pages)
@@ -151,7 +166,9 @@ def _next_segment(
             continue
         log_pages = descriptor.log_pages
         if (
-            (descriptor.uuid, descriptor.first_lsn, descriptor.previous) == (superblock.uuid, lsn, previous)
+            descriptor.previous == previous
+            and descriptor.first_lsn == lsn
+            and descriptor.uuid == superblock.uuid
             and candidate + log_pages <= limit
             and fit(candidate, log_pages, superblock.data_pages) == candidate
         ):

@@ -43,9 +43,11 @@ _COMMITTED_AT = struct.calcsize("<8sHBBHH16sQQ")
 _ENTRIES_AT = _HEADER.size
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
-_ENTRY_BYTES = 16
+_ENTRY = struct.Struct("<QQ")
+_ENTRY_BYTES = _ENTRY.size
 
 assert _HEADER.size == 152
+assert _ENTRY_BYTES == 16
 assert _FRAMES.size == 64
 assert _ENTRIES_AT + MAX_ENTRIES * _ENTRY_BYTES == _CHECKSUM_AT
 assert FRAME_PAGES * FRAME_COUNT >= MAX_ENTRIES
@@ -142,19 +144,27 @@ def decode(page: memoryview) -> Descriptor:
     if zero or reserved != _RESERVED or count > MAX_ENTRIES or page_count > count or encoding > ZSTD:
         raise FormatError("the segment descriptor has impossible fields")
     end = _ENTRIES_AT + count * _ENTRY_BYTES
-    words = array("Q", bytes(page[_ENTRIES_AT:end]))
-    if sys.byteorder == "big":
-        words.byteswap()
+    heads, arguments = _entries(page, count)
     descriptor = Descriptor(
         encoding, page_count, uuid, first_lsn, time_ns, committed, generation, previous, payload_bytes,
-        _NO_FRAMES if frames == _NO_FRAME_BYTES else _FRAMES.unpack(frames), tuple(words[0::2]), tuple(words[1::2]),
-        checksum,
+        _NO_FRAMES if frames == _NO_FRAME_BYTES else _FRAMES.unpack(frames), heads, arguments, checksum,
     )  # fmt: skip
     # As bytes: views are compared one element after the other.
     if bytes(page[end:_CHECKSUM_AT]) != _REST[count]:
         raise FormatError("the segment descriptor has data where zeros belong")
     _check(descriptor)
     return descriptor
+
+
+def _entries(page: memoryview, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The first and the second words of the entries."""
+    if count == 1:
+        head, argument = _ENTRY.unpack_from(page, _ENTRIES_AT)
+        return (head,), (argument,)
+    words = array("Q", bytes(page[_ENTRIES_AT : _ENTRIES_AT + count * _ENTRY_BYTES]))
+    if sys.byteorder == "big":
+        words.byteswap()
+    return tuple(words[0::2]), tuple(words[1::2])
 
 
 def _check(descriptor: Descriptor) -> None:

@@ -166,13 +166,20 @@ class _Event:
 
 
 class _Future:
-    def __init__(self, thread):
+    def __init__(self, thread, results):
         self._thread = thread
+        self._results = results
 
     def exception(self):
         self._thread.join()
         error, self._thread.error = self._thread.error, None
         return error
+
+    def result(self):
+        error = self.exception()
+        if error:
+            raise error
+        return self._results[0]
 
 
 class _Pool:
@@ -182,7 +189,8 @@ class _Pool:
         self._simulation = simulation
 
     def submit(self, function, *args):
-        return _Future(self._simulation.spawn(function, *args, name="pool"))
+        results = []
+        return _Future(self._simulation.spawn(lambda: results.append(function(*args)), name="pool"), results)
 
     def shutdown(self):
         """Nothing is left to end: whoever submits also waits."""

@@ -32,7 +32,7 @@ def test_defaults():
         commit_interval=1.0,
         commit_size=16 * MIB,
         destage_delay=5.0,
-        destage_depth=32,
+        destage_depth=64,
         low_watermark=25,
         high_watermark=75,
         on_exit=COMMIT,

@@ -53,8 +53,10 @@ def test_what_does_not_shrink_by_a_page_is_not_worth_it(compressor):
 def test_after_noise_only_some_frames_are_tried(compressor, monkeypatch):
     """Two of the sixteen of a full segment, and all of them once one of the two shrinks."""
     tried = []
-    pack_some = compressor._pack_some
-    monkeypatch.setattr(compressor, "_pack_some", lambda pages: tried.append(len(pages)) or pack_some(pages))
+    pack_part = compressor._pack_part
+    monkeypatch.setattr(
+        compressor, "_pack_part", lambda number, pages: tried.append(len(pages)) or pack_part(number, pages)
+    )
     assert compressor.compress(noise(MAX_ENTRIES)) is None
     assert sum(tried) == MAX_ENTRIES
     for _ in range(3):
