@@ -229,6 +229,22 @@ MUTATIONS = (
         "tests/nbdkit/test_failing_log.py",
     ),
     Mutation(
+        "frames-out-of-order",
+        "what one thread has compressed comes before what another has of the pages before it",
+        "frame_compressor.py",
+        "            frames += other.result()",
+        "            frames = other.result() + frames",
+        "tests/unit/test_frame_compressor.py",
+    ),
+    Mutation(
+        "forget-refused-writes",
+        "a write that the origin's server refused counts as done",
+        "nbd_connection.py",
+        "            refuse(part, failure)",
+        "            del part, refuse",
+        "tests/nbdkit/test_nbd_pipeline.py",
+    ),
+    Mutation(
         "serve-a-torn-tail",
         "recovery does not look at the pages of the last commit",
         "recovery.py",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Past moments of a disk in use: a file system and a database are, in each, what they were then.
 
-WBCACHE_PAST_SECONDS sets for how long files are changed.
+WBCACHE_PAST_SECONDS sets for how long files are changed, a minute unless it says otherwise.
 """
 
 import contextlib
@@ -20,8 +20,10 @@ from tests.support import clients, ledger, mounts
 from tests.support.nbdkit_server import NbdkitServer
 
 MIB = 1 << 20
-SECONDS = float(os.environ.get("WBCACHE_PAST_SECONDS", "6"))
-"""Of changes; pauses come on top."""
+FILE_SECONDS = int(os.environ.get("WBCACHE_PAST_SECONDS", "60"))
+FILE_STEP_S = 1
+SECONDS = 6
+"""Of changes to a database; pauses come on top."""
 STEP_S, PAUSE_S = 0.5, 3
 MOMENTS = 5
 SETTINGS = {"history": "1h", "log_size": "256M", "destage_delay": "0", "commit_interval": "100ms"}
@@ -103,13 +105,14 @@ def test_files_as_they_were(pair, folder):
     with live_file_system(pair, folder) as (server, target):
         files = Files(target)
         pauses = []
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + FILE_SECONDS
         while time.monotonic() < end:
             files.change()
-            if len(files.states) in (4, 8):
+            # One near the beginning, one about half the time ago.
+            if len(files.states) in (4, FILE_SECONDS // 2):
                 pauses.append(len(files.states) - 1)
                 time.sleep(PAUSE_S)
-            time.sleep(STEP_S)
+            time.sleep(FILE_STEP_S)
         assert pauses
         for number in pauses:
             check_age(server, folder, files.states, number)
