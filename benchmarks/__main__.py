@@ -31,29 +31,24 @@ def _parse(arguments):
     return parser.parse_args(arguments)
 
 
-def _measure(bench, names):
+def _measure(bench, names, output, command):
+    """Measure, and write what there is after each measurement: a run that is cut off keeps what it has."""
+    # Only here: not everything that imports this needs it.
+    from benchmarks import charts
+
+    output.mkdir(parents=True, exist_ok=True)
     outcomes = {}
     for name in names:
         module = MEASUREMENTS[name]
         bench.say(f"{name}: {module.TITLE}")
         started = time.monotonic()
         with bench.fresh_folder():
-            outcomes[name] = module.measure(bench)
+            outcome = outcomes[name] = module.measure(bench)
         bench.say(f"  took {time.monotonic() - started:.0f} s")
+        report.write_json(output / "results.json", command, bench.threads, outcomes)
+        (output / "table.md").write_text(report.table(outcomes) + "\n")
+        charts.draw(output / f"{name}.png", module.TITLE, outcome.values, outcome.unit)
     return outcomes
-
-
-def _write(output, command, bench, outcomes):
-    # Only here: not everything that imports this needs it.
-    from benchmarks import charts
-
-    output.mkdir(parents=True, exist_ok=True)
-    report.write_json(output / "results.json", command, bench.threads, outcomes)
-    table = report.table(outcomes)
-    (output / "table.md").write_text(table + "\n")
-    for name, outcome in outcomes.items():
-        charts.draw(output / f"{name}.png", MEASUREMENTS[name].TITLE, outcome.values, outcome.unit)
-    print(table)
 
 
 def main(arguments):
@@ -70,8 +65,9 @@ def main(arguments):
         tempfile.TemporaryDirectory(prefix="wbcache-bench-", dir="/tmp") as sockets,
     ):
         bench = Bench(Path(folder).resolve(), Path(sockets), rounds, options.quick, options.threads)
-        outcomes = _measure(bench, options.only or MEASUREMENTS)
-    _write(options.output, shlex.join(["benchmarks/run", *arguments]), bench, outcomes)
+        command = shlex.join(["benchmarks/run", *arguments])
+        outcomes = _measure(bench, options.only or MEASUREMENTS, options.output, command)
+    print(report.table(outcomes))
     return 0
 
 
