@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Runs the quickstart and all tests on a system on which nothing is installed: a minimal Debian made by debootstrap in a
-# temporary folder, with a clean clone of this repository's last commit. Removes all of it again.
+# Runs the quickstart and all tests on a system on which nothing is installed: a minimal Debian or Ubuntu made by debootstrap
+# in a temporary folder, with a clean clone of this repository's last commit. Removes all of it again.
 #
-# Usage: fresh.sh SUITE [MIRROR]     SUITE: bookworm or trixie
+# Usage: fresh.sh SUITE [MIRROR]     SUITE: bookworm, trixie, or noble (Ubuntu 24.04)
 #
-# Needs root (asks sudo) and about 3 GB below ${TMPDIR:-/var/tmp}. The mirror is the one this machine's apt uses.
+# Needs root (asks sudo) and about 3 GB below ${TMPDIR:-/var/tmp}. The mirror is the one this machine's apt uses, for another
+# distribution than this machine's the distribution's own.
 set -euo pipefail
 
 say() { echo "fresh: $*"; }
@@ -34,7 +35,11 @@ inside() {
         while read -r name; do umount --lazy "$name" 2>/dev/null || true; done
 
     say "debootstrap of $suite from $mirror"
-    debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" "$mirror" >"$work/debootstrap.txt" 2>&1 ||
+    # A debootstrap that is older than the suite has no script for it, but all suites of Ubuntu share one.
+    local options=(--variant=minbase --include=ca-certificates) script=()
+    [ "$suite" != noble ] || options+=("--components=main,universe")
+    [ -e "/usr/share/debootstrap/scripts/$suite" ] || script=(/usr/share/debootstrap/scripts/gutsy)
+    debootstrap "${options[@]}" "$suite" "$root" "$mirror" "${script[@]}" >"$work/debootstrap.txt" 2>&1 ||
         { tail -n 20 "$work/debootstrap.txt"; say "debootstrap failed"; return 1; }
     cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
     apt-config dump Acquire | { grep -E '^Acquire::(http|https|Retries|ForceIPv|Check-)' || true; } \
@@ -78,8 +83,14 @@ fi
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$repository/examples/install-packages.sh" fresh
 suite=$1
-mirror=${2:-$(mirror_of_this_machine)}
-mirror=${mirror:-http://deb.debian.org/debian}
+case "$suite" in
+    bookworm | trixie)
+        mirror=${2:-$(mirror_of_this_machine)}
+        mirror=${mirror:-http://deb.debian.org/debian}
+        ;;
+    noble) mirror=${2:-http://archive.ubuntu.com/ubuntu} ;;
+    *) say "no suite '$suite': bookworm, trixie or noble" >&2; exit 2 ;;
+esac
 
 work=
 namespace=
