@@ -13,6 +13,7 @@ from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.cache import Cache
 from wbcache_core.checker import check_log
 from wbcache_core.config import Config
+from wbcache_core.log_writer import COMMIT_PAGES
 from wbcache_core.rewind import Rewind
 from wbcache_core.superblock_format import DATA_START
 
@@ -98,6 +99,21 @@ def test_a_generation_of_many_segments():
     assert done.page_count == 1500
     mine = [segment for segment in history.segments() if segment.generation == done.after.number]
     assert [segment.is_full for segment in mine] == [True] * 6 + [False]
+    assert_all_as_it_was(history)
+
+
+def test_a_generation_longer_than_any_commit():
+    """A server commits 32 MiB at most at a time, and recovery looks no further ahead; a rewind may be longer."""
+    pages = COMMIT_PAGES + 1000
+    history = History(f"longer {SEED}", commits=0, pages=pages, log_bytes=160 << 20)
+    history.run_requests(("write", 1, 1))
+    history.run_requests(("write", 0, pages))
+    done = rewind(history, 1)
+    assert done.page_count == pages
+    assert_all_as_it_was(history)
+    history.run_requests(("write", 5, 3))
+    assert_all_as_it_was(history)
+    rewind(history, done.before.number)
     assert_all_as_it_was(history)
 
 
