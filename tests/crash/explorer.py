@@ -30,6 +30,7 @@ from wbcache_core import recovery
 from wbcache_core.cache import Cache
 from wbcache_core.checker import examine
 from wbcache_core.errors import WbcacheError
+from wbcache_core.generations import Generation
 from wbcache_core.superblock_store import newest, read_slots
 from wbcache_core.units import MIB
 
@@ -55,6 +56,7 @@ class Outcome:
     generation: int
     volume: bytes
     tags: tuple
+    newest: Generation | None
 
 
 _decode = recovery.decode
@@ -94,7 +96,8 @@ def verify(disks, oracle, position, look_back=True, rng=None):
     strange = [remark for remark in report.remarks if any(words in remark for words in _STRANGE_REMARKS)]
     if report.findings or strange:
         raise BrokenPromiseError("checker: " + "; ".join(report.findings + strange))
-    return Outcome(prefixes, cache._end.generation, volume, cache.window_ends()[2])
+    _, last, tags = cache.window_ends()
+    return Outcome(prefixes, cache._end.generation, volume, tags, last)
 
 
 def _look_back(cache, oracle, position, volume, rng):
@@ -196,7 +199,9 @@ class Chain:
         with replay.after_cut(survivors) as disks:
             outcome = self._guard(lambda: verify(disks, session.oracle, position), number)
             images = [bytes(disk) for disk in disks]
-        oracle = session.oracle.after_cut(position, outcome.prefixes, outcome.generation, outcome.tags)
+        oracle = session.oracle.after_cut(
+            position, outcome.prefixes, outcome.generation, outcome.tags, outcome.newest
+        )
         return images, oracle, next(session.values)
 
     def explore(self, cuts, sessions=SESSIONS):

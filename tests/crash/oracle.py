@@ -129,8 +129,10 @@ class Oracle:
         self._histories = {}
         self._areas = {}
 
-    def after_cut(self, position, prefixes, generation, tags):
+    def after_cut(self, position, prefixes, generation, tags, newest=None):
         """The history that a new session begins with when a cut there left these prefixes, that last commit, and tags.
+
+        newest is the last generation, where there is one.
 
         prefixes are (shortest, longest): where they differ, nobody can see whether the steps between are there. What
         came before the cut is durable or invisible, so its order does not matter any more.
@@ -155,7 +157,7 @@ class Oracle:
         successor._owners = self._owners
         successor.claims = [replace(claim, position=0) for claim in self.claims if claim.position <= position]
         successor.claim(0, tuple(shortest for shortest, _ in prefixes), generation, False)
-        successor.past = self.past.after_cut(generation, tags)
+        successor.past = self.past.after_cut(newest, tags)
         return successor
 
     def answered(self):
@@ -199,11 +201,15 @@ class Oracle:
                 durable = list(map(max, durable, claim.steps))
         return self._check_prefixes(image, durable, [len(client.steps) for client in self.clients])
 
-    def check_past(self, image, generation):
-        """Raises BrokenPromiseError unless an image may be the volume at the end of that generation."""
+    def check_past(self, image, generation, cut=math.inf):
+        """Raises BrokenPromiseError unless an image may be the volume at the end of that generation.
+
+        With a place for `cut` it was the last one there: of a commit that was under way a part may be left, and what
+        was claimed of it later does not count.
+        """
         least = [0] * len(self.clients)
         for claim in self.claims:
-            if claim.generation <= generation:
+            if claim.generation < generation or (claim.generation == generation and claim.position <= cut):
                 least = list(map(max, least, claim.steps))
         most = [self._last_before(client, generation) for client in self.clients]
         try:

@@ -2,10 +2,12 @@
 """What the past moments of a volume must be, whatever cut they are looked at after: generations, states, tags.
 
 A generation has one number, end, time and content for good. It is known from when it was the newest, or from whoever
-saw it first; the Oracle knows which steps it may have.
+saw it first; the Oracle knows which steps it may have. Only of a commit that was under way a cut may leave a part; what
+follows that cut goes on from the part.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 import pytest
@@ -33,16 +35,25 @@ class PastMoments:
     def __init__(self):
         self.compared = 0
         self._generations = {}
-        """number -> Generation."""
+        """number -> Generation, the longest that was seen."""
+        self._perhaps_parts = set()
+        """Numbers of those that were only seen as the newest."""
         self._states = {}
-        """number -> digest of the volume at its end."""
+        """number -> its end and the digest of the volume there."""
         self._tags = {}
 
-    def after_cut(self, generation, tags):
-        """What is known when a new session begins with that last generation and those tags."""
+    def after_cut(self, newest, tags):
+        """What is known when a new session begins with that last generation, None before the first, and those tags."""
         successor = PastMoments()
-        successor._generations = {number: one for number, one in self._generations.items() if number <= generation}
-        successor._states = {number: digest for number, digest in self._states.items() if number <= generation}
+        if newest:
+            older = {number: one for number, one in self._generations.items() if number < newest.number}
+            successor._generations = {**older, newest.number: newest}
+            known = successor._generations
+            successor._states = {
+                number: state
+                for number, state in self._states.items()
+                if number in known and state[0] == known[number].end_lsn
+            }
         successor._tags = {tag.name: TagLife(tag, -1, 0) for tag in tags}
         return successor
 
@@ -84,27 +95,44 @@ class PastMoments:
             raise BrokenPromiseError(f"the newest generation is {newest} and ends at {head}; there is {generations}")
         first = generations[0].number
         for number, generation in enumerate(generations, first):
-            if self._generations.setdefault(number, generation) != generation:
-                raise BrokenPromiseError(f"{generation} was {self._generations[number]}")
+            self._check_generation(number, generation, generation is generations[-1])
         if generations[0].end_lsn < floor:
             raise BrokenPromiseError(f"the origin may be at {floor}, and {generations[0]} can be opened")
         before = self._generations.get(first - 1)
         if before and before.end_lsn >= floor:
             raise BrokenPromiseError(f"{before} cannot be opened, though the origin is at {floor} at most")
 
-    def check_state(self, number, image, explain):
+    def _check_generation(self, number, generation, is_newest):
+        known = self._generations.get(number)
+        if known is not None and known != generation:
+            is_part = is_newest and generation.end_lsn < known.end_lsn
+            was_part = number in self._perhaps_parts and generation.end_lsn > known.end_lsn
+            is_same_commit = (generation.number, generation.time_ns) == (known.number, known.time_ns)
+            if not is_same_commit or not (is_part or was_part):
+                raise BrokenPromiseError(f"{generation} was {known}")
+            if is_part:
+                return
+        self._generations[number] = generation
+        if not is_newest:
+            self._perhaps_parts.discard(number)
+        elif known is None:
+            self._perhaps_parts.add(number)
+
+    def check_state(self, generation, image, explain):
         """Raises BrokenPromiseError unless image is as that generation was before.
 
         A state that is met for the first time, or not as it was, is shown to explain(image, number), which raises.
         """
-        digest = xxh3_64_intdigest(image)
+        number, end = generation.number, generation.end_lsn
+        state = end, xxh3_64_intdigest(image)
         known = self._states.get(number)
-        if known == digest:
+        if known == state:
             return
         explain(image, number)
-        if known is not None:
+        if known and known[0] == end:
             raise BrokenPromiseError(f"generation {number} is not what it was when it was seen before")
-        self._states[number] = digest
+        if known is None or known[0] < end:
+            self._states[number] = state
 
 
 def check_moments(cache, oracle, position, volume, rng):
@@ -121,7 +149,7 @@ def check_moments(cache, oracle, position, volume, rng):
         return
     line = cache._line
     past.check_window(generations, cache._end.generation, line.head, max(line.destaged, cache._superblock.batch_end))
-    past.check_state(generations[-1].number, volume, oracle.check_past)
+    past.check_state(generations[-1], volume, partial(oracle.check_past, cut=position))
     for when, generation in _choose(generations, tags, rng):
         snapshot = cache.open_snapshot(when)
         if snapshot.generation != generation:
@@ -129,7 +157,8 @@ def check_moments(cache, oracle, position, volume, rng):
         image = bytearray(snapshot.size)
         snapshot.read_into(image, 0)
         snapshot.close()
-        past.check_state(generation.number, image, oracle.check_past)
+        is_last = generation == generations[-1]
+        past.check_state(generation, image, partial(oracle.check_past, cut=position if is_last else inf))
         past.compared += 1
     for number in (generations[0].number - 1, generations[-1].number + 1):
         if number >= 0:

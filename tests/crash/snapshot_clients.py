@@ -55,7 +55,7 @@ class SnapshotReader:
                 assert session.config.history_full != HOLD
                 session.ended += 1
                 return
-            session.seen.append((snapshot.generation.number, bytes(image)))
+            session.seen.append((snapshot.generation, bytes(image)))
 
 
 class Tagger:

@@ -180,8 +180,8 @@ class Session:
         """Raises whatever goes wrong already without a cut."""
         with self.simulation.patched():
             self.simulation.run(self._main)
-        for number, image in self.seen:
-            self.oracle.past.check_state(number, image, self.oracle.check_past)
+        for generation, image in self.seen:
+            self.oracle.past.check_state(generation, image, self.oracle.check_past)
         self.oracle.past.compared += len(self.seen)
 
     def _main(self):

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 
 from tests.support import clients
 from tests.support.nbdkit_server import PLUGIN, REPOSITORY
@@ -36,7 +37,14 @@ def unchanged(*folders):
 
 def _run(words, prefix):
     """Exit status and stderr of a server in the foreground; nothing of it is left afterwards."""
-    command = [str(word) for word in (*prefix, "nbdkit", "-f", "-U", "-", *words)]
+    # With -U - nbdkit makes a folder of its own, and leaves it behind where it is refused.
+    with tempfile.TemporaryDirectory(prefix="wbcache-") as sockets:
+        os.chmod(sockets, 0o777)
+        return _run_at(f"{sockets}/socket", words, prefix)
+
+
+def _run_at(socket, words, prefix):
+    command = [str(word) for word in (*prefix, "nbdkit", "-f", "-U", socket, *words)]
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
