@@ -309,12 +309,13 @@ def test_the_threads_block_signals(pair, control):
     pair.make_origin(MIB)
     with pair.serve(control=control) as server:
         assert ask(control, "status")["ok"]
+        # The thread that answers is there before the last one has been started.
+        wait_until(lambda: len(os.listdir(f"/proc/{server.pid}/task")) >= 4)
         masks = {}
         for task in os.listdir(f"/proc/{server.pid}/task"):
             with open(f"/proc/{server.pid}/task/{task}/status") as file:
                 fields = dict(line.split(":\t", 1) for line in file.read().splitlines() if ":\t" in line)
             masks[fields["Name"], task] = int(fields["SigBlk"], 16)
-        assert len(masks) >= 4
         # That one shows it as not blocked while it waits.
         assert [mask >> 14 & 1 for mask in masks.values()].count(0) == 1, masks
 
