@@ -18,7 +18,7 @@ from wbcache_core.covered_log import CoveredLog
 from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError
 from wbcache_core.location_map import HOLE_FLAG, ZERO_FLAG, LocationMap
 from wbcache_core.log_reader import LogReader, page_views
-from wbcache_core.log_writer import COMMIT_PAGES, LogEnd, next_places
+from wbcache_core.log_writer import COMMIT_PAGES, LogEnd, fit, next_places
 from wbcache_core.segment_format import (
     BLOCK_MASK,
     KIND_SHIFT,
@@ -157,8 +157,7 @@ def _next_segment(
     window: _Window, superblock: Superblock, lsn: int, place: int, previous: int, limit: int
 ) -> Found | None:
     """The segment with that first LSN, at place or, where the largest would not fit, at the next lap."""
-    data_pages = superblock.data_pages
-    for candidate in next_places(place, data_pages):
+    for candidate in next_places(place, superblock.data_pages):
         if candidate >= limit:
             continue
         try:
@@ -171,7 +170,7 @@ def _next_segment(
             and descriptor.first_lsn == lsn
             and descriptor.uuid == superblock.uuid
             and candidate + log_pages <= limit
-            and candidate % data_pages + log_pages <= data_pages
+            and fit(candidate, log_pages, superblock.data_pages) == candidate
         ):
             return Found(descriptor, candidate, log_pages)
     return None

@@ -169,17 +169,18 @@ def _entries(page: memoryview, count: int) -> tuple[tuple[int, ...], tuple[int, 
 
 def _check(descriptor: Descriptor) -> None:
     """The relations between fields that hold in every descriptor that encode() wrote. Raises FormatError."""
-    heads, page_count = descriptor.heads, descriptor.page_count
-    highest = max(heads) if heads else 0
+    heads = descriptor.heads
+    highest = max(heads, default=0)
     if highest >= _KIND_LIMIT:
         raise FormatError("the segment descriptor has an entry of unknown kind")
-    if page_count != (len(heads) if highest <= BLOCK_MASK else sum(head <= BLOCK_MASK for head in heads)):
+    page_count = len(heads) if highest <= BLOCK_MASK else sum(head <= BLOCK_MASK for head in heads)
+    if page_count != descriptor.page_count:
         raise FormatError("the segment descriptor's page count does not match its entries")
-    raw_bytes = page_count * PAGE_BYTES
+    raw_bytes = descriptor.page_count * PAGE_BYTES
     if descriptor.encoding == RAW:
         sound = descriptor.payload_bytes == raw_bytes and descriptor.frame_lengths == _NO_FRAMES
     else:
-        used = (page_count + FRAME_PAGES - 1) // FRAME_PAGES
+        used = (descriptor.page_count + FRAME_PAGES - 1) // FRAME_PAGES
         lengths = descriptor.frame_lengths
         sound = (
             sum(lengths) == descriptor.payload_bytes <= raw_bytes

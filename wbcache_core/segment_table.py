@@ -45,11 +45,10 @@ class SegmentTable:
         """Add the segment that follows the last one."""
         self._first_lsns.append(first_lsn)
         self._places.append(place | _ENCODED if encoding == ZSTD else place)
-        lsn = first_lsn + 1
-        if len(page_sums) == 1 and (chunk := self._page_sums.get(lsn >> _CHUNK_SHIFT)):
-            chunk[lsn & _CHUNK_MASK] = page_sums[0]
+        lsn, sums = first_lsn + 1, array("Q", page_sums)
+        if len(sums) == 1 and (chunk := self._page_sums.get(lsn >> _CHUNK_SHIFT)):
+            chunk[lsn & _CHUNK_MASK] = sums[0]
             return
-        sums = array("Q", page_sums)
         while sums:
             index = lsn & _CHUNK_MASK
             part = sums[: _CHUNK_LSNS - index]
