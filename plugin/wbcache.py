@@ -76,6 +76,7 @@ class RequestFailedError(Exception):
 def _failure(error):
     """Choose the errno; returns what to raise, which holds on to nothing."""
     if isinstance(error, StoppedError):
+        # Who is told of the end goes away, see _end_when_settled().
         _cache.wait_until_settled()
     if not isinstance(error, WbcacheError):
         sys.tracebacklimit = 100

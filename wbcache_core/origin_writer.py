@@ -27,7 +27,6 @@ _MOST_FAILURES = 32
 """An origin that fails more requests than this in a batch is not tried again at once."""
 
 
-
 class _WriteTask:
     """A write of consecutive blocks."""
 
@@ -159,7 +158,6 @@ class OriginWriter:
             except BaseException:
                 tasks.clear()
                 raise
-
 
     def _work_pipelined(self, depth: int, tasks: deque[_Task], failed: list[_Failure]) -> None:
         assert self._pipelined

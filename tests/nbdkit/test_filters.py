@@ -85,7 +85,7 @@ def test_partition_filter(pair):
 
 
 def _create_luks(origin, size, secret):
-    """qemu first measures by a clock of ticks how fast keys are derived, and gives up where that takes less than a tick: one
+    """qemu first measures by a clock of ticks how fast keys are derived, and gives up where it takes less than one: one
     time in six for SHA-256 on a CPU that has instructions for it, hardly ever for SHA-512."""
     options = "key-secret=key,iter-time=10,hash-alg=sha512"
     for _ in range(20):
