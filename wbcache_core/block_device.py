@@ -17,12 +17,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from wbcache_core.errors import ConfigError, DeviceError, DeviceInUseError
+from wbcache_core.kernel_aio import KernelAio
 from wbcache_core.units import MIB, PAGE_BYTES
 
 Extent = tuple[int, int, bool, bool]
 """(offset, length, hole, zero) in bytes: `hole` is unallocated, `zero` reads as zeros."""
 
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024)
+_BULK_DEPTH = 128
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
 _BLKROGET = 0x125E
 _ZEROS = memoryview(bytes(MIB))
@@ -92,6 +94,17 @@ class PipelinedDevice(Device, Protocol):
         """
 
 
+@runtime_checkable
+class BulkDevice(Device, Protocol):
+    """A device that takes many writes in one call."""
+
+    bulk_depth: int
+    """So many at most."""
+
+    def write_bulk(self, writes: Sequence[Write]) -> list[tuple[Write, DeviceError]]:
+        """Carry out all writes, from writable memory, and return those that failed. Durable only after sync()."""
+
+
 def system_path(path: str) -> bytes:
     """What the kernel gets for a path: nbdkit hands paths over as UTF-8, and Python would refuse to encode them in the
     C locale that services start in."""
@@ -125,6 +138,9 @@ class FileDevice:
         self._check_kind(path)
         self._fd, self.writable = self._open(path, read_only)
         self._direct_fd = -1
+        self.bulk_depth = _BULK_DEPTH
+        self._aio: KernelAio | None = None  # of the thread that uses write_bulk()
+        self._has_aio = True
         try:
             self._lock()
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
@@ -247,6 +263,30 @@ class FileDevice:
                 skip += count
             position += len(view)
 
+    def write_bulk(self, writes: Sequence[Write]) -> list[tuple[Write, DeviceError]]:
+        """See BulkDevice. For one thread at a time."""
+        failed: list[tuple[Write, DeviceError]] = []
+        for write, done in zip(writes, self._write_at_once(writes), strict=True):
+            offset, views = write
+            if done != sum(map(len, views)):
+                try:
+                    self.write(views, offset)
+                except DeviceError as error:
+                    failed.append((write, error))
+        return failed
+
+    def _write_at_once(self, writes: Sequence[Write]) -> list[int]:
+        """How many bytes of each were written, less than none where that failed."""
+        if self._aio is None and self._has_aio:
+            try:
+                # Not before the server has gone into the background: the kernel keeps it for a process.
+                self._aio = KernelAio(self.bulk_depth)
+            except OSError:
+                self._has_aio = False
+        if self._aio is None:
+            return [-1] * len(writes)
+        return self._aio.write(self._direct_fd if self._direct_fd >= 0 else self._fd, writes)
+
     def sync(self) -> None:
         try:
             os.fdatasync(self._fd)
@@ -330,6 +370,9 @@ class FileDevice:
         return os.path.samestat(mine, other)
 
     def close(self) -> None:
+        if self._aio:
+            self._aio.close()
+            self._aio, self._has_aio = None, False
         for fd in (self._fd, self._direct_fd):
             if fd >= 0:
                 # Network and FUSE file systems report here what goes wrong now; all that matters was synced before.

@@ -16,6 +16,7 @@ from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
 _RUN_PAGES = 256
 """Pages that one write to the origin carries at most (1 MiB)."""
+_REGION_SHIFT = 12
 _ZERO_PAGE_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))
 
 
@@ -38,12 +39,27 @@ class Clear(NamedTuple):
         return range(self.block, self.block + self.block_count)
 
 
-def _pieces(items: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """The items, a few at a time, with room for requests in between."""
-    for start in range(0, len(items), PIECE_PAGES):
+def _pieces(blocks: list[int]) -> Iterator[list[int]]:
+    """The blocks, a few at a time, with room for requests in between."""
+    for start in range(0, len(blocks), PIECE_PAGES):
         if start:
             let_requests_run()
-        yield items[start : start + PIECE_PAGES]
+        yield blocks[start : start + PIECE_PAGES]
+
+
+def _in_order(blocks: list[int]) -> Iterator[int]:
+    """The blocks sorted, by regions: sorting tens of thousands at once would keep the interpreter for long."""
+    regions: dict[int, list[int]] = {}
+    for piece in _pieces(blocks):
+        for block in piece:
+            regions.setdefault(block >> _REGION_SHIFT, []).append(block)
+    since_pause = 0
+    for region in sorted(regions):
+        yield from sorted(regions[region])
+        since_pause += len(regions[region])
+        if since_pause >= PIECE_PAGES:
+            since_pause = 0
+            let_requests_run()
 
 
 class DestageBatch:
@@ -93,36 +109,40 @@ class DestageBatch:
 
     def bad_pages(self) -> list[tuple[int, int]]:
         """(LSN, block), in LSN order, of the pages to write whose checksum does not match."""
-        image, sums, start = self._image, self._sums, self.start_lsn
+        image, sums, newest = self._image, self._sums, self._newest
         bad: list[tuple[int, int]] = []
-        for piece in _pieces(list(self._newest.items())):
-            bad += [
-                (start + index, block)
-                for block, index in piece
-                if xxh3_64_intdigest(image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT]) != sums[index]
-            ]
+        for piece in _pieces(list(newest)):
+            indexes = [newest[block] for block in piece]
+            pages = [image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT] for index in indexes]
+            if list(map(xxh3_64_intdigest, pages)) != [sums[index] for index in indexes]:
+                bad += [
+                    (self.start_lsn + index, block)
+                    for block, index, page in zip(piece, indexes, pages, strict=True)
+                    if xxh3_64_intdigest(page) != sums[index]
+                ]
         return sorted(bad)
 
     def leave_out(self, block: int) -> None:
         """Do not write a block."""
         del self._newest[block]
 
-    def runs(self, origin_bytes: int) -> list[Run]:
+    def runs(self, origin_bytes: int) -> Iterator[Run]:
         """Writes in order of blocks, neighbours merged, cut at the end of the origin."""
-        image = self._image
-        runs: list[Run] = []
+        image, newest = self._image, self._newest
         views: list[memoryview] = []
-        expected = -1
-        for piece in _pieces(sorted(self._newest.items())):
-            for block, index in piece:
-                if block != expected or len(views) == _RUN_PAGES:
-                    views = []
-                    runs.append(Run(block << PAGE_SHIFT, views))
-                views.append(image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT])
-                expected = block + 1
-        if expected << PAGE_SHIFT > origin_bytes:
-            views[-1] = views[-1][: origin_bytes - (expected - 1 << PAGE_SHIFT)]
-        return runs
+        first = following = -1
+        for block in _in_order(list(newest)):
+            if block != following or len(views) == _RUN_PAGES:
+                if views:
+                    yield Run(first << PAGE_SHIFT, views)
+                first, views = block, []
+            index = newest[block]
+            views.append(image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT])
+            following = block + 1
+        if following << PAGE_SHIFT > origin_bytes:
+            views[-1] = views[-1][: origin_bytes - (following - 1 << PAGE_SHIFT)]
+        if views:
+            yield Run(first << PAGE_SHIFT, views)
 
     def new_checksum(self) -> Callable[[int], int | None]:
         """A function from block to the checksum of what this batch leaves there, None where it leaves it alone."""

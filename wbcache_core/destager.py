@@ -33,7 +33,7 @@ from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
 _log = logging.getLogger("wbcache")
 
-_BATCH_PAGES = 16384
+_BATCH_PAGES = 32768
 _FOREVER = float("inf")
 _IDLE_SECONDS = 1.0
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.1, 10.0
@@ -41,7 +41,7 @@ _SWEEP_REGIONS = 32
 
 
 def batch_lsns(data_pages: int) -> int:
-    """A batch is at most 64 MiB, and at most an eighth of the log so that space comes back steadily."""
+    """A batch is at most 128 MiB, and at most an eighth of the log so that space comes back steadily."""
     return max(min(_BATCH_PAGES, data_pages // 8), MAX_SEGMENT_PAGES)
 
 

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Carries one batch to the origin: ranges first, then pages in order of blocks, several in flight, then a sync.
 
-A fast origin is written by the calling thread alone; handing work to other
-threads pays only where a write takes longer than the hand-over.
+A fast origin is written by the calling thread alone, many requests in a call where it takes them so;
+handing work to other threads pays only where a write takes longer than the hand-over.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 
-from wbcache_core.block_device import Device, PipelinedDevice, Write
+from wbcache_core.block_device import BulkDevice, Device, PipelinedDevice, Write
 from wbcache_core.destage_batch import Clear, DestageBatch
 from wbcache_core.errors import DeviceError, DeviceLostError, StoppedError
 from wbcache_core.units import MIB, PAGE_SHIFT
@@ -20,6 +21,11 @@ _SLOW_WRITE_SECONDS = 0.0003
 _TRIALS = 4
 _CLEAR_BLOCKS = 64 * MIB >> PAGE_SHIFT
 """One call zeroes at most this much: where the origin has no such call, zeros are written, and a stop has to wait."""
+
+_BULK_PAGES = 1024
+"""One call writes at most this much (4 MiB): a stop waits for it."""
+_PART_RUNS = 4096
+"""Writes to a fast origin are made ready a few at a time: looking through all of them for garbage would take long."""
 
 _RETRY_PAUSES = (0.05, 0.2, 0.5)
 """Seconds before what failed is tried again, before the whole batch is given up and repeated later."""
@@ -54,6 +60,7 @@ class OriginWriter:
         self._depth = depth
         self._should_stop = should_stop
         self._pipelined = origin if isinstance(origin, PipelinedDevice) else None
+        self._bulk = origin if isinstance(origin, BulkDevice) else None
         self._pool: ThreadPoolExecutor | None = None
         self.origin_bytes = origin.size
 
@@ -63,12 +70,12 @@ class OriginWriter:
         Raises DeviceError, and StoppedError when should_stop(); either leaves the origin in between.
         """
         clears = deque(self._clear_tasks(batch.clears))
-        runs: deque[_Task] = deque(
-            [_WriteTask(self._origin, run) for run in batch.runs(self._origin.size)]
-        )
-        total = len(clears) + len(runs)
+        total = len(clears)
         self._perform(clears)
-        self._perform(runs)
+        runs = batch.runs(self._origin.size)
+        while tasks := self._write_tasks(islice(runs, _PART_RUNS if self._bulk else None)):
+            total += len(tasks)
+            self._perform(tasks)
         self._origin.sync()
         return total
 
@@ -76,6 +83,9 @@ class OriginWriter:
         """End the helper threads."""
         if self._pool:
             self._pool.shutdown()
+
+    def _write_tasks(self, runs: Iterable[Write]) -> deque[_Task]:
+        return deque([_WriteTask(self._origin, run) for run in runs])
 
     def _clear_tasks(self, clears: list[Clear]) -> list[_Task]:
         tasks: list[_Task] = []
@@ -109,6 +119,7 @@ class OriginWriter:
             if self._is_slow(tasks, failed) and self._depth > 1:
                 self._attempt_in_parallel(tasks, failed)
                 break
+            self._attempt_in_bulk(tasks, failed)
         return failed
 
     def _is_slow(self, tasks: deque[_Task], failed: list[_Failure]) -> bool:
@@ -132,6 +143,23 @@ class OriginWriter:
     def _check_not_stopping(self) -> None:
         if self._should_stop():
             raise StoppedError("destaging was interrupted by the server's shutdown")
+
+    def _attempt_in_bulk(self, tasks: deque[_Task], failed: list[_Failure]) -> None:
+        """As many of the next writes as the origin takes in one call, if it does."""
+        if self._bulk is None:
+            return
+        self._check_not_stopping()
+        writes: list[Write] = []
+        pages = 0
+        while tasks and len(writes) < self._bulk.bulk_depth and pages < _BULK_PAGES:
+            task = tasks[0]
+            if not isinstance(task, _WriteTask):
+                return
+            writes.append(task.run)
+            pages += len(task.run[1])
+            tasks.popleft()
+        for run, error in self._bulk.write_bulk(writes):
+            _note_failure(_WriteTask(self._origin, run), error, failed)
 
     def _attempt_in_parallel(self, tasks: deque[_Task], failed: list[_Failure]) -> None:
         if not tasks:

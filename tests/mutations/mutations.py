@@ -160,9 +160,26 @@ MUTATIONS = (
         "clears-after-pages",
         "trims and zeros of a batch are carried out after its pages",
         "origin_writer.py",
-        "        self._perform(clears)\n        self._perform(runs)",
-        "        self._perform(runs)\n        self._perform(clears)",
+        "            self._perform(tasks)\n        self._origin.sync()",
+        "            self._perform(tasks)\n        self._perform(deque(self._clear_tasks(batch.clears)))\n"
+        "        self._origin.sync()",
         "tests/unit/test_origin_writer.py",
+    ),
+    Mutation(
+        "bulk-failures-are-forgotten",
+        "a write that fails in a call with many counts as done",
+        "origin_writer.py",
+        "        for run, error in self._bulk.write_bulk(writes):\n            _note_failure(",
+        "        for run, error in self._bulk.write_bulk(writes)[:0]:\n            _note_failure(",
+        "tests/unit/test_origin_writer.py",
+    ),
+    Mutation(
+        "bulk-short-writes-count",
+        "a write that the kernel cuts short in a call with many counts as whole",
+        "block_device.py",
+        "            if done != sum(map(len, views)):",
+        "            if done <= 0:",
+        "tests/unit/test_kernel_aio.py",
     ),
     Mutation(
         "trim-forgets-older-pages",

@@ -91,7 +91,7 @@ def test_a_batch_leaves_what_a_replay_leaves(segments):
 @given(SEGMENTS)
 def test_runs_are_sorted_merged_and_apart(segments):
     batch = build(segments)
-    runs = batch.runs(2 * BLOCKS * PAGE_BYTES)
+    runs = list(batch.runs(2 * BLOCKS * PAGE_BYTES))
     assert sum(len(run.views) for run in runs) == len(batch)
     for before, after in pairwise(runs):
         assert before.offset + sum(map(len, before.views)) < after.offset
@@ -126,7 +126,7 @@ def test_a_page_written_before_a_clear_is_not_written_and_one_after_it_is():
 def test_a_clear_of_a_whole_disk_takes_no_time():
     batch = build([[(PAGE, block, 1) for block in range(100)], [(TRIM, 10, 2**50)], [(ZERO, 0, 2**50)]])
     assert len(batch) == 0
-    assert batch.runs(2**62) == []
+    assert list(batch.runs(2**62)) == []
 
 
 def test_bad_pages_are_those_that_would_be_written():

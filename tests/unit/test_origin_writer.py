@@ -44,9 +44,25 @@ class Recorder(SimulatedDisk):
         self.calls.append(call)
 
 
-@pytest.fixture(params=[0.0, 0.001], ids=["fast", "slow"])
+class BulkRecorder(Recorder):
+    """Takes some writes in a call; `in_bulk` counts them."""
+
+    bulk_depth, in_bulk = 4, 0
+
+    def write_bulk(self, writes):
+        failed = []
+        for offset, views in writes:
+            self.in_bulk += 1
+            try:
+                self.write(views, offset)
+            except DeviceError as error:
+                failed.append(((offset, views), error))
+        return failed
+
+
+@pytest.fixture(params=["fast", "slow", "bulk"])
 def origin(request):
-    return Recorder(request.param)
+    return {"fast": Recorder, "slow": lambda: Recorder(0.001), "bulk": BulkRecorder}[request.param]()
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +100,41 @@ def test_only_an_origin_slower_than_a_limit_gets_more_than_one_thread(monkeypatc
     assert (len(origin.threads) > 1) == several
     assert len(origin.threads) <= 1 + 4
     writer.close()
+
+
+@pytest.mark.parametrize(("slow_seconds", "writes_in_bulk"), [(1000.0, 46), (0.0, 0)])
+def test_only_a_quick_origin_gets_many_writes_in_a_call(monkeypatch, slow_seconds, writes_in_bulk):
+    """Of 94 writes it gets by turns four alone and four at once."""
+    monkeypatch.setattr(origin_writer, "_SLOW_WRITE_SECONDS", slow_seconds)
+    origin = BulkRecorder()
+    writer = make_writer(origin)
+    writer.write(build(SPREAD))
+    assert [verb for verb, _, _ in origin.calls].count("write") == 94
+    assert origin.in_bulk == writes_in_bulk
+    assert origin.durable == expected_content()
+    writer.close()
+
+
+def test_one_call_writes_only_so_much(monkeypatch):
+    monkeypatch.setattr(origin_writer, "_BULK_PAGES", 20)
+    origin = BulkRecorder()
+    lengths = []
+
+    def write_bulk(writes):
+        lengths.append([sum(map(len, views)) // PAGE_BYTES for _, views in writes])
+        return []
+
+    monkeypatch.setattr(origin, "write_bulk", write_bulk)
+    make_writer(origin).write(build([[(PAGE, start + page, 1) for start in range(0, 200, 10) for page in range(9)]]))
+    assert lengths == [[9, 9, 9], [9, 9, 9], [9, 9]]
+
+
+def test_a_batch_is_made_ready_in_parts(monkeypatch):
+    monkeypatch.setattr(origin_writer, "_PART_RUNS", 7)
+    origin = BulkRecorder()
+    assert make_writer(origin).write(build(SPREAD)) == len(origin.calls) - 1
+    assert origin.durable == expected_content()
+    assert [verb for verb, _, _ in origin.calls].count("sync") == 1
 
 
 def test_depth_one_is_one_request_at_a_time():
