@@ -148,7 +148,6 @@ class OriginWriter:
         """As many of the next writes as the origin takes in one call, if it does."""
         if self._bulk is None:
             return
-        self._check_not_stopping()
         writes: list[Write] = []
         pages = 0
         while tasks and len(writes) < self._bulk.bulk_depth and pages < _BULK_PAGES:
@@ -158,6 +157,9 @@ class OriginWriter:
             writes.append(task.run)
             pages += len(task.run[1])
             tasks.popleft()
+        if not writes:
+            return
+        self._check_not_stopping()
         for run, error in self._bulk.write_bulk(writes):
             _note_failure(_WriteTask(self._origin, run), error, failed)
 

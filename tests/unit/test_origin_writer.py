@@ -115,6 +115,40 @@ def test_only_a_quick_origin_gets_many_writes_in_a_call(monkeypatch, slow_second
     writer.close()
 
 
+@pytest.mark.parametrize("failures", [1, 2, 100])
+def test_what_fails_among_many_is_repeated_and_told_of(monkeypatch, failures):
+    origin = BulkRecorder()
+    write, refused = origin.write, []
+
+    def write_bulk(writes):
+        *others, last = writes
+        for offset, views in others:
+            write(views, offset)
+        refused.append(last[0])
+        return [(last, DeviceError("refused"))]
+
+    def write_alone(views, offset):
+        if refused.count(offset) and len(alone) < failures:
+            alone.append(offset)
+            raise DeviceError("refused once more")
+        write(views, offset)
+
+    alone = []
+    monkeypatch.setattr(origin, "write_bulk", write_bulk)
+    monkeypatch.setattr(origin, "write", write_alone)
+    writer = make_writer(origin)
+    if failures == 100:
+        with pytest.raises(DeviceError, match="refused"):
+            writer.write(build(SPREAD))
+        assert "sync" not in [verb for verb, _, _ in origin.calls]
+    else:
+        writer.write(build(SPREAD))
+        assert origin.durable == expected_content()
+        assert len(set(refused)) == 12
+        assert len(alone) == failures
+    writer.close()
+
+
 def test_one_call_writes_only_so_much(monkeypatch):
     monkeypatch.setattr(origin_writer, "_BULK_PAGES", 20)
     origin = BulkRecorder()
