@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from wbcache_core.errors import ConfigError, DeviceError, DeviceInUseError
-from wbcache_core.kernel_aio import KernelAio
+from wbcache_core.kernel_aio import NOT_TAKEN, KernelAio
 from wbcache_core.units import MIB, PAGE_BYTES
 
 Extent = tuple[int, int, bool, bool]
@@ -99,7 +99,7 @@ class BulkDevice(Device, Protocol):
     """A device that takes many writes in one call."""
 
     bulk_depth: int
-    """So many at most."""
+    """So many at most; 0 where it turns out that it does not."""
 
     def write_bulk(self, writes: Sequence[Write]) -> list[tuple[Write, DeviceError]]:
         """Carry out all writes, from writable memory, and return those that failed. Durable only after sync()."""
@@ -140,7 +140,6 @@ class FileDevice:
         self._direct_fd = -1
         self.bulk_depth = _BULK_DEPTH
         self._aio: KernelAio | None = None  # of the thread that uses write_bulk()
-        self._has_aio = True
         try:
             self._lock()
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
@@ -268,7 +267,9 @@ class FileDevice:
         failed: list[tuple[Write, DeviceError]] = []
         for write, done in zip(writes, self._write_at_once(writes), strict=True):
             offset, views = write
-            if done != sum(map(len, views)):
+            if done < 0 and done != NOT_TAKEN:
+                failed.append((write, self._error("write to", OSError(-done, os.strerror(-done)))))
+            elif done != sum(map(len, views)):
                 try:
                     self.write(views, offset)
                 except DeviceError as error:
@@ -276,15 +277,15 @@ class FileDevice:
         return failed
 
     def _write_at_once(self, writes: Sequence[Write]) -> list[int]:
-        """How many bytes of each were written, less than none where that failed."""
-        if self._aio is None and self._has_aio:
+        """What KernelAio.write() returns."""
+        if self._aio is None and self.bulk_depth:
             try:
                 # Not before the server has gone into the background: the kernel keeps it for a process.
                 self._aio = KernelAio(self.bulk_depth)
             except OSError:
-                self._has_aio = False
+                self.bulk_depth = 0
         if self._aio is None:
-            return [-1] * len(writes)
+            return [NOT_TAKEN] * len(writes)
         return self._aio.write(self._direct_fd if self._direct_fd >= 0 else self._fd, writes)
 
     def sync(self) -> None:
@@ -370,9 +371,10 @@ class FileDevice:
         return os.path.samestat(mine, other)
 
     def close(self) -> None:
-        if self._aio:
-            self._aio.close()
-            self._aio, self._has_aio = None, False
+        aio, self._aio, self.bulk_depth = self._aio, None, 0
+        if aio:
+            with contextlib.suppress(OSError):
+                aio.close()
         for fd in (self._fd, self._direct_fd):
             if fd >= 0:
                 # Network and FUSE file systems report here what goes wrong now; all that matters was synced before.

@@ -28,6 +28,8 @@ _IOVEC = struct.Struct("<QQ")
 _EVENT = struct.Struct("<QQqq")
 """struct io_event: data, obj, res, res2."""
 _PWRITEV = 8
+NOT_TAKEN = -errno.ECANCELED
+"""What a write counts as that the kernel did not take at all."""
 assert (_IOCB.size, _IOVEC.size, _EVENT.size) == (64, 16, 32)
 
 _Write = tuple[int, list[memoryview]]
@@ -50,16 +52,19 @@ class KernelAio:
         self._events = ctypes.create_string_buffer(_EVENT.size * depth)
         start = ctypes.addressof(self._iocbs)
         self._pointers = (ctypes.c_uint64 * depth)(*range(start, start + len(self._iocbs), _IOCB.size))
+        self._first_number = 0
+        """Of the present call's writes: an event that an interrupted call left behind cannot pass for one of them."""
         self._context = ctypes.c_ulong(0)
         _call(self._setup, depth, ctypes.addressof(self._context))
 
     def write(self, fd: int, writes: Sequence[_Write]) -> list[int]:
         """Carry out at most `depth` writes from writable memory; returns what each came to: bytes, or an errno below 0.
 
-        Those that the kernel does not take at all count as ECANCELED.
+        Those that the kernel does not take at all are NOT_TAKEN.
         """
+        self._first_number += len(writes)
         iovecs = self._fill(fd, writes)
-        results = [-errno.ECANCELED] * len(writes)
+        results = [NOT_TAKEN] * len(writes)
         submitted = 0
         try:
             # Refused is the first one left over. Whoever repeats it alone is told why.
@@ -77,10 +82,10 @@ class KernelAio:
         iovecs = ctypes.create_string_buffer(_IOVEC.size * sum(len(views) for _, views in writes))
         start, at = ctypes.addressof(iovecs), 0
         first_byte, address = ctypes.c_char.from_buffer, ctypes.addressof
-        for number, (offset, views) in enumerate(writes):
+        for index, (offset, views) in enumerate(writes):
             _IOCB.pack_into(
-                self._iocbs, number * _IOCB.size,
-                number, 0, 0, _PWRITEV, 0, fd, start + at, len(views), offset, 0, 0, 0,
+                self._iocbs, index * _IOCB.size,
+                self._first_number + index, 0, 0, _PWRITEV, 0, fd, start + at, len(views), offset, 0, 0, 0,
             )  # fmt: skip
             for view in views:
                 _IOVEC.pack_into(iovecs, at, address(first_byte(view)), len(view))
@@ -93,8 +98,10 @@ class KernelAio:
             events = ctypes.addressof(self._events)
             found = _call(self._getevents, self._context.value, count, count, events, None)
             for number, _, result, _ in _EVENT.iter_unpack(self._events.raw[: found * _EVENT.size]):
-                results[number] = result
-            count -= found
+                index = number - self._first_number
+                if index >= 0:
+                    results[index] = result
+                    count -= 1
 
     def close(self) -> None:
         """Give the queue back to the kernel."""

@@ -23,7 +23,7 @@ _CLEAR_BLOCKS = 64 * MIB >> PAGE_SHIFT
 """One call zeroes at most this much: where the origin has no such call, zeros are written, and a stop has to wait."""
 
 _BULK_PAGES = 1024
-"""One call writes at most this much (4 MiB): a stop waits for it."""
+"""After this much (4 MiB) one call gets no further write: a stop waits for it."""
 _PART_RUNS = 4096
 """Writes to a fast origin are made ready a few at a time: looking through all of them for garbage would take long."""
 
@@ -116,10 +116,11 @@ class OriginWriter:
         """Every task once; returns those that failed. Empties tasks."""
         failed: list[_Failure] = []
         while tasks:
-            if self._is_slow(tasks, failed) and self._depth > 1:
+            if not self._is_slow(tasks, failed):
+                self._attempt_in_bulk(tasks, failed)
+            elif self._depth > 1:
                 self._attempt_in_parallel(tasks, failed)
                 break
-            self._attempt_in_bulk(tasks, failed)
         return failed
 
     def _is_slow(self, tasks: deque[_Task], failed: list[_Failure]) -> bool:
@@ -153,7 +154,7 @@ class OriginWriter:
         while tasks and len(writes) < self._bulk.bulk_depth and pages < _BULK_PAGES:
             task = tasks[0]
             if not isinstance(task, _WriteTask):
-                return
+                break
             writes.append(task.run)
             pages += len(task.run[1])
             tasks.popleft()

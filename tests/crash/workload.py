@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tests.crash.oracle import PAGE, SECTOR, SECTORS, content
 from tests.crash.snapshot_clients import SnapshotReader, Tagger
+from tests.support.bulk_writes import BulkWrites
 from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
 from tests.support.simulated_threads import Simulation
 from wbcache_core.cache import Cache
@@ -139,6 +140,10 @@ class SessionClient:
             session.claim(tuple(steps), level)
 
 
+class BulkDisk(BulkWrites, SimulatedDisk):
+    """An origin as files are."""
+
+
 class Session:
     """A cache from start to its end. `images` are log and origin before it; `oracle` goes on with its history."""
 
@@ -187,8 +192,10 @@ class Session:
     def _main(self):
         latencies = (self.scenario.log_latency, self.scenario.origin_latency)
         log, origin = (
-            SimulatedDisk(image, name, self.journal, number, self._pause_of(latencies[number]))
-            for number, (name, image) in enumerate(zip(("log", "origin"), self.images, strict=True))
+            make(image, name, self.journal, number, self._pause_of(latencies[number]))
+            for number, (make, name, image) in enumerate(
+                zip((SimulatedDisk, BulkDisk), ("log", "origin"), self.images, strict=True)
+            )
         )  # fmt: skip
         self.cache = Cache(self.config, origin=origin, log=log)
         self.cache.activate()

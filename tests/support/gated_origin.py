@@ -5,13 +5,14 @@ import threading
 import time
 from concurrent.futures import Future
 
+from tests.support.bulk_writes import BulkWrites
 from wbcache_core.block_device import FileDevice
 from wbcache_core.errors import DeviceError, WbcacheError
 
 PATIENCE_S = 40
 
 
-class GatedOrigin(FileDevice):
+class GatedOrigin(BulkWrites, FileDevice):
     """A read is held up, after it has read, while `read_gate` is closed; a write, before it writes, by `write_gate`."""
 
     def __init__(self, path):

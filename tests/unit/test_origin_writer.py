@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.support.bulk_writes import BulkWrites
 from tests.support.simulated_disk import SimulatedDisk
 from tests.unit.test_destage_batch import START_LSN, build, replay
 from wbcache_core import origin_writer
@@ -44,20 +45,8 @@ class Recorder(SimulatedDisk):
         self.calls.append(call)
 
 
-class BulkRecorder(Recorder):
-    """Takes some writes in a call; `in_bulk` counts them."""
-
-    bulk_depth, in_bulk = 4, 0
-
-    def write_bulk(self, writes):
-        failed = []
-        for offset, views in writes:
-            self.in_bulk += 1
-            try:
-                self.write(views, offset)
-            except DeviceError as error:
-                failed.append(((offset, views), error))
-        return failed
+class BulkRecorder(BulkWrites, Recorder):
+    """Takes some writes in a call."""
 
 
 @pytest.fixture(params=["fast", "slow", "bulk"])
@@ -147,6 +136,22 @@ def test_what_fails_among_many_is_repeated_and_told_of(monkeypatch, failures):
         assert len(set(refused)) == 12
         assert len(alone) == failures
     writer.close()
+
+
+def test_depth_one_on_a_slow_origin_is_one_request_at_a_time_even_so(monkeypatch):
+    monkeypatch.setattr(origin_writer, "_SLOW_WRITE_SECONDS", 0.0)
+    origin = BulkRecorder()
+    make_writer(origin, depth=1).write(build(SPREAD))
+    assert origin.in_bulk == 0
+    assert origin.durable == expected_content()
+
+
+def test_an_origin_that_takes_no_more_of_them_is_written_alone(monkeypatch):
+    origin = BulkRecorder()
+    monkeypatch.setattr(origin, "bulk_depth", 0)
+    make_writer(origin).write(build(SPREAD))
+    assert origin.in_bulk == 0
+    assert origin.durable == expected_content()
 
 
 def test_one_call_writes_only_so_much(monkeypatch):
