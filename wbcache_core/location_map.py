@@ -6,9 +6,10 @@ of data), or an LSN with ZERO_FLAG (reads as zeros since that LSN) and perhaps
 HOLE_FLAG (it was a trim). A leaf is one of three:
 
 - one number, where a single trim or zero covers the whole region;
-- sparse: a sorted array of words, index << 55 | LSN, for up to 128 pages of
-  data and nothing else. Single writes all over a large volume leave few
-  blocks in each region: 8 bytes a block instead of 4 KiB a region;
+- sparse: a sorted array of words, one for each of up to 128 blocks: index << 55,
+  the entry's two flags in the next bits, and the LSN. Small requests all over a
+  large volume leave few blocks in each region: 8 bytes a block instead of
+  4 KiB a region;
 - dense: an array of 512 entries.
 
 Costs: get and set in a dense leaf are two subscripts, O(1), in a sparse one a
@@ -30,10 +31,14 @@ HOLE_FLAG = 1 << 62
 LSN_MASK = HOLE_FLAG - 1
 
 SPARSE_BLOCKS = 128
-"""More pages than this make a leaf dense."""
+"""More blocks than this make a leaf dense."""
 _INDEX_SHIFT = 64 - REGION_SHIFT
 _WORD_MASK = (1 << _INDEX_SHIFT) - 1
-"""The LSN in a word of a sparse leaf: 2**55 pages are more than any device lives to write."""
+"""The flags and the LSN in a word of a sparse leaf."""
+_WORD_LSN_MASK = LSN_MASK >> REGION_SHIFT
+"""The LSN alone: 2**53 pages are more than any device lives to write."""
+_WORD_FLAGS = _WORD_MASK - _WORD_LSN_MASK
+_NEXT_BLOCK = 1 << _INDEX_SHIFT
 
 _EMPTY_LEAF = array("Q", bytes(8 * REGION_BLOCKS))
 
@@ -48,16 +53,27 @@ def _newest(leaf: "int | array[int]") -> int:
     if isinstance(leaf, int):
         return leaf & LSN_MASK
     if len(leaf) < REGION_BLOCKS:
-        return max(map(_WORD_MASK.__and__, leaf))
+        return max(map(_WORD_LSN_MASK.__and__, leaf))
     highest = max(leaf)
     return highest if highest <= LSN_MASK else max(map(LSN_MASK.__and__, leaf))
 
 
-def _unpacked(words: "array[int]") -> "array[int]":
-    """The 512 entries of a sparse leaf."""
-    entries = _EMPTY_LEAF[:]
-    for word in words:
-        entries[word >> _INDEX_SHIFT] = word & _WORD_MASK
+def _word_of(entry: int) -> int:
+    """An entry as in a word of a sparse leaf, without the index. Its LSN is at most _WORD_LSN_MASK."""
+    return entry & LSN_MASK | (entry & ~LSN_MASK) >> REGION_SHIFT
+
+
+def _entry_of(word: int) -> int:
+    """The entry in a word of a sparse leaf."""
+    return word & _WORD_LSN_MASK | (word & _WORD_FLAGS) << REGION_SHIFT
+
+
+def _unpacked(words: "array[int]", first: int, count: int) -> "array[int]":
+    """Some of the 512 entries of a sparse leaf, from index first on."""
+    entries = _EMPTY_LEAF[:count]
+    low = bisect_left(words, first << _INDEX_SHIFT)
+    for word in words[low : bisect_left(words, first + count << _INDEX_SHIFT, low)]:
+        entries[(word >> _INDEX_SHIFT) - first] = _entry_of(word)
     return entries
 
 
@@ -83,7 +99,8 @@ class LocationMap:
         index = block & REGION_MASK
         at = bisect_left(leaf, index << _INDEX_SHIFT)
         if at < len(leaf) and leaf[at] >> _INDEX_SHIFT == index:
-            return leaf[at] & _WORD_MASK
+            word = leaf[at] & _WORD_MASK
+            return word if word <= _WORD_LSN_MASK else _entry_of(word)
         return 0
 
     def entries(self, block: int, count: int) -> "array[int]":
@@ -100,7 +117,7 @@ class LocationMap:
             elif length == 1:
                 found.append(self._look_up(block))
             else:
-                found.extend(_unpacked(leaf)[index : index + length])
+                found.extend(_unpacked(leaf, index, length))
             block += length
             count -= length
         return found
@@ -119,7 +136,7 @@ class LocationMap:
         leaf = self.regions.get(region)
         if leaf is None:
             leaf = self.regions[region] = array("Q")
-        if isinstance(leaf, int) or len(leaf) == SPARSE_BLOCKS or lsn > _WORD_MASK:
+        if isinstance(leaf, int) or len(leaf) == SPARSE_BLOCKS or lsn > _WORD_LSN_MASK:
             self._dense_leaf(region)[index] = lsn
             return
         word = index << _INDEX_SHIFT
@@ -133,7 +150,7 @@ class LocationMap:
         """Blocks of data, each with its LSN: as set_page() for each, and faster where they are many."""
         blocks = sorted(newest)
         lsns = list(map(newest.__getitem__, blocks))
-        most = SPARSE_BLOCKS if max(lsns, default=0) <= _WORD_MASK else 0
+        most = SPARSE_BLOCKS if max(lsns, default=0) <= _WORD_LSN_MASK else 0
         fresh: dict[int, int | array[int]] = {}
         at = 0
         while at < len(blocks):
@@ -157,7 +174,8 @@ class LocationMap:
         while count:
             index = block & REGION_MASK
             length = min(count, REGION_BLOCKS - index)
-            self._dense_leaf(block >> REGION_SHIFT)[index : index + length] = array("Q", range(lsn, lsn + length))
+            if not self._splice(block, length, lsn, 1):
+                self._dense_leaf(block >> REGION_SHIFT)[index : index + length] = array("Q", range(lsn, lsn + length))
             block += length
             lsn += length
             count -= length
@@ -171,10 +189,34 @@ class LocationMap:
             if length == REGION_BLOCKS:
                 self.regions[region] = entry
                 self._dense.pop(region, None)
-            else:
+            elif not self._splice(block, length, entry, 0):
                 self._dense_leaf(region)[index : index + length] = array("Q", [entry]) * length
             block += length
             count -= length
+
+    def _splice(self, block: int, count: int, entry: int, step: int) -> bool:
+        """Put count blocks of one region in its sparse leaf, each entry `step` more than the last.
+
+        Returns False if that leaf is not sparse, or would have too many blocks for it.
+        """
+        region = block >> REGION_SHIFT
+        if count > SPARSE_BLOCKS or region in self._dense or (entry & LSN_MASK) + count > _WORD_LSN_MASK:
+            return False
+        index = block & REGION_MASK
+        first, between = index << _INDEX_SHIFT | _word_of(entry), _NEXT_BLOCK + step
+        words = array("Q", range(first, first + count * between, between))
+        leaf = self.regions.get(region)
+        if leaf is None:
+            self.regions[region] = words
+            return True
+        if isinstance(leaf, int):
+            return False
+        low = bisect_left(leaf, index << _INDEX_SHIFT)
+        high = bisect_left(leaf, index + count << _INDEX_SHIFT, low)
+        if len(leaf) + count - (high - low) > SPARSE_BLOCKS:
+            return False
+        leaf[low:high] = words
+        return True
 
     def _dense_leaf(self, region: int) -> "array[int]":
         """The leaf of a region as a dense one."""
@@ -184,7 +226,7 @@ class LocationMap:
             if isinstance(leaf, int):
                 dense = array("Q", [leaf]) * REGION_BLOCKS if leaf else _EMPTY_LEAF[:]
             else:
-                dense = _unpacked(leaf)
+                dense = _unpacked(leaf, 0, REGION_BLOCKS)
             self.regions[region] = self._dense[region] = dense
         return dense
 
@@ -217,7 +259,6 @@ class LocationMap:
             if not isinstance(leaf, int) and not is_dense:
                 indices = [word >> _INDEX_SHIFT for word in leaf]
                 assert 0 < len(leaf) <= SPARSE_BLOCKS and indices == sorted(set(indices))
-                continue
-            for entry in [leaf] if isinstance(leaf, int) else leaf:
+            for entry in [leaf] if isinstance(leaf, int) else leaf if is_dense else map(_entry_of, leaf):
                 assert not entry & HOLE_FLAG or entry & ZERO_FLAG
         assert self._dense.keys() <= self.regions.keys()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the dirty part of the log holds, in memory: enough to build the map of any past moment without reading it.
 
-A segment of neighbouring blocks takes 16 bytes, any other 16 bytes and 4 for
-each page (8 on volumes of 16 TiB and more); one with trims or zeros 16 bytes
-an entry. Segments below `destaged` are dropped.
+A segment of neighbouring blocks takes 16 bytes; any other 16 bytes and 4 for
+each page, or 8 for each run of neighbours where that is less (twice as much on
+volumes of 16 TiB and more); one with trims or zeros 16 bytes an entry. Segments
+below `destaged` are dropped.
 
 Callers of append(), drop_below() and between() hold the volume lock. What
 between() returns is replayed without it: entries are only ever added behind.
@@ -13,6 +14,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import sub
 from typing import NamedTuple
 
 from wbcache_core.location_map import HOLE_FLAG, ZERO_FLAG, LocationMap
@@ -23,6 +25,8 @@ _RUN = 1 << 63
 """In `starts`: the segment is one run of neighbouring blocks, and the rest of the number is the first."""
 _MIXED = 1 << 62
 """In `starts`: the segment has range entries and is in `mixed`."""
+_RUNS = 1 << 61
+"""In `starts`: what is in `blocks` are several runs, the first block and the number of blocks of each."""
 _SMALL_BLOCKS = 1 << 32
 _LARGEST_DICT = 1 << 20
 """About so many blocks are sorted at once: a hundred bytes each while a map is built."""
@@ -98,7 +102,7 @@ def _replay(
         count = bounds[index + 1] - lsn
         if start >= _RUN and count == 1:
             newest[start - _RUN] = lsn
-        elif start < _MIXED:
+        elif start < _RUNS:
             newest.update(zip(chunk.blocks[start : start + count], range(lsn, lsn + count), strict=True))
         else:
             # These cover what came before.
@@ -106,11 +110,21 @@ def _replay(
             newest.clear()
             if start >= _RUN:
                 locations.set_run(start - _RUN, count, lsn)
+            elif start < _MIXED:
+                _replay_runs(chunk.blocks, start - _RUNS, lsn, lsn + count, locations)
             else:
                 _replay_mixed(*chunk.mixed[start - _MIXED], lsn - 1, locations)
     if len(newest) > _LARGEST_DICT:
         locations.set_pages(newest)
         newest.clear()
+
+
+def _replay_runs(blocks: "array[int]", at: int, lsn: int, end: int, locations: LocationMap) -> None:
+    while lsn < end:
+        count = blocks[at + 1]
+        locations.set_run(blocks[at], count, lsn)
+        lsn += count
+        at += 2
 
 
 def _replay_mixed(heads: "array[int]", arguments: "array[int]", lsn: int, locations: LocationMap) -> None:
@@ -140,14 +154,26 @@ class RecordIndex:
         elif page_count != len(heads):
             start = _MIXED | len(chunk.mixed)
             chunk.mixed.append((array("Q", heads), array("Q", arguments)))
-        elif heads and heads[-1] - heads[0] == page_count - 1 and tuple(heads) == (*range(heads[0], heads[-1] + 1),):
-            start = _RUN | heads[0]
         else:
-            start = len(chunk.blocks)
-            chunk.blocks.extend(array(self._typecode, heads))
+            start = self._add_pages(chunk.blocks, heads)
         # What a replay counts comes last: it goes on without the lock.
         chunk.starts.append(start)
         chunk.first_lsns.append(first_lsn)
+
+    def _add_pages(self, blocks: "array[int]", heads: Sequence[int]) -> int:
+        """Add a segment of pages and nothing else, in the shortest form; returns what is to be in `starts`."""
+        steps = list(map(sub, heads[1:], heads))
+        joined = steps.count(1)
+        if heads and joined == len(steps):
+            return _RUN | heads[0]
+        start = len(blocks)
+        if 2 * (len(heads) - joined) >= len(heads):
+            blocks.extend(array(self._typecode, heads))
+            return start
+        bounds = [0, *(index for index, step in enumerate(steps, 1) if step != 1), len(heads)]
+        for low, high in pairwise(bounds):
+            blocks.extend((heads[low], high - low))
+        return _RUNS | start
 
     def between(self, start: int, end: int) -> Records:
         """The records of [start, end), both of them bounds of segments that are here."""

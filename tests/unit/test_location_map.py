@@ -9,6 +9,7 @@ from wbcache_core.location_map import (
     HOLE_FLAG,
     LSN_MASK,
     REGION_BLOCKS,
+    SPARSE_BLOCKS,
     ZERO_FLAG,
     LocationMap,
     entry_lsn,
@@ -18,15 +19,16 @@ BLOCK_COUNT = 5 * REGION_BLOCKS
 FAR = 2**40
 
 BLOCKS = st.integers(0, BLOCK_COUNT - 1) | st.integers(0, 4).map(lambda region: region * REGION_BLOCKS)
-COUNTS = st.sampled_from([1, 2, 10, REGION_BLOCKS - 1, REGION_BLOCKS, REGION_BLOCKS + 1, 3 * REGION_BLOCKS])
+LENGTHS = (1, 2, 10, 100, SPARSE_BLOCKS, SPARSE_BLOCKS + 1, REGION_BLOCKS - 1, REGION_BLOCKS)
+COUNTS = st.sampled_from([*LENGTHS, REGION_BLOCKS + 1, 3 * REGION_BLOCKS])
 STEPS = st.lists(
     st.tuples(st.sampled_from(["page", "run", "zero", "trim", "sweep"]), BLOCKS, COUNTS, st.integers(0, 3)), max_size=15
 )
 
 
-@given(STEPS)
-def test_it_is_a_dict_of_blocks(steps):
-    locations, model, lsn, oldest = LocationMap(), {}, 0, 0
+@given(STEPS, st.sampled_from([0, 2**53 - 100]))
+def test_it_is_a_dict_of_blocks(steps, lsn):
+    locations, model, oldest = LocationMap(), {}, 0
     for kind, block, count, part in steps:
         count = min(count, BLOCK_COUNT - block)
         if kind == "page":
@@ -95,6 +97,36 @@ def test_a_range_over_whole_regions_takes_no_leaves():
     locations.set_page(FAR + 700, 6)
     assert list(locations.entries(FAR + 699, 3)) == [ZERO_FLAG | 5, 6, ZERO_FLAG | 5]
     assert list(locations.entries(FAR + REGION_BLOCKS, 1)) == [ZERO_FLAG | 5]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 16])
+@pytest.mark.parametrize("kind", ["run", "zero", "trim"])
+def test_small_requests_all_over_a_large_volume_take_eight_bytes_a_block(kind, count):
+    locations, lsn = LocationMap(), 1
+    for block in range(5, 1000 * REGION_BLOCKS, REGION_BLOCKS // 2 + 1):
+        if kind == "run":
+            locations.set_run(block, count, lsn)
+            lsn += count
+        else:
+            locations.set_all(block, count, lsn | ZERO_FLAG | (HOLE_FLAG if kind == "trim" else 0))
+            lsn += 1
+    locations.check()
+    sizes = [len(leaf) * leaf.itemsize for leaf in locations.regions.values()]
+    assert len(sizes) == 1000
+    assert 1990 * count * 8 <= sum(sizes) <= 2000 * count * 8
+
+
+def test_lsns_that_a_sparse_leaf_has_no_room_for():
+    locations = LocationMap()
+    for block, lsn in ((3, 2**53 - 2), (13, 2**53 - 1), (23, 2**53 + 7), (600, 2**53 - 3), (1100, 2**60)):
+        locations.set_run(block, 2, lsn)
+        locations.check()
+        assert list(locations.entries(block - 1, 4)) == [0, lsn, lsn + 1, 0]
+    locations.set_all(1600, 2, ZERO_FLAG | 2**53)
+    locations.set_pages({2100: 2**53, 2101: 2**53 - 1})
+    locations.check()
+    assert list(locations.entries(1600, 2)) == [ZERO_FLAG | 2**53] * 2
+    assert list(locations.entries(2100, 2)) == [2**53, 2**53 - 1]
 
 
 def test_leaves_do_not_share_their_entries():

@@ -19,7 +19,8 @@ RUN = st.tuples(st.integers(0, BLOCKS - 9), st.integers(1, 9)).map(
 MIXED = st.lists(
     st.tuples(st.sampled_from([0, TRIM, ZERO]), st.integers(0, BLOCKS - 700), st.integers(1, 700)), max_size=5
 )
-SEGMENTS = st.lists(PAGES | RUN | MIXED, max_size=25)
+RUNS = st.lists(RUN, max_size=4).map(lambda runs: [page for run in runs for page in run])
+SEGMENTS = st.lists(PAGES | RUN | RUNS | MIXED, max_size=25)
 
 
 def descriptors_of(segments, first_lsn):
@@ -86,6 +87,17 @@ def test_memory_of_a_sequential_write_is_per_segment_not_per_page():
     index.append(248, 3, (5, 6, 8), (0, 0, 0))
     assert len(index._chunks[0].blocks) == 3
     assert replayed(index, 1, 252).get(245) == 247
+
+
+def test_memory_of_runs_that_arrive_out_of_order_is_per_run():
+    index = RecordIndex(BLOCKS)
+    heads = [block for first in (16, 0, 48, 32) for block in range(first, first + 16)]
+    index.append(1, 64, heads, heads)
+    index.append(66, 4, (7, 8, 20, 21), (0,) * 4)
+    assert len(index._chunks[0].blocks) == 8 + 4
+    locations = replayed(index, 1, 71)
+    assert list(locations.entries(15, 3)) == [33, 2, 3]
+    assert list(locations.entries(6, 3)) == [24, 67, 68]
 
 
 @pytest.mark.parametrize("block", [2**32 - 1, 2**32, 2**40])
