@@ -18,6 +18,7 @@ from wbcache_core.covered_log import CoveredLog
 from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError
 from wbcache_core.location_map import HOLE_FLAG, ZERO_FLAG, LocationMap
 from wbcache_core.log_reader import LogReader, page_views
+from wbcache_core.log_window import LogWindow
 from wbcache_core.log_writer import COMMIT_PAGES, LogEnd, fit, next_places
 from wbcache_core.segment_format import (
     BLOCK_MASK,
@@ -27,17 +28,13 @@ from wbcache_core.segment_format import (
     Descriptor,
     claimed_committed,
     decode,
-    indices_with_magic,
 )
 from wbcache_core.segment_table import Located, SegmentTable
 from wbcache_core.superblock_format import Superblock
-from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
+from wbcache_core.units import PAGE_BYTES
 
 _SEARCH_PAGES = 2 * COMMIT_PAGES + 2 * MAX_SEGMENT_PAGES
 """How far behind the end later segments are searched: the commit at the end and the one after it."""
-_SEARCH_BYTES = MIB
-_READ_AHEAD_PAGES = MIB >> PAGE_SHIFT
-_LARGE_SEGMENT_PAGES = 32
 
 
 class Found(NamedTuple):
@@ -70,41 +67,6 @@ class Recovered(NamedTuple):
     """The moments that can be opened."""
 
 
-class _Window:
-    """Reads pages of the data area, a few ahead where segments are small."""
-
-    def __init__(self, device: Device, reader: LogReader, data_pages: int) -> None:
-        self._device = device
-        self._reader = reader
-        self._data_pages = data_pages
-        self._buffer = aligned_buffer(_READ_AHEAD_PAGES * PAGE_BYTES)
-        self._first, self._count = 0, 0
-        self.ahead = _READ_AHEAD_PAGES
-
-    def page(self, place: int) -> memoryview:
-        """The page at a place; valid until the next call."""
-        index = place - self._first
-        if not 0 <= index < self._count:
-            self._count = min(self.ahead, self._data_pages - place % self._data_pages)
-            view = self._buffer[: self._count * PAGE_BYTES]
-            self._device.read_uncached_into(view, self._reader.offset_of(place))
-            self._first, index = place, 0
-        start = index << PAGE_SHIFT
-        return self._buffer[start : start + PAGE_BYTES]
-
-    def pages_with_magic(self, first: int, last: int) -> Iterator[memoryview]:
-        """The pages in [first, last) that begin as a descriptor; each valid until the next."""
-        self._count = 0
-        buffer = aligned_buffer(_SEARCH_BYTES)
-        while first < last:
-            count = min(_SEARCH_BYTES >> PAGE_SHIFT, last - first, self._data_pages - first % self._data_pages)
-            view = buffer[: count << PAGE_SHIFT]
-            self._device.read_uncached_into(view, self._reader.offset_of(first))
-            for index in indices_with_magic(view):
-                yield view[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT]
-            first += count
-
-
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
     """Keep Python from looking for garbage, of which there is none, at every few hundred of millions of objects."""
@@ -120,14 +82,14 @@ def _no_collection() -> Iterator[None]:
 @_no_collection()
 def recover(device: Device, reader: LogReader, superblock: Superblock) -> Recovered:
     """What the log holds from superblock.destaged on. Raises DamagedLogError, DeviceError."""
-    window = _Window(device, reader, superblock.data_pages)
-    chain = _follow_chain(window, superblock)
-    known = max([superblock.committed, *(found.descriptor.committed for found in chain)])
-    sound = _without_torn_tail(reader, chain, known)
-    discarded = chain[len(sound)].descriptor.first_lsn if len(sound) < len(chain) else None
-    end = _end_of(sound, superblock)
-    head = sound[-1].descriptor.end_lsn if sound else superblock.destaged
-    known = max(known, _committed_according_to_later_segments(window, superblock, end.place, head))
+    with LogWindow(device, reader, superblock.data_pages) as window:
+        chain = _follow_chain(window, superblock)
+        known = max([superblock.committed, *(found.descriptor.committed for found in chain)])
+        sound = _without_torn_tail(reader, chain, known)
+        discarded = chain[len(sound)].descriptor.first_lsn if len(sound) < len(chain) else None
+        end = _end_of(sound, superblock)
+        head = sound[-1].descriptor.end_lsn if sound else superblock.destaged
+        known = max(known, _committed_according_to_later_segments(window, superblock, end.place, head))
     if known > head:
         raise DamagedLogError(
             f"log '{device.name}' is damaged at LSN {head} (byte {reader.offset_of(end.place)}): what was durable "
@@ -138,7 +100,7 @@ def recover(device: Device, reader: LogReader, superblock: Superblock) -> Recove
     return _assemble(superblock, sound, head, end, discarded)
 
 
-def _follow_chain(window: _Window, superblock: Superblock) -> list[Found]:
+def _follow_chain(window: LogWindow, superblock: Superblock) -> list[Found]:
     """Valid descriptors, each naming the checksum of the one before, from `destaged` on."""
     chain: list[Found] = []
     lsn, place, previous = superblock.destaged, superblock.destaged_place, superblock.destaged_previous
@@ -149,12 +111,12 @@ def _follow_chain(window: _Window, superblock: Superblock) -> list[Found]:
             return chain
         chain.append(found)
         descriptor = found.descriptor
-        window.ahead = 1 if found.log_pages > _LARGE_SEGMENT_PAGES else _READ_AHEAD_PAGES
+        window.expect(found.log_pages)
         lsn, place, previous = lsn + 1 + descriptor.page_count, found.place + found.log_pages, descriptor.checksum
 
 
 def _next_segment(
-    window: _Window, superblock: Superblock, lsn: int, place: int, previous: int, limit: int
+    window: LogWindow, superblock: Superblock, lsn: int, place: int, previous: int, limit: int
 ) -> Found | None:
     """The segment with that first LSN, at place or, where the largest would not fit, at the next lap."""
     for candidate in next_places(place, superblock.data_pages):
@@ -225,7 +187,7 @@ def _end_of(chain: list[Found], superblock: Superblock) -> LogEnd:
     )
 
 
-def _committed_according_to_later_segments(window: _Window, superblock: Superblock, place: int, head: int) -> int:
+def _committed_according_to_later_segments(window: LogWindow, superblock: Superblock, place: int, head: int) -> int:
     """The highest `committed` that any sound descriptor of this volume behind the end carries, head at least.
 
     Pieces of older laps carry lower ones, and so does what was written but not yet synced.

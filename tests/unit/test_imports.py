@@ -20,7 +20,7 @@ LAYERS = (
     "control_socket live_status",
     "volume destager recovery log_survey snapshot history",
     "committer origin_writer extents volume_reader throttle tags",
-    "pins",
+    "pins log_window",
     "log_writer log_reader number_line superblock_store pairing fingerprint destage_batch moments",
     "covered_log frame_compressor",
     "record_index generations",
