@@ -251,7 +251,7 @@ def can_flush(h):
 
 
 def can_trim(h):
-    return h.snapshot is None
+    return h.snapshot is None and _cache.can_trim
 
 
 def can_zero(h):

@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+from wbcache_core.discard_support import can_discard
 from wbcache_core.errors import ConfigError, DeviceError, DeviceInUseError
 from wbcache_core.kernel_aio import NOT_TAKEN, KernelAio
 from wbcache_core.units import MIB, PAGE_BYTES
@@ -41,6 +42,8 @@ class Device(Protocol):
     name: str
     size: int
     writable: bool
+    can_trim: bool
+    """Whether zero() with may_trim deallocates; else it may have to write as many zeros."""
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill view from offset."""
@@ -143,6 +146,7 @@ class FileDevice:
         try:
             self._lock()
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            self.can_trim = not self._is_block_device or can_discard(os.fstat(self._fd).st_rdev)
             if direct:
                 self._open_direct(path)
         except BaseException:

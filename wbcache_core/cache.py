@@ -94,9 +94,16 @@ class Cache:
         """Whether activate() can succeed at all."""
         return self._origin.writable and (self._log is None or self._log.writable)
 
+    @property
+    def can_trim(self) -> bool:
+        """Whether clients are to be offered trim: what they trim reads as zeros, and the origin has to follow."""
+        return self._origin.can_trim
+
     def _open(self) -> None:
         log_bytes = self._open_log()
         pairing.check_sizes(self._origin, self._log, log_bytes)
+        if not self.can_trim:
+            _log.info("origin '%s' cannot deallocate blocks: clients are not offered trim", self._origin.name)
         recovered = None
         if self._log and self._log.size:
             try:

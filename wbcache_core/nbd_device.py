@@ -53,6 +53,7 @@ class NbdDevice:
         self.writable: bool = not handle.is_read_only()
         self._can_flush: bool = handle.can_flush()
         self._can_zero: bool = handle.can_zero()
+        self.can_trim: bool = self._can_zero and handle.can_trim()
         self._can_cache: bool = handle.can_cache()
         self._can_map: bool = handle.can_meta_context(ALLOCATION)
         smallest = handle.get_block_size(nbd.SIZE_MINIMUM)

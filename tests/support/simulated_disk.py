@@ -125,6 +125,7 @@ class MemoryDisk:
     def __init__(self, content, name="disk", writable=True):
         self.name = name
         self.writable = writable
+        self.can_trim = True
         self.content = content
         self._view = memoryview(content)
 

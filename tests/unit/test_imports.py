@@ -27,7 +27,7 @@ LAYERS = (
     "ring_buffer location_map segment_table pending_segment frames config block_device nbd_device nbd_connection",
     "segment_format superblock_format",
     "thread_state shutdown_watcher control_client",
-    "kernel_aio",
+    "kernel_aio discard_support",
     "background units",
     "errors",
 )
