@@ -144,10 +144,9 @@ class Cache:
         self._retake_samples = pairing.is_origin_changed(
             superblock, self._origin, log, recovered.locations, dirty, ORIGIN_CHANGED in self._config.force
         )
-        pages = sum(found.descriptor.page_count for found in recovered.segments)
         _log.info(
             "recovered %d pages in %d segments, LSN %d to %d, in %.3f s",
-            pages, len(recovered.segments), superblock.destaged, recovered.head, time.monotonic() - started,
+            recovered.page_count, len(recovered.table), superblock.destaged, recovered.head, time.monotonic() - started,
         )  # fmt: skip
         if recovered.discarded_lsn is not None:
             _log.info(

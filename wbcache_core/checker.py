@@ -103,17 +103,16 @@ class _Check:
     def run(self, origin: Device | None) -> None:
         """Raises LogRefusedError, DeviceError for what keeps the check from going on."""
         start = self._check_slots()
-        recovered = self._recover(start)
-        segments = recovered.segments
+        recovered, segments = self._recover(start)
         self._report.head = recovered.head
         self._report.segment_count = len(segments)
-        self._report.page_count = sum(found.descriptor.page_count for found in segments)
+        self._report.page_count = recovered.page_count
         if recovered.discarded_lsn is not None:
             self._report.remarks.append(
                 f"a last commit, from LSN {recovered.discarded_lsn} on, is not whole: it was under way when the server "
                 "ended and no flush covers it, or the log has been damaged since; the next start leaves it out"
             )
-        self._check_cursors(recovered)
+        self._check_cursors(recovered, segments)
         for before, after in pairwise(segments):
             self._check_order(before, after)
         if segments and _end_place(segments[-1]) - segments[0].place > self._superblock.data_pages:
@@ -153,28 +152,32 @@ class _Check:
                 self._find(f"{name} went back from {getattr(old, name)} to {getattr(new, name)} between superblocks")
         return old
 
-    def _recover(self, start: Superblock) -> Recovered:
+    def _recover(self, start: Superblock) -> tuple[Recovered, list[Found]]:
         """The chain from the oldest LSN that a superblock promises, or, where that is broken, from `destaged` on.
 
         Raises DamagedLogError when the part that the origin needs is broken.
         """
         for superblock in (start, self._superblock):
             if superblock.oldest == superblock.destaged:
-                return recover(self._log, self._reader, superblock)
+                return self._follow(superblock)
             first = self._segment_at(superblock.oldest, superblock.oldest_place)
             if first:
                 from_oldest = superblock.with_changes(
                     destaged=superblock.oldest, destaged_place=superblock.oldest_place, destaged_previous=first.previous
                 )
                 try:
-                    return recover(self._log, self._reader, from_oldest)
+                    return self._follow(from_oldest)
                 except DamagedLogError:
                     pass
             self._find(
                 f"the clean part of the log from LSN {superblock.oldest} on is not whole, though superblock "
                 f"{superblock.sequence} says so; the origin has all of it"
             )
-        return recover(self._log, self._reader, self._superblock)
+        return self._follow(self._superblock)
+
+    def _follow(self, superblock: Superblock) -> tuple[Recovered, list[Found]]:
+        segments: list[Found] = []
+        return recover(self._log, self._reader, superblock, segments), segments
 
     def _segment_at(self, lsn: int, place: int) -> Descriptor | None:
         """The descriptor of the segment that starts with lsn, at place or where the next lap begins."""
@@ -189,9 +192,8 @@ class _Check:
                 return descriptor
         return None
 
-    def _check_cursors(self, recovered: Recovered) -> None:
+    def _check_cursors(self, recovered: Recovered, segments: list[Found]) -> None:
         """Each cursor of each superblock stands where a segment begins or the log ends, and says how it got there."""
-        segments = recovered.segments
         ends = {found.descriptor.end_lsn: found for found in segments}
         bounds = {found.descriptor.first_lsn for found in segments} | {recovered.head}
         for superblock in filter(None, self._slots):
@@ -201,7 +203,7 @@ class _Check:
                 lsn = getattr(superblock, name)
                 if lsn > recovered.head or (lsn >= min(bounds) and lsn not in bounds):
                     self._find(f"superblock {superblock.sequence}: {name} is {lsn}, which is no end of a segment")
-            self._check_tags(superblock, recovered)
+            self._check_tags(superblock, segments)
             before = ends.get(superblock.destaged)
             whole = _last_whole_generation(segments, superblock.destaged)
             stated = superblock.destaged_generation, superblock.destaged_time_ns
@@ -215,12 +217,12 @@ class _Check:
                     f"{before.descriptor.first_lsn} at {self._byte(before)}) on place, checksum, generation or time"
                 )
 
-    def _check_tags(self, superblock: Superblock, recovered: Recovered) -> None:
+    def _check_tags(self, superblock: Superblock, segments: list[Found]) -> None:
         """Each tag names a generation of the log, by its right end and time."""
         known = {superblock.destaged: (superblock.destaged_generation, superblock.destaged_time_ns)}
-        for found in recovered.segments:
+        for found in segments:
             known[found.descriptor.end_lsn] = (found.descriptor.generation, found.descriptor.time_ns)
-        going_on = {one.descriptor.generation: one.descriptor.end_lsn for one in recovered.segments}
+        going_on = {one.descriptor.generation: one.descriptor.end_lsn for one in segments}
         for tag in superblock.tags:
             ends_there = known.get(tag.end_lsn) == (tag.generation, tag.time_ns)
             if not ends_there or going_on.get(tag.generation, tag.end_lsn) != tag.end_lsn:

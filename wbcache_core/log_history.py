@@ -24,6 +24,7 @@ from wbcache_core.recovery import Found, recover
 from wbcache_core.ring_buffer import RingBuffer
 from wbcache_core.segment_format import Descriptor
 from wbcache_core.segment_table import Located
+from wbcache_core.superblock_format import Superblock
 from wbcache_core.superblock_store import newest
 from wbcache_core.units import PAGE_BYTES
 from wbcache_core.volume_reader import VolumeReader
@@ -32,12 +33,8 @@ from wbcache_core.volume_reader import VolumeReader
 class LogHistory:
     """What the log covers. `slots` are its superblocks, `recovered` is what recovery found."""
 
-    def __init__(self, log: Device, from_oldest: bool = False) -> None:
-        """With from_oldest `recovered.segments` begin with the clean ones that are still in the log, which are not
-        among the moments.
-
-        Raises OutsideWindowError for a blank log, LogRefusedError, DeviceError.
-        """
+    def __init__(self, log: Device) -> None:
+        """Raises OutsideWindowError for a blank log, LogRefusedError, DeviceError."""
         slots = pairing.read_log(log)
         superblock = newest(slots) if slots else None
         if slots is None or superblock is None:
@@ -47,23 +44,27 @@ class LogHistory:
         self.superblock = superblock
         self._reader = LogReader(log, superblock.data_pages, superblock.uuid)
         self.recovered = recover(log, self._reader, superblock)
-        if from_oldest:
-            self.recovered = self.recovered._replace(segments=self._clean_part() + self.recovered.segments)
 
-    def _clean_part(self) -> list[Found]:
-        """The segments from `oldest` to `destaged`; none where they are damaged, since nothing needs them."""
+    def segments(self) -> list[Found]:
+        """All that are intact in the log: also the clean ones from `oldest` on, which are not among the moments.
+
+        Raises LogRefusedError, DeviceError.
+        """
         superblock = self.superblock
         first = self._oldest_descriptor() if superblock.oldest < superblock.destaged else None
-        if first is None:
-            return []
-        from_oldest = superblock.with_changes(
-            destaged=superblock.oldest, destaged_place=superblock.oldest_place, destaged_previous=first.previous
-        )  # fmt: skip
-        try:
-            segments = recover(self.log, self._reader, from_oldest).segments
-        except DamagedLogError:
-            return []
-        return [found for found in segments if found.descriptor.first_lsn < superblock.destaged]
+        if first:
+            from_oldest = superblock.with_changes(
+                destaged=superblock.oldest, destaged_place=superblock.oldest_place, destaged_previous=first.previous
+            )
+            # Nothing needs the clean ones: without them where they are damaged.
+            with suppress(DamagedLogError):
+                return self._segments(from_oldest)
+        return self._segments(superblock)
+
+    def _segments(self, superblock: Superblock) -> list[Found]:
+        found: list[Found] = []
+        recover(self.log, self._reader, superblock, found)
+        return found
 
     def _oldest_descriptor(self) -> Descriptor | None:
         superblock = self.superblock

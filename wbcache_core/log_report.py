@@ -102,14 +102,13 @@ def _origin_alone(superblock: Superblock) -> Facts:
 
 
 def _dirty(recovered: Recovered, superblock: Superblock) -> Facts:
-    segments = recovered.segments
     facts: Facts = {
-        "pages": sum(found.descriptor.page_count for found in segments),
-        "segments": len(segments),
+        "pages": recovered.page_count,
+        "segments": len(recovered.table),
         "log_bytes": recovered.end.place - superblock.destaged_place << PAGE_SHIFT,
     }
-    if segments:
-        facts |= {"oldest": _moment(segments[0]), "newest": _moment(segments[-1])}
+    if recovered.first and recovered.last:
+        facts |= {"oldest": _moment(recovered.first), "newest": _moment(recovered.last)}
     return facts
 
 

@@ -37,7 +37,7 @@ def run_picture(path: str, target: str) -> int:
     figure_type = _load_matplotlib()
     with closing(FileDevice(path, "log", direct=True, read_only=True)) as log:
         try:
-            history = LogHistory(log, from_oldest=True)
+            history = LogHistory(log)
         except LogRefusedError as error:
             print(f"wbcache: {error}", file=sys.stderr)
             return 1
@@ -48,7 +48,7 @@ def run_picture(path: str, target: str) -> int:
         warnings.simplefilter("ignore", UserWarning)
         _Drawing(figure, facts, history, os.path.basename(path)).draw()
         figure.savefig(file, format="png")
-    print(f"'{target}' shows {len(history.recovered.segments)} segments of log '{path}'")
+    print(f"'{target}' shows {facts.segment_count} segments of log '{path}'")
     return 0
 
 
@@ -67,6 +67,9 @@ class _Facts(NamedTuple):
     end_ns: int
     blocks: range
     density: WriteDensity
+    first_ns: int | None
+    """The time of the first segment."""
+    segment_count: int
     generation_count: int
     window: tuple[int, int] | None
     cursors: dict[str, int]
@@ -75,7 +78,7 @@ class _Facts(NamedTuple):
 
 def _gather(history: LogHistory) -> _Facts:
     superblock = history.superblock
-    descriptors = [found.descriptor for found in history.recovered.segments]
+    descriptors = [found.descriptor for found in history.segments()]
     covered = history.recovered.covered.generations
     oldest, newest = covered.oldest, covered.newest
     times = [descriptor.time_ns for descriptor in (descriptors[:1] + descriptors[-1:])]
@@ -94,7 +97,8 @@ def _gather(history: LogHistory) -> _Facts:
         behind = (descriptor.time_ns for descriptor in descriptors if descriptor.end_lsn >= superblock.batch_end)
         cursors["batch_end"] = next(behind, end)
     return _Facts(
-        start, end, blocks, density, len({descriptor.generation for descriptor in descriptors}),
+        start, end, blocks, density, descriptors[0].time_ns if descriptors else None, len(descriptors),
+        len({descriptor.generation for descriptor in descriptors}),
         (oldest.time_ns, newest.time_ns) if oldest and newest else None, cursors,
         sorted(((tag.name, tag.time_ns) for tag in superblock.tags), key=lambda tag: tag[1]),
     )  # fmt: skip
@@ -239,7 +243,7 @@ class _Drawing:
             assert generations.oldest and generations.newest
             label = f"can be opened: generation {generations.oldest.number} to {generations.newest.number}"
             self._handles.append(Patch(color=_WINDOW, label=label))
-            clean = self._history.recovered.segments[0].descriptor.time_ns if self._history.recovered.segments else None
+            clean = facts.first_ns
             if clean and self._x(clean) < start:
                 axes.broken_barh([(self._x(clean), start - self._x(clean))], (0.15, 0.6), color=_CLEAN)
                 self._handles.append(Patch(color=_CLEAN, label="still in the log, can no longer be opened"))

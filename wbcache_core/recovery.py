@@ -8,7 +8,8 @@ stop ever reads older data from the log.
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
@@ -56,7 +57,10 @@ class Found(NamedTuple):
 class Recovered(NamedTuple):
     """The state of the cache as the log tells it."""
 
-    segments: list[Found]
+    first: Found | None
+    last: Found | None
+    page_count: int
+    """Pages of data in the segments from first to last."""
     table: SegmentTable
     locations: LocationMap
     head: int
@@ -79,16 +83,93 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
+class _SoundChain:
+    """The segments that are taken, as the server keeps them. Descriptors take ten times as much memory: of a large log
+    they are kept only for who asks for them."""
+
+    def __init__(self, superblock: Superblock, kept: list[Found] | None) -> None:
+        self._superblock = superblock
+        self._kept = kept
+        self.table = SegmentTable()
+        self.covered = CoveredLog(superblock.origin_bytes)
+        self.first: Found | None = None
+        self.last: Found | None = None
+        self.page_count = 0
+
+    def append(self, found: Found) -> None:
+        """The segment that follows the last one."""
+        descriptor = found.descriptor
+        if self.first is None:
+            self._begin(descriptor)
+            self.first = found
+        self.table.append(descriptor.first_lsn, found.place, descriptor.encoding, page_sums_of(descriptor))
+        self.covered.append(descriptor)
+        self.page_count += descriptor.page_count
+        self.last = found
+        if self._kept is not None:
+            self._kept.append(found)
+
+    def _begin(self, first: Descriptor | None) -> None:
+        """Note the generation that the origin has, where `destaged` is its end and not inside the commit after it."""
+        superblock = self._superblock
+        # All segments of a commit say where the one before it ended.
+        ends_there = first is None or (
+            first.committed == first.first_lsn and first.generation == superblock.destaged_generation + 1
+        )
+        if superblock.destaged_time_ns and ends_there:
+            self.covered.generations.append(
+                superblock.destaged_generation, superblock.destaged, superblock.destaged_time_ns
+            )
+
+    @property
+    def head(self) -> int:
+        return self.last.descriptor.end_lsn if self.last else self._superblock.destaged
+
+    @property
+    def end(self) -> LogEnd:
+        superblock = self._superblock
+        if self.last is None:
+            return LogEnd(
+                superblock.destaged_place,
+                superblock.destaged_previous,
+                superblock.destaged_generation,
+                superblock.destaged_time_ns,
+            )
+        descriptor = self.last.descriptor
+        return LogEnd(self.last.end_place, descriptor.checksum, descriptor.generation, descriptor.time_ns)
+
+    def recovered(self, discarded_lsn: int | None) -> Recovered:
+        """All segments are here."""
+        locations = LocationMap()
+        if self.first is None:
+            self._begin(None)
+        else:
+            self.covered.records.between(self.first.descriptor.first_lsn, self.head).replay(locations)
+        # The origin may have parts of what lies below.
+        self.covered.generations.drop_below(self._superblock.batch_end)
+        return Recovered(
+            self.first, self.last, self.page_count, self.table, locations, self.head, self.end, discarded_lsn,
+            self.covered,
+        )  # fmt: skip
+
+
 @_no_collection()
-def recover(device: Device, reader: LogReader, superblock: Superblock) -> Recovered:
-    """What the log holds from superblock.destaged on. Raises DamagedLogError, DeviceError."""
+def recover(device: Device, reader: LogReader, superblock: Superblock, kept: list[Found] | None = None) -> Recovered:
+    """What the log holds from superblock.destaged on; the segments themselves are added to `kept`.
+
+    Raises DamagedLogError, DeviceError.
+    """
+    sound = _SoundChain(superblock, kept)
+    known = superblock.committed
+    unsure: deque[Found] = deque()
     with LogWindow(device, reader, superblock.data_pages) as window:
-        chain = _follow_chain(window, superblock)
-        known = max([superblock.committed, *(found.descriptor.committed for found in chain)])
-        sound = _without_torn_tail(reader, chain, known)
-        discarded = chain[len(sound)].descriptor.first_lsn if len(sound) < len(chain) else None
-        end = _end_of(sound, superblock)
-        head = sound[-1].descriptor.end_lsn if sound else superblock.destaged
+        for found in _chain(window, superblock):
+            known = max(known, found.descriptor.committed)
+            unsure.append(found)
+            while unsure and unsure[0].descriptor.first_lsn < known:
+                sound.append(unsure.popleft())
+        discarded = _take_whole(reader, unsure, sound)
+        end, head = sound.end, sound.head
         known = max(known, _committed_according_to_later_segments(window, superblock, end.place, head))
     if known > head:
         raise DamagedLogError(
@@ -97,22 +178,18 @@ def recover(device: Device, reader: LogReader, superblock: Superblock) -> Recove
             f"changed; {superblock.describe_origin()}; restore the log device, save what can be had with wbcache "
             "salvage, or give up what is in the log with force=discard-log"
         )
-    return _assemble(superblock, sound, head, end, discarded)
+    return sound.recovered(discarded)
 
 
-def _follow_chain(window: LogWindow, superblock: Superblock) -> list[Found]:
+def _chain(window: LogWindow, superblock: Superblock) -> Iterator[Found]:
     """Valid descriptors, each naming the checksum of the one before, from `destaged` on."""
-    chain: list[Found] = []
     lsn, place, previous = superblock.destaged, superblock.destaged_place, superblock.destaged_previous
     limit = superblock.destaged_place + superblock.data_pages
-    while True:
-        found = _next_segment(window, superblock, lsn, place, previous, limit)
-        if found is None:
-            return chain
-        chain.append(found)
+    while found := _next_segment(window, superblock, lsn, place, previous, limit):
         descriptor = found.descriptor
         window.expect(found.log_pages)
         lsn, place, previous = lsn + 1 + descriptor.page_count, found.place + found.log_pages, descriptor.checksum
+        yield found
 
 
 def _next_segment(
@@ -138,16 +215,17 @@ def _next_segment(
     return None
 
 
-def _without_torn_tail(reader: LogReader, chain: list[Found], known: int) -> list[Found]:
-    """The chain up to the first segment whose pages did not all arrive.
+def _take_whole(reader: LogReader, unsure: Iterable[Found], sound: _SoundChain) -> int | None:
+    """Take segments up to the first whose pages did not all arrive; returns its LSN.
 
-    Only segments at or above `known`, which nothing says were synced, may be torn; a bad page
-    below it is bit rot, which is found when that page is read or destaged.
+    Only those of which nothing says that they were synced may be torn; a bad page of another
+    is bit rot, which is found when that page is read or destaged. Raises DeviceError.
     """
-    for index, found in enumerate(chain):
-        if found.descriptor.first_lsn >= known and not is_whole(reader, found):
-            return chain[:index]
-    return chain
+    for found in unsure:
+        if not is_whole(reader, found):
+            return found.descriptor.first_lsn
+        sound.append(found)
+    return None
 
 
 def is_whole(reader: LogReader, found: Found) -> bool:
@@ -170,23 +248,6 @@ def page_sums_of(descriptor: Descriptor) -> Sequence[int]:
     return [argument for head, argument in pairs if head <= BLOCK_MASK]
 
 
-def _end_of(chain: list[Found], superblock: Superblock) -> LogEnd:
-    if not chain:
-        return LogEnd(
-            superblock.destaged_place,
-            superblock.destaged_previous,
-            superblock.destaged_generation,
-            superblock.destaged_time_ns,
-        )
-    last = chain[-1]
-    return LogEnd(
-        last.end_place,
-        last.descriptor.checksum,
-        last.descriptor.generation,
-        last.descriptor.time_ns,
-    )
-
-
 def _committed_according_to_later_segments(window: LogWindow, superblock: Superblock, place: int, head: int) -> int:
     """The highest `committed` that any sound descriptor of this volume behind the end carries, head at least.
 
@@ -205,34 +266,6 @@ def _committed_according_to_later_segments(window: LogWindow, superblock: Superb
         if descriptor.uuid == superblock.uuid:
             highest = max(highest, descriptor.committed)
     return highest
-
-
-def _assemble(
-    superblock: Superblock, chain: list[Found], head: int, end: LogEnd, discarded: int | None
-) -> Recovered:
-    table, locations = SegmentTable(), LocationMap()
-    covered = CoveredLog(superblock.origin_bytes)
-    if superblock.destaged_time_ns and _ends_generation(superblock, chain):
-        covered.generations.append(
-            superblock.destaged_generation, superblock.destaged, superblock.destaged_time_ns
-        )
-    for descriptor, place, _ in chain:
-        table.append(descriptor.first_lsn, place, descriptor.encoding, page_sums_of(descriptor))
-        covered.append(descriptor)
-    if chain:
-        covered.records.between(chain[0].descriptor.first_lsn, head).replay(locations)
-    # The origin may have parts of what lies below.
-    covered.generations.drop_below(superblock.batch_end)
-    return Recovered(chain, table, locations, head, end, discarded, covered)
-
-
-def _ends_generation(superblock: Superblock, chain: list[Found]) -> bool:
-    """Whether `destaged` is the end of `destaged_generation`, and not inside the commit after it."""
-    if not chain:
-        return True
-    first = chain[0].descriptor
-    # All segments of a commit say where the one before it ended.
-    return first.committed == first.first_lsn and first.generation == superblock.destaged_generation + 1
 
 
 def apply_entries(
