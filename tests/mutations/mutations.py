@@ -433,8 +433,8 @@ MUTATIONS = (
         "window-begins-too-early",
         "after a crash moments can be opened that the origin has passed",
         "recovery.py",
-        "    covered.generations.drop_below(superblock.batch_end)",
-        "    covered.generations.drop_below(superblock.oldest)",
+        "        self.covered.generations.drop_below(self._superblock.batch_end)",
+        "        self.covered.generations.drop_below(self._superblock.oldest)",
         CUTS.format("one client"),
     ),
     Mutation(
