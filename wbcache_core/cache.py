@@ -102,7 +102,7 @@ class Cache:
     def _open(self) -> None:
         log_bytes = self._open_log()
         pairing.check_sizes(self._origin, self._log, log_bytes)
-        if not self.can_trim:
+        if self._origin.writable and not self.can_trim:
             _log.info("origin '%s' cannot deallocate blocks: clients are not offered trim", self._origin.name)
         recovered = None
         if self._log and self._log.size:
@@ -139,7 +139,8 @@ class Cache:
             return None
         pairing.check_size_unchanged(superblock, self._origin, log)
         started = time.monotonic()
-        recovered = recover(log, LogReader(log, superblock.data_pages, superblock.uuid), superblock)
+        reader = LogReader(log, superblock.data_pages, superblock.uuid)
+        recovered = recover(log, reader, superblock, reads_ahead=True)
         dirty = recovered.head > superblock.destaged
         self._retake_samples = pairing.is_origin_changed(
             superblock, self._origin, log, recovered.locations, dirty, ORIGIN_CHANGED in self._config.force

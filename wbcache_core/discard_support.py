@@ -13,15 +13,16 @@ Documentation/ABI/stable/sysfs-block of Linux. A limit of 0 is what the device c
 
 
 def can_discard(device_number: int) -> bool:
-    """Of the block device with that number; True also where the kernel does not say."""
+    """Of the block device with that number; True also where nobody says."""
+    try:
+        return _has_limits(device_number)
+    except OSError:
+        return True
+
+
+def _has_limits(device_number: int) -> bool:
+    """Raises OSError where sysfs may not be read."""
     folder = Path(_SYSFS, f"{os.major(device_number)}:{os.minor(device_number)}").resolve()
     # A partition has the limits of its disk, in whose folder it is.
     queue = next((queue for queue in (folder / "queue", folder.parent / "queue") if queue.is_dir()), None)
-    return queue is None or all(_is_not_zero(queue / name) for name in _LIMITS)
-
-
-def _is_not_zero(limit: Path) -> bool:
-    try:
-        return limit.read_text().strip() != "0"
-    except OSError:
-        return True
+    return queue is None or all((queue / name).read_text().strip() != "0" for name in _LIMITS)

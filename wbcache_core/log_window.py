@@ -40,12 +40,14 @@ class _Piece:
 class LogWindow:
     """For one thread, which leaves the context. A thread that reads ahead has `_next` to itself until it is joined."""
 
-    def __init__(self, device: Device, reader: LogReader, data_pages: int) -> None:
+    def __init__(self, device: Device, reader: LogReader, data_pages: int, reads_ahead: bool = False) -> None:
+        """With reads_ahead the device has to stand two threads, and reads of what nobody asks for."""
         self._device = device
         self._reader = reader
         self._data_pages = data_pages
         self._here, self._next = _Piece(), _Piece()
         self._thread: threading.Thread | None = None
+        self._reads_ahead = reads_ahead
         self._only_descriptors = False
 
     def __enter__(self) -> "LogWindow":
@@ -76,12 +78,18 @@ class LogWindow:
             self._here, self._next = self._next, before
         else:
             self._load(before, place, 1 if self._only_descriptors else _FIRST_PAGES)
-        if goes_on and not self._only_descriptors:
-            self._thread = threading.Thread(
-                target=self._load_next, name="wbcache-recovery", args=(self._next, self._here.end), daemon=True
-            )
-            self._thread.start()
+        if goes_on and self._reads_ahead and not self._only_descriptors:
+            self._start()
         return self._here
+
+    def _start(self) -> None:
+        """Read ahead, unless there can be no more threads."""
+        thread = threading.Thread(
+            target=self._load_next, name="wbcache-recovery", args=(self._next, self._here.end), daemon=True
+        )
+        with contextlib.suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
 
     def _load(self, piece: _Piece, place: int, most: int) -> None:
         """Fill with the pages from a place to at most the end of the lap."""
@@ -90,7 +98,7 @@ class LogWindow:
 
     def _load_next(self, piece: _Piece, place: int) -> None:
         # Perhaps nobody needs these pages; who does reads them again, and is told.
-        with contextlib.suppress(DeviceError):
+        with contextlib.suppress(DeviceError, OSError):
             self._load(piece, place, _NEXT_PAGES)
 
     def _join(self) -> None:

@@ -154,15 +154,21 @@ class _SoundChain:
 
 
 @_no_collection()
-def recover(device: Device, reader: LogReader, superblock: Superblock, kept: list[Found] | None = None) -> Recovered:
+def recover(
+    device: Device,
+    reader: LogReader,
+    superblock: Superblock,
+    kept: list[Found] | None = None,
+    reads_ahead: bool = False,
+) -> Recovered:
     """What the log holds from superblock.destaged on; the segments themselves are added to `kept`.
 
-    Raises DamagedLogError, DeviceError.
+    With reads_ahead a second thread reads from the device, also what nobody needs. Raises DamagedLogError, DeviceError.
     """
     sound = _SoundChain(superblock, kept)
     known = superblock.committed
     unsure: deque[Found] = deque()
-    with LogWindow(device, reader, superblock.data_pages) as window:
+    with LogWindow(device, reader, superblock.data_pages, reads_ahead) as window:
         for found in _chain(window, superblock):
             known = max(known, found.descriptor.committed)
             unsure.append(found)

@@ -53,6 +53,8 @@ class Machine:
             words = [f"{key.replace('_', '-')}={value}" for key, value in settings.items()]
             self._cache = NbdkitServer(self._folder, ["-v", "python", PLUGIN, *words], _LIFETIME_S)
             self._stack.callback(self._cache.destroy)
+            with clients.connection(self._cache.uri) as handle:
+                assert handle.can_trim(), "or mkfs and the file system would not trim"
             file = self._file(self._cache.uri, "disk")
             self.device = clients.run("losetup", "--find", "--show", file).strip()
             self._stack.callback(self._release, self.device)

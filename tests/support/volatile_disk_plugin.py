@@ -84,6 +84,10 @@ def zero(disk, count, offset, flags):
     disk.write(bytes(count), offset)
 
 
+def trim(disk, count, offset, flags):
+    zero(disk, count, offset, flags)
+
+
 def flush(disk, flags):
     if _parameters["honest"] == "yes":
         disk.flush()

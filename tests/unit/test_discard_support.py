@@ -43,5 +43,13 @@ def test_a_device_needs_both(sysfs, number, discard, write_zeroes, expected):
     assert discard_support.can_discard(number) is expected
 
 
+def test_limits_that_may_not_be_read(sysfs, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(discard_support.Path, "is_dir", refuse)
+    assert discard_support.can_discard(DISK)
+
+
 def test_a_device_that_sysfs_does_not_know(sysfs):
     assert discard_support.can_discard(os.makedev(250, 3))

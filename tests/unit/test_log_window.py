@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbcache_core import log_window
+from wbcache_core.block_device import aligned_buffer
 from wbcache_core.errors import DeviceError
 from wbcache_core.log_reader import LogReader
 from wbcache_core.log_window import LogWindow
@@ -44,8 +45,8 @@ def log():
     return NumberedLog()
 
 
-def opened(log):
-    return LogWindow(log, LogReader(log, DATA_PAGES, bytes(16)), DATA_PAGES)
+def opened(log, reads_ahead=True):
+    return LogWindow(log, LogReader(log, DATA_PAGES, bytes(16)), DATA_PAGES, reads_ahead)
 
 
 def number_of(page):
@@ -109,6 +110,28 @@ def test_what_cannot_be_read_ahead_is_an_error_only_for_who_needs_it(log, is_nee
             with pytest.raises(DeviceError, match="unreadable"):
                 for place in range(3 * FIRST, 2 * FIRST + NEXT):
                     window.page(place)
+
+
+def test_unless_told_nothing_is_read_that_is_not_needed(log):
+    with opened(log, reads_ahead=False) as window:
+        for place in range(0, 3 * FIRST, 2):
+            assert number_of(window.page(place)) == place
+    assert [(first, count) for first, count, _ in log.reads] == [(n * FIRST, FIRST) for n in range(3)]
+
+
+@pytest.mark.parametrize("what", ["threading.Thread.start", "wbcache_core.log_window.aligned_buffer"])
+def test_without_threads_or_memory_to_spare_it_goes_on(log, monkeypatch, what):
+    def fail(*arguments):
+        if what.endswith("start") or threading.current_thread() is not here:
+            raise RuntimeError if what.endswith("start") else OSError
+        return aligned_buffer(*arguments)
+
+    here = threading.current_thread()
+    monkeypatch.setattr(what, fail)
+    with opened(log) as window:
+        for place in range(0, 3 * FIRST, 2):
+            assert number_of(window.page(place)) == place
+    assert_no_thread_is_left()
 
 
 def test_after_an_error_nothing_stale_is_served(log):
