@@ -11,7 +11,7 @@ import time
 import nbd
 import pytest
 
-from tests.support.clients import connection
+from tests.support.clients import connection, leave
 from tests.support.nbdkit_server import HANG_UP_ERRORS, REPOSITORY, NbdkitServer
 
 NULL_PLUGIN = REPOSITORY / "tests" / "support" / "null_plugin.py"
@@ -194,15 +194,6 @@ def test_sigterm_while_pinned_connections_are_open(folder, serialize):
         for handle in handles:
             leave(handle)
         server.wait()
-
-
-def leave(handle):
-    """Disconnect from a server that may be ending: it can have closed the connection before it read the farewell."""
-    try:
-        handle.shutdown()
-    except nbd.Error as error:
-        if error.errno != "ECONNRESET":
-            raise
 
 
 def test_sigterm_under_load(folder):

@@ -56,7 +56,16 @@ def connection(uri):
         yield handle
     finally:
         if handle.aio_is_ready():
-            handle.shutdown()
+            leave(handle)
+
+
+def leave(handle):
+    """Disconnect from a server that may be ending: it can have closed the connection before it read the farewell."""
+    try:
+        handle.shutdown()
+    except nbd.Error as error:
+        if error.errno != "ECONNRESET":
+            raise
 
 
 @contextlib.contextmanager
