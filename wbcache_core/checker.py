@@ -6,6 +6,7 @@ format that is broken. A remark is what a crash may leave and the next start
 mends: a torn last write, a torn superblock whose partner is whole.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,15 +15,15 @@ from xxhash import xxh3_64_intdigest
 
 from wbcache_core import fingerprint, pairing
 from wbcache_core.block_device import Device, aligned_buffer
-from wbcache_core.errors import DamagedLogError, DamagedPageError, DeviceError, FormatError, LogRefusedError
+from wbcache_core.errors import DamagedLogError, DamagedPageError, DeviceError, LogRefusedError
 from wbcache_core.location_map import entry_lsn
 from wbcache_core.log_reader import LogReader, page_views
 from wbcache_core.log_writer import fit
-from wbcache_core.recovery import Found, Recovered, page_sums_of, recover
-from wbcache_core.segment_format import BLOCK_MASK, MAX_SEGMENT_PAGES, Descriptor, decode
+from wbcache_core.recovery import Found, Recovered, from_oldest, page_sums_of, recover
+from wbcache_core.segment_format import BLOCK_MASK, MAX_SEGMENT_PAGES, Descriptor
 from wbcache_core.superblock_format import SLOT_OFFSETS, Superblock
 from wbcache_core.superblock_store import newest
-from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
+from wbcache_core.units import PAGE_SHIFT, pages_of
 
 _FIXED = ("log_bytes", "origin_bytes")
 _GROWING = (
@@ -160,15 +161,10 @@ class _Check:
         for superblock in (start, self._superblock):
             if superblock.oldest == superblock.destaged:
                 return self._follow(superblock)
-            first = self._segment_at(superblock.oldest, superblock.oldest_place)
-            if first:
-                from_oldest = superblock.with_changes(
-                    destaged=superblock.oldest, destaged_place=superblock.oldest_place, destaged_previous=first.previous
-                )
-                try:
-                    return self._follow(from_oldest)
-                except DamagedLogError:
-                    pass
+            earlier = from_oldest(self._reader, superblock)
+            if earlier:
+                with contextlib.suppress(DamagedLogError):
+                    return self._follow(earlier)
             self._find(
                 f"the clean part of the log from LSN {superblock.oldest} on is not whole, though superblock "
                 f"{superblock.sequence} says so; the origin has all of it"
@@ -178,19 +174,6 @@ class _Check:
     def _follow(self, superblock: Superblock) -> tuple[Recovered, list[Found]]:
         segments: list[Found] = []
         return recover(self._log, self._reader, superblock, segments), segments
-
-    def _segment_at(self, lsn: int, place: int) -> Descriptor | None:
-        """The descriptor of the segment that starts with lsn, at place or where the next lap begins."""
-        page = aligned_buffer(PAGE_BYTES)
-        for candidate in (place, fit(place, MAX_SEGMENT_PAGES, self._superblock.data_pages)):
-            self._log.read_uncached_into(page, self._reader.offset_of(candidate))
-            try:
-                descriptor = decode(page)
-            except FormatError:
-                continue
-            if (descriptor.uuid, descriptor.first_lsn) == (self._superblock.uuid, lsn):
-                return descriptor
-        return None
 
     def _check_cursors(self, recovered: Recovered, segments: list[Found]) -> None:
         """Each cursor of each superblock stands where a segment begins or the log ends, and says how it got there."""

@@ -8,23 +8,19 @@ for every generation that recovery finds from `batch_end` on.
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 from wbcache_core import pairing
 from wbcache_core.block_device import Device, FileDevice
-from wbcache_core.errors import ConfigError, DamagedLogError, DamagedPageError, DeviceError, OutsideWindowError
+from wbcache_core.errors import ConfigError, DamagedLogError, DeviceError, OutsideWindowError
 from wbcache_core.generations import Generation
 from wbcache_core.location_map import LocationMap
 from wbcache_core.log_reader import LogReader
-from wbcache_core.log_writer import next_places
 from wbcache_core.moments import parse_when, resolve
 from wbcache_core.number_line import NumberLine
 from wbcache_core.offline_devices import opened_origin
-from wbcache_core.recovery import Found, recover
+from wbcache_core.recovery import Found, from_oldest, recover
 from wbcache_core.ring_buffer import RingBuffer
-from wbcache_core.segment_format import Descriptor
-from wbcache_core.segment_table import Located
-from wbcache_core.superblock_format import Superblock
 from wbcache_core.superblock_store import newest
 from wbcache_core.units import PAGE_BYTES
 from wbcache_core.volume_reader import VolumeReader
@@ -33,8 +29,12 @@ from wbcache_core.volume_reader import VolumeReader
 class LogHistory:
     """What the log covers. `slots` are its superblocks, `recovered` is what recovery found."""
 
-    def __init__(self, log: Device) -> None:
-        """Raises OutsideWindowError for a blank log, LogRefusedError, DeviceError."""
+    def __init__(self, log: Device, kept: list[Found] | None = None) -> None:
+        """All segments that are intact in the log are added to `kept`: also the clean ones from `oldest` on, which are
+        not among the moments.
+
+        Raises OutsideWindowError for a blank log, LogRefusedError, DeviceError.
+        """
         slots = pairing.read_log(log)
         superblock = newest(slots) if slots else None
         if slots is None or superblock is None:
@@ -43,35 +43,22 @@ class LogHistory:
         self.slots = slots
         self.superblock = superblock
         self._reader = LogReader(log, superblock.data_pages, superblock.uuid)
-        self.recovered = recover(log, self._reader, superblock)
+        if kept is not None:
+            kept += self._clean_part()
+        self.recovered = recover(log, self._reader, superblock, kept)
 
-    def segments(self) -> list[Found]:
-        """All that are intact in the log: also the clean ones from `oldest` on, which are not among the moments.
-
-        Raises LogRefusedError, DeviceError.
-        """
+    def _clean_part(self) -> list[Found]:
+        """The segments from `oldest` to `destaged`; none where they are damaged, since nothing needs them."""
         superblock = self.superblock
-        first = self._oldest_descriptor() if superblock.oldest < superblock.destaged else None
-        if first:
-            from_oldest = superblock.with_changes(
-                destaged=superblock.oldest, destaged_place=superblock.oldest_place, destaged_previous=first.previous
-            )
-            # Nothing needs the clean ones: without them where they are damaged.
-            with suppress(DamagedLogError):
-                return self._segments(from_oldest)
-        return self._segments(superblock)
-
-    def _segments(self, superblock: Superblock) -> list[Found]:
-        found: list[Found] = []
-        recover(self.log, self._reader, superblock, found)
-        return found
-
-    def _oldest_descriptor(self) -> Descriptor | None:
-        superblock = self.superblock
-        for place in next_places(superblock.oldest_place, superblock.data_pages):
-            with suppress(DamagedPageError):
-                return self._reader.descriptor(Located(superblock.oldest, place, False))
-        return None
+        earlier = from_oldest(self._reader, superblock) if superblock.oldest < superblock.destaged else None
+        if earlier is None:
+            return []
+        segments: list[Found] = []
+        try:
+            recover(self.log, self._reader, earlier, segments)
+        except DamagedLogError:
+            return []
+        return [found for found in segments if found.descriptor.first_lsn < superblock.destaged]
 
     def resolve(self, text: str) -> Generation:
         """What a WHEN means. Raises MalformedMomentError, OutsideWindowError, TagError."""

@@ -13,6 +13,8 @@ from wbcache_core.block_device import FileDevice
 from wbcache_core.errors import ConfigError, LogRefusedError
 from wbcache_core.log_history import LogHistory
 from wbcache_core.new_file import new_file, refuse_existing
+from wbcache_core.recovery import Found
+from wbcache_core.segment_format import Descriptor
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size, pages_of
 from wbcache_core.write_density import WriteDensity, touched_blocks
 
@@ -36,12 +38,13 @@ def run_picture(path: str, target: str) -> int:
     refuse_existing(target)
     figure_type = _load_matplotlib()
     with closing(FileDevice(path, "log", direct=True, read_only=True)) as log:
+        segments: list[Found] = []
         try:
-            history = LogHistory(log)
+            history = LogHistory(log, segments)
         except LogRefusedError as error:
             print(f"wbcache: {error}", file=sys.stderr)
             return 1
-        facts = _gather(history)
+        facts = _gather(history, [found.descriptor for found in segments])
     figure = figure_type(figsize=_INCHES, dpi=_DPI, facecolor="white")
     with warnings.catch_warnings(), new_file(target, "picture") as fd, os.fdopen(os.dup(fd), "wb") as file:
         # Of letters that the font lacks, in names.
@@ -76,9 +79,8 @@ class _Facts(NamedTuple):
     tags: list[tuple[str, int]]
 
 
-def _gather(history: LogHistory) -> _Facts:
+def _gather(history: LogHistory, descriptors: list[Descriptor]) -> _Facts:
     superblock = history.superblock
-    descriptors = [found.descriptor for found in history.segments()]
     covered = history.recovered.covered.generations
     oldest, newest = covered.oldest, covered.newest
     times = [descriptor.time_ns for descriptor in (descriptors[:1] + descriptors[-1:])]

@@ -94,7 +94,6 @@ class _SoundChain:
         self.covered = CoveredLog(superblock.origin_bytes)
         self.first: Found | None = None
         self.last: Found | None = None
-        self.page_count = 0
 
     def append(self, found: Found) -> None:
         """The segment that follows the last one."""
@@ -104,7 +103,6 @@ class _SoundChain:
             self.first = found
         self.table.append(descriptor.first_lsn, found.place, descriptor.encoding, page_sums_of(descriptor))
         self.covered.append(descriptor)
-        self.page_count += descriptor.page_count
         self.last = found
         if self._kept is not None:
             self._kept.append(found)
@@ -145,12 +143,13 @@ class _SoundChain:
             self._begin(None)
         else:
             self.covered.records.between(self.first.descriptor.first_lsn, self.head).replay(locations)
+        # Each segment takes an LSN of its own.
+        page_count = self.head - self._superblock.destaged - len(self.table)
         # The origin may have parts of what lies below.
         self.covered.generations.drop_below(self._superblock.batch_end)
         return Recovered(
-            self.first, self.last, self.page_count, self.table, locations, self.head, self.end, discarded_lsn,
-            self.covered,
-        )  # fmt: skip
+            self.first, self.last, page_count, self.table, locations, self.head, self.end, discarded_lsn, self.covered
+        )
 
 
 @_no_collection()
@@ -185,6 +184,20 @@ def recover(
             "salvage, or give up what is in the log with force=discard-log"
         )
     return sound.recovered(discarded)
+
+
+def from_oldest(reader: LogReader, superblock: Superblock) -> Superblock | None:
+    """A superblock with which recover() begins at `oldest`, so that the clean segments are among those it finds.
+
+    None where the first of them cannot be read back. Raises DeviceError.
+    """
+    for place in next_places(superblock.oldest_place, superblock.data_pages):
+        with contextlib.suppress(DamagedPageError):
+            first = reader.descriptor(Located(superblock.oldest, place, False))
+            return superblock.with_changes(
+                destaged=superblock.oldest, destaged_place=superblock.oldest_place, destaged_previous=first.previous
+            )
+    return None
 
 
 def _chain(window: LogWindow, superblock: Superblock) -> Iterator[Found]:

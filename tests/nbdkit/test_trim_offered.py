@@ -18,13 +18,8 @@ OLD = b"\x5a" * SIZE
 @pytest.fixture
 def ramfs(tmp_path):
     """A file system whose files cannot have holes punched, so that a loop device on one of them cannot discard."""
-    mount_point = tmp_path / "ramfs"
-    mount_point.mkdir()
-    clients.run("mount", "-t", "ramfs", "ramfs", mount_point)
-    try:
-        yield mount_point
-    finally:
-        clients.run("umount", "--lazy", mount_point)
+    with mounts.memory_file_system(tmp_path / "ramfs", "ramfs") as path:
+        yield path
 
 
 @contextlib.contextmanager
@@ -35,8 +30,8 @@ def disk_on(folder):
         yield device
 
 
-def is_offered(pair, origin, **settings):
-    with pair.serve(origin=origin, check=False, options=["-v"], **settings) as server:
+def is_offered(pair, origin):
+    with pair.serve(origin=origin, check=False, options=["-v"]) as server:
         export = clients.nbdinfo(server.uri)
     assert export["can_zero"] and export["can_fast_zero"]
     assert ("clients are not offered trim" in server.stderr_text()) is not export["can_trim"]

@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 
-from tests.support import clients
+from tests.support import clients, mounts
 from tests.support.nbdkit_server import START_LIMIT_S, NbdkitServer
 
 _WRITING = ("pwrite", "zero", "trim")
@@ -112,10 +112,5 @@ class SmallFileSystem:
 @contextlib.contextmanager
 def small_file_system(folder, size):
     """A SmallFileSystem with room for `size` bytes."""
-    mount_point = folder / "small"
-    mount_point.mkdir()
-    clients.run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount_point)
-    try:
-        yield SmallFileSystem(mount_point)
-    finally:
-        clients.run("umount", "--lazy", mount_point)
+    with mounts.memory_file_system(folder / "small", "tmpfs", f"size={size}") as path:
+        yield SmallFileSystem(path)

@@ -73,6 +73,17 @@ def loop_device(path):
 
 
 @contextlib.contextmanager
+def memory_file_system(mount_point, kind, options="defaults"):
+    """The path of a new file system of that kind, tmpfs or ramfs; gone with all it has on exit."""
+    mount_point.mkdir()
+    clients.run("mount", "-t", kind, "-o", options, kind, mount_point)
+    try:
+        yield mount_point
+    finally:
+        clients.run("umount", "--lazy", mount_point)
+
+
+@contextlib.contextmanager
 def mounted(device, folder, options="defaults"):
     """The path where the device's file system is mounted."""
     mount_point = folder / "mounted"
