@@ -41,14 +41,17 @@ class NbdConnection:
         self.handle = nbd.NBD()
         self.handle.add_meta_context(ALLOCATION)
         deadline = time.monotonic() + _CONNECT_SECONDS
+        is_started = False
         try:
             self.handle.aio_connect_uri(uri)
+            is_started = True
             while self.handle.aio_is_connecting():
                 if time.monotonic() > deadline:
                     raise DeviceLostError(f"origin '{uri}' does not answer", errno.EIO)
                 self.handle.poll(_POLL_MS)
         except nbd.Error as error:
-            if error.errnum == errno.EINVAL:
+            # Later it is about the connection: libnbd's poll() says so too where that changes state meanwhile.
+            if error.errnum == errno.EINVAL and not is_started:
                 raise ConfigError(f"origin '{uri}' is not an NBD URI that can be used: {error.string}") from None
             raise DeviceLostError(f"cannot connect to origin '{uri}': {error.string}", errno.EIO) from None
         if not self.handle.aio_is_ready():

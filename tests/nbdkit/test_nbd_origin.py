@@ -2,9 +2,11 @@
 """The origin is an NBD server: it goes away and comes back, it is slow, it takes one client only."""
 
 import contextlib
+import errno
 import os
 import random
 import re
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -230,3 +232,19 @@ def test_a_server_that_takes_one_client_only(pair, folder):
         process.terminate()
         process.wait(20)
     written.compare_origin(image)
+
+
+def test_a_connection_that_fails_on_its_way_does_not_blame_the_uri(folder, monkeypatch):
+    """libnbd says EINVAL where its connection changes state under poll(): seen when a server had just come back."""
+
+    def fail(*arguments):
+        raise nbd.Error("nbd_poll: external event 0 is invalid in state CONNECT.START", errno.EINVAL)
+
+    path = folder / "silent.sock"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        monkeypatch.setattr(nbd.NBD, "poll", fail)
+        with pytest.raises(DeviceLostError) as failure:
+            NbdDevice(f"nbd+unix:///?socket={path}", 1)
+    assert failure.value.errno_value == errno.EIO
