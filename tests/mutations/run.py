@@ -26,7 +26,8 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.mutations.mutations import MUTATIONS, Mutation  # noqa: E402
+from tests.mutations.mutation import Mutation  # noqa: E402
+from tests.mutations.mutations import MUTATIONS  # noqa: E402
 
 SUITES = (("tests/unit", "tests/model"), ("tests/crash",), ("tests/corruption",), ("tests/cli",))
 TIME_LIMIT_S = 1200
