@@ -16,6 +16,7 @@ from wbcache_core.segment_format import MAX_SEGMENT_PAGES
 _log = logging.getLogger("wbcache")
 
 _LONGEST_PAUSE = 1.0
+"""Seconds that a write waits at most, and how far ahead pauses are booked."""
 _SMOOTHING = 0.3
 
 
@@ -28,6 +29,7 @@ class Throttle:
         self._high_pages = high_pages
         self._span = max(line.data_pages - MAX_SEGMENT_PAGES - high_pages, 1)
         self._next = 0.0
+        """Until when writers have booked, in seconds of time.monotonic(): who comes next waits from there on."""
         self._seconds_per_page = 0.0
         self._slowing = False
         self._stopped = threading.Event()
@@ -41,6 +43,7 @@ class Throttle:
             ended = self._slowing and self._fullness() <= 0
             if ended:
                 self._slowing = False
+                self._next = 0.0
         if ended:
             _log.debug("throttling ended")
 
@@ -57,8 +60,9 @@ class Throttle:
         with self._lock:
             now = time.monotonic()
             delay = min(min(fullness, 1.0) * self._seconds_per_page * pages, _LONGEST_PAUSE)
-            self._next = max(self._next, now) + delay
-            wait = min(self._next - now, _LONGEST_PAUSE)
+            # Nobody waits longer, so what is booked beyond would only be paid by who comes later.
+            self._next = min(max(self._next, now) + delay, now + _LONGEST_PAUSE)
+            wait = self._next - now
             began = not self._slowing
             self._slowing = True
         if began:

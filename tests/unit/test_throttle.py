@@ -97,6 +97,45 @@ def test_who_comes_later_does_not_pay_for_a_quiet_time(line, throttle, waits, mo
     assert waits == pytest.approx([0.2, 0.2])
 
 
+@pytest.fixture
+def at_once(line, throttle, monkeypatch):
+    """Sixteen threads that came with 1 MiB each at the same moment, to an origin that takes 5 ms a page.
+
+    Gives the clock, a list of one, and how long each was to wait.
+    """
+    found, clock = [], [1000.0]
+    monkeypatch.setattr(throttle._stopped, "wait", found.append)
+    monkeypatch.setattr("wbcache_core.throttle.time.monotonic", lambda: clock[0])
+    throttle.note_destaged(1000, 5.0)
+    fill(line, 1)
+    for _ in range(16):
+        for _ in range(10):
+            throttle.pause(256)
+    assert found == pytest.approx([1.0] * 160)
+    found.clear()
+    return clock, found
+
+
+def test_what_is_booked_is_never_more_than_a_writer_waits(throttle, at_once):
+    """Who comes a second later does not pay what the others would have had to pay if they had waited for all of it."""
+    clock, found = at_once
+    clock[0] += 1.0
+    for _ in range(3):
+        throttle.pause(1)
+    assert found == pytest.approx([0.005, 0.010, 0.015])
+
+
+def test_what_is_booked_ends_with_the_throttling(line, throttle, at_once):
+    """The log drained and is filling up again at once."""
+    clock, found = at_once
+    fill(line, -1)
+    throttle.note_destaged(1000, 5.0)
+    fill(line, 1)
+    clock[0] += 0.1
+    throttle.pause(1)
+    assert found == pytest.approx([0.005])
+
+
 def test_it_follows_the_speed_of_the_origin_smoothly(line, throttle, waits):
     fill(line, 1)
     throttle.note_destaged(1000, 1.0)
