@@ -324,9 +324,7 @@ def cache(target, count, offset, flags):
 
 @_request
 def extents(target, count, offset, flags):
-    found = target.extents(count, offset)
-    if flags & nbdkit.FLAG_REQ_ONE:
-        found = found[:1]
+    found = target.extents(count, offset, flags & nbdkit.FLAG_REQ_ONE != 0)
     return [
         (start, length, (nbdkit.EXTENT_HOLE if hole else 0) | (nbdkit.EXTENT_ZERO if zeros else 0))
         for start, length, hole, zeros in found

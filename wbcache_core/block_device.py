@@ -60,8 +60,8 @@ class Device(Protocol):
     def zero(self, offset: int, length: int, may_trim: bool) -> None:
         """The range reads as zeros afterwards; with may_trim it is deallocated where possible."""
 
-    def extents(self, offset: int, length: int) -> list[Extent]:
-        """Contiguous extents that cover the range exactly."""
+    def extents(self, offset: int, length: int, most: int | None = None) -> list[Extent]:
+        """Contiguous extents that cover the range exactly, or the beginning of it: not less than the first `most`."""
 
     def prefetch(self, offset: int, length: int) -> None:
         """A hint that the range is going to be read."""
@@ -319,12 +319,12 @@ class FileDevice:
             raise self._error("zero", OSError(value, os.strerror(value)))
         return True
 
-    def extents(self, offset: int, length: int) -> list[Extent]:
+    def extents(self, offset: int, length: int, most: int | None = None) -> list[Extent]:
         if self._is_block_device:
             return [(offset, length, False, False)]
         found: list[Extent] = []
         end = offset + length
-        while offset < end:
+        while offset < end and (most is None or len(found) < most):
             data = min(self._seek(offset, os.SEEK_DATA, end), end)
             if data > offset:
                 found.append((offset, data - offset, True, True))

@@ -77,6 +77,30 @@ def _unpacked(words: "array[int]", first: int, count: int) -> "array[int]":
     return entries
 
 
+def _kind(entry: int, oldest: int) -> int:
+    """What makes blocks alike: 0 for the origin, else the flags and a bit."""
+    return 0 if entry & LSN_MASK < oldest or not entry else entry >> 62 | 4
+
+
+def _end_of_run(entries: "array[int]", index: int, end: int, oldest: int) -> int:
+    """Where the run of like entries from an index on stops; looks at twice as many each time."""
+    kind = _kind(entries[index], oldest)
+    count = 1
+    while index < end:
+        part = entries[index : min(index + count, end)]
+        lowest, highest = min(part), max(part)
+        # Alike without a look at each: nothing here, or nothing but data.
+        if not (highest < oldest and not kind or oldest <= lowest <= highest <= LSN_MASK and kind == 4):
+            for entry in part:
+                if _kind(entry, oldest) != kind:
+                    return index
+                index += 1
+        else:
+            index += len(part)
+        count *= 2
+    return end
+
+
 class LocationMap:
     """See the module. `regions` has every leaf, for ordered walks; `_dense` the dense ones again, for the short way."""
 
@@ -121,6 +145,39 @@ class LocationMap:
             block += length
             count -= length
         return found
+
+    def run(self, block: int, last: int, oldest: int) -> tuple[int, int]:
+        """Where a run of like blocks from a block on stops, at most at `last`, and the entry of the first.
+
+        Alike are blocks with entries below oldest, with pages, and with the same flags. It may go on behind the stop.
+        Takes time that does not grow with the number of blocks that are not in the run, but for a region's.
+        """
+        region = next(self.regions.irange(block >> REGION_SHIFT), None)
+        if region is None or region << REGION_SHIFT >= last:
+            return last, 0
+        first = region << REGION_SHIFT
+        if first > block:
+            return first, 0
+        last = min(last, first + REGION_BLOCKS)
+        leaf = self.regions[region]
+        if isinstance(leaf, int):
+            return last, leaf
+        index, end = block - first, last - first
+        if len(leaf) == REGION_BLOCKS:
+            return first + _end_of_run(leaf, index, end, oldest), leaf[index]
+        at = bisect_left(leaf, index << _INDEX_SHIFT)
+        entry = 0
+        if at < len(leaf) and leaf[at] >> _INDEX_SHIFT == index:
+            entry = _entry_of(leaf[at] & _WORD_MASK)
+        kind = _kind(entry, oldest)
+        for at in range(at, len(leaf)):
+            here = leaf[at] >> _INDEX_SHIFT
+            if here >= end:
+                break
+            if _kind(_entry_of(leaf[at] & _WORD_MASK), oldest) != kind or (kind and here > index):
+                return first + (index if kind else here), entry
+            index = here + 1
+        return (first + index if kind else last), entry
 
     def set_page(self, block: int, lsn: int) -> None:
         """One block of data."""

@@ -242,10 +242,10 @@ class NbdDevice:
                 self.write([_ZEROS[:count]], offset)
             offset += count
 
-    def extents(self, offset: int, length: int) -> list[Extent]:
+    def extents(self, offset: int, length: int, most: int | None = None) -> list[Extent]:
         found: list[Extent] = []
         end = offset + length
-        while self._can_map and offset < end:
+        while self._can_map and offset < end and (most is None or len(found) < most):
             entries: list[int] = []
 
             def receive(context: str, _: int, words: list[int], error: Any, entries: list[int] = entries) -> None:
@@ -260,7 +260,7 @@ class NbdDevice:
                 if count:
                     found.append((offset, count, bool(flags & _HOLE), bool(flags & _ZERO)))
                 offset += count
-        if offset < end:
+        if offset < end and (most is None or len(found) < most):
             found.append((offset, end - offset, False, False))
         return found
 

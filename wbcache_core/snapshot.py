@@ -15,7 +15,7 @@ import time
 from wbcache_core.block_device import Device, Extent
 from wbcache_core.covered_log import CoveredLog
 from wbcache_core.errors import DeviceError, OutOfRangeError, RequestError, SnapshotEndedError
-from wbcache_core.extents import map_extents
+from wbcache_core.extents import ExtentMapper
 from wbcache_core.generations import Generation
 from wbcache_core.location_map import LocationMap
 from wbcache_core.moments import describe, is_final, parse_when, resolve
@@ -48,6 +48,7 @@ class Snapshot:
         self._image = image
         self._pin = image.pin
         self._reader = owner.reader.through(image.locations)
+        self._extents = ExtentMapper(owner.line, image.locations, owner.origin)
         self._is_open = True
         self.size = owner.origin.size
         self.generation: Generation = image.pin.generation
@@ -65,10 +66,10 @@ class Snapshot:
         # Marked before the origin was touched: if it is not now, what was read is good.
         self._check_not_ended()
 
-    def extents(self, count: int, offset: int) -> list[Extent]:
-        """Contiguous extents from offset; they may stop short of count."""
+    def extents(self, count: int, offset: int, only_one: bool = False) -> list[Extent]:
+        """Contiguous extents from offset, with only_one the first of them; they may stop short of count."""
         self._check_range(count, offset)
-        found = map_extents(self._owner.line, self._image.locations, self._owner.origin, count, offset)
+        found = self._extents.extents(count, offset, only_one)
         self._check_not_ended()
         return found
 

@@ -10,7 +10,7 @@ from wbcache_core.block_device import Device, Extent
 from wbcache_core.committer import Committer
 from wbcache_core.config import LOG, ORIGIN, RAM
 from wbcache_core.errors import OutOfRangeError
-from wbcache_core.extents import map_extents
+from wbcache_core.extents import ExtentMapper
 from wbcache_core.location_map import HOLE_FLAG, LSN_MASK, ZERO_FLAG, LocationMap
 from wbcache_core.number_line import NumberLine
 from wbcache_core.ring_buffer import RingBuffer
@@ -42,6 +42,7 @@ class Volume:
         self._map = locations  # guarded by the volume lock
         self._reader = reader
         self._origin = origin
+        self._extents = ExtentMapper(line, locations, origin)
         self._throttle = throttle
         self._committer: Committer | None = None
         self._ack = RAM
@@ -106,10 +107,10 @@ class Volume:
             end = self._line.head
         self._reach(end, self._flush)
 
-    def extents(self, count: int, offset: int) -> list[Extent]:
-        """Contiguous extents from offset; they may stop short of count."""
+    def extents(self, count: int, offset: int, only_one: bool = False) -> list[Extent]:
+        """Contiguous extents from offset, with only_one the first of them; they may stop short of count."""
         self._check_range(count, offset)
-        return map_extents(self._line, self._map, self._origin, count, offset)
+        return self._extents.extents(count, offset, only_one)
 
     def prefetch(self, count: int, offset: int) -> None:
         """Have the origin read ahead. What is in ring or log needs no help."""

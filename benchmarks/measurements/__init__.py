@@ -7,6 +7,7 @@ from benchmarks.measurements import (
     draining,
     durability,
     flushed_writes,
+    fragmented_copy,
     idle,
     log_growth,
     map_growth,
@@ -39,6 +40,7 @@ MEASUREMENTS = {
         map_growth,
         opening_snapshots,
         snapshot_readers,
+        fragmented_copy,
         thread_count,
         durability,
     )

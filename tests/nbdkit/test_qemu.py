@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """qemu's NBD client: qemu-io at odd offsets, qemu-img bench with flushes at depth 64, compare and convert."""
 
+import json
 import random
+from bisect import bisect_right
 
 import pytest
 
@@ -113,3 +115,27 @@ def test_convert_and_compare(pair, folder):
         clients.qemu_img("convert", "-f", "raw", "-O", "qcow2", server.uri, back)
     clients.qemu_img("compare", "-f", "qcow2", "-F", "raw", image, pair.origin)
     clients.qemu_img("compare", image, back)
+
+
+def test_a_fragmented_volume_is_mapped_and_copied(pair, tmp_path):
+    size, rng = 256 * MIB, random.Random(9)
+    pair.make_origin(size)
+    with pair.serve(ring_size="16M", log_size="128M", history="1h") as server:
+        blocks = rng.sample(range(size // 4096), size // 4096 // 10)
+        with clients.connection(server.uri) as handle:
+            for block in blocks:
+                handle.pwrite(bytes([block % 255 + 1]) * 4096, block * 4096)
+            handle.flush()
+        ranges = json.loads(clients.run("qemu-img", "map", "-f", "raw", "--output=json", server.uri, limit_s=30))
+        clients.run("qemu-img", "convert", "-f", "raw", "-O", "raw", server.uri, tmp_path / "copy", limit_s=30)
+    assert sum(one["length"] for one in ranges) == size
+    zeros = [range(one["start"], one["start"] + one["length"]) for one in ranges if one["zero"]]
+    assert len(zeros) > 1000
+    starts = [one.start for one in zeros]
+    for block in blocks:
+        index = bisect_right(starts, block * 4096) - 1
+        assert index < 0 or block * 4096 not in zeros[index], "what is said to be zeros is data"
+    expected = bytearray(size)
+    for block in blocks:
+        expected[block * 4096 : block * 4096 + 4096] = bytes([block % 255 + 1]) * 4096
+    assert (tmp_path / "copy").read_bytes() == expected

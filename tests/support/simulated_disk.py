@@ -156,7 +156,7 @@ class MemoryDisk:
     def zero(self, offset, length, may_trim):
         self.write([memoryview(bytes(length))], offset)
 
-    def extents(self, offset, length):
+    def extents(self, offset, length, most=None):
         return [(offset, length, False, False)] if length else []
 
     def prefetch(self, offset, length):
