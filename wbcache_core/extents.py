@@ -17,7 +17,7 @@ _LONGEST = GIB
 """Bytes that one call describes; a client asks again for the rest."""
 _MOST = 4096
 """Looks at the map in one call, each of which gives part of an extent."""
-_SHORT_BYTES = 64 * KIB
+_SHORT_BYTES = 256 * KIB
 """See _first_is_complete()."""
 _FIRST_ASKED, _FIRST_BYTES = 4, MIB
 """What the origin is asked for at first; twice as much each time a client goes on where that ended."""
@@ -60,8 +60,8 @@ class ExtentMapper:
     def extents(self, count: int, offset: int, only_one: bool = False) -> list[Extent]:
         """Contiguous extents from byte offset, which may stop short of count; neighbours differ.
 
-        With only_one it is the first alone, and may say data for short stretches of zeros in it. Takes the volume lock for one look at a time, not across I/O.
-        Raises DeviceError.
+        With only_one it is the first alone, and may say data for short stretches of zeros in it. Takes the volume lock
+        for one look at a time, not across I/O. Raises DeviceError.
         """
         end = offset + min(count, _LONGEST)
         found: list[Extent] = []
@@ -78,7 +78,7 @@ class ExtentMapper:
         return found[:1] if only_one else found
 
     def _next_run(self, position: int, end: int) -> tuple[int, tuple[bool, bool] | None, int]:
-        """Where the run of like blocks from a byte on stops, or part of it; its (hole, zero) or _ON_ORIGIN; `oldest`."""
+        """Where a run of like blocks from a byte on stops or goes on; its (hole, zero) or _ON_ORIGIN; `oldest`."""
         block, last = position >> PAGE_SHIFT, end + PAGE_BYTES - 1 >> PAGE_SHIFT
         with self._line.lock:
             oldest = self._line.oldest
@@ -114,7 +114,7 @@ class ExtentMapper:
 
 
 def _first_is_complete(found: list[Extent]) -> bool:
-    """Whether nothing that follows makes the first extent longer. Takes zeros between data for data where they are short.
+    """Whether nothing that follows makes the first extent longer. Short stretches of zeros between data become data.
 
     Who asks for one extent at a time pays more for the request than for reading these, and looks for zeros in what it
     reads (qemu-img); and it may be told of data where there are zeros, but not the other way round.

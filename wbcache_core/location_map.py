@@ -90,7 +90,7 @@ def _end_of_run(entries: "array[int]", index: int, end: int, oldest: int) -> int
         part = entries[index : min(index + count, end)]
         lowest, highest = min(part), max(part)
         # Alike without a look at each: nothing here, or nothing but data.
-        if not (highest < oldest and not kind or oldest <= lowest <= highest <= LSN_MASK and kind == 4):
+        if not ((highest < oldest and not kind) or (oldest <= lowest and highest <= LSN_MASK and kind == 4)):
             for entry in part:
                 if _kind(entry, oldest) != kind:
                     return index
@@ -147,7 +147,7 @@ class LocationMap:
         return found
 
     def run(self, block: int, last: int, oldest: int) -> tuple[int, int]:
-        """Where a run of like blocks from a block on stops, at most at `last`, and the entry of the first.
+        """Where a run of like blocks from a block on stops, `last` at most, and the entry of the first.
 
         Alike are blocks with entries below oldest, with pages, and with the same flags. It may go on behind the stop.
         Takes time that does not grow with the number of blocks that are not in the run, but for a region's.
@@ -170,11 +170,11 @@ class LocationMap:
         if at < len(leaf) and leaf[at] >> _INDEX_SHIFT == index:
             entry = _entry_of(leaf[at] & _WORD_MASK)
         kind = _kind(entry, oldest)
-        for at in range(at, len(leaf)):
-            here = leaf[at] >> _INDEX_SHIFT
+        for word in leaf[at:]:
+            here = word >> _INDEX_SHIFT
             if here >= end:
                 break
-            if _kind(_entry_of(leaf[at] & _WORD_MASK), oldest) != kind or (kind and here > index):
+            if _kind(_entry_of(word & _WORD_MASK), oldest) != kind or (kind and here > index):
                 return first + (index if kind else here), entry
             index = here + 1
         return (first + index if kind else last), entry

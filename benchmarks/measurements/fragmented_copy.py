@@ -43,6 +43,7 @@ def measure(bench):
     what = f"{TITLE}, {size // MIB // 10} MiB in 4 KiB pieces all over {size // GIB} GiB"
     for peer, limit in ((_NBDCOPY, 1.5), (_FROM_FILE, 3)):
         ratios = [ours / theirs for ours, theirs in zip(found[_CONVERT], found[peer], strict=True)]
-        outcome.add(f"{what}: time of {_CONVERT} against {peer}", Spread.of(ratios), target=Target(limit, at_least=False))
+        target = Target(limit, at_least=False)
+        outcome.add(f"{what}: time of {_CONVERT} against {peer}", Spread.of(ratios), target=target)
     outcome.add(f"{what}: {_CONVERT}", Spread.of(found[_CONVERT]), "s")
     return outcome

@@ -121,7 +121,7 @@ def test_a_fragmented_volume_is_mapped_and_copied(pair, tmp_path):
     size, rng = 256 * MIB, random.Random(9)
     pair.make_origin(size)
     with pair.serve(ring_size="16M", log_size="128M", history="1h") as server:
-        blocks = rng.sample(range(size // 4096), size // 4096 // 10)
+        blocks = [*rng.sample(range(size // 8192), size // 8192 // 10), 1, size // 12288]
         with clients.connection(server.uri) as handle:
             for block in blocks:
                 handle.pwrite(bytes([block % 255 + 1]) * 4096, block * 4096)
@@ -130,7 +130,7 @@ def test_a_fragmented_volume_is_mapped_and_copied(pair, tmp_path):
         clients.run("qemu-img", "convert", "-f", "raw", "-O", "raw", server.uri, tmp_path / "copy", limit_s=30)
     assert sum(one["length"] for one in ranges) == size
     zeros = [range(one["start"], one["start"] + one["length"]) for one in ranges if one["zero"]]
-    assert len(zeros) > 1000
+    assert zeros[-1].stop == size and len(zeros[-1]) >= size // 2
     starts = [one.start for one in zeros]
     for block in blocks:
         index = bisect_right(starts, block * 4096) - 1

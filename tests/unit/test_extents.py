@@ -136,7 +136,7 @@ def test_extents_cover_the_range_and_agree_with_each_block(ranges, offset, count
 
 
 def check_one_at_a_time(mapper, found, position):
-    """As in `found`, but for zeros of less than 64 KiB between data, which may be said to be data."""
+    """As in `found`, but for zeros of less than 256 KiB between data, which may be said to be data."""
     end = found[-1][0] + found[-1][1]
     zeros = [(start, start + length, tuple(kind)) for start, length, *kind in found if tuple(kind) != DATA]
     told = []
@@ -149,7 +149,7 @@ def check_one_at_a_time(mapper, found, position):
     assert position == end
     assert set(told) <= set(zeros)
     for start, stop, kind in set(zeros) - set(told):
-        assert stop - start < 64 * 1024, kind
+        assert stop - start < 256 * 1024, kind
 
 
 def fill(locations, model, ranges):
