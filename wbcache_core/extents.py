@@ -99,7 +99,8 @@ class ExtentMapper:
     def _ask(self, before: _Window, position: int, stop: int) -> _Window:
         """Ask the origin about the bytes from position on."""
         asked, asked_bytes = _FIRST_ASKED, _FIRST_BYTES
-        if 0 <= position - before.ends[-1] <= _NEAR_BYTES:
+        # A little before: the last answer looked beyond its own end.
+        if before.start - _FIRST_BYTES <= position <= before.ends[-1] + _NEAR_BYTES:
             asked = min(2 * before.asked, _MOST)
             asked_bytes = min(2 * before.asked_bytes, _LONGEST)
         length = min(max(stop - position, asked_bytes), self._origin.size - position)

@@ -15,14 +15,16 @@ HOLE, ZERO, DATA = (True, True), (False, True), (False, False)
 BLOCKS = 3 * REGION_BLOCKS
 SIZE = BLOCKS * PAGE_BYTES - 512
 OLDEST = 10_000
+STRETCH = 300_000
 
 
 class HalfEmptyOrigin(MemoryDisk):
-    """Every other stretch of 100000 bytes is a hole."""
+    """Every other stretch of so many bytes is a hole."""
 
-    def __init__(self, size=SIZE):
+    def __init__(self, size=SIZE, stretch=100_000):
         super().__init__(bytearray(0))
         self._claimed = size
+        self.stretch = stretch
         self.asked = self.told = 0
 
     @property
@@ -36,13 +38,13 @@ class HalfEmptyOrigin(MemoryDisk):
         found, end = [], offset + length
         while offset < end and (most is None or len(found) < most):
             self.told += 1
-            stop = min(offset - offset % 100_000 + 100_000, end)
+            stop = min(offset - offset % self.stretch + self.stretch, end)
             found.append((offset, stop - offset, *self.kind(offset)))
             offset = stop
         return found
 
     def kind(self, offset):
-        return HOLE if offset // 100_000 % 2 else DATA
+        return HOLE if offset // self.stretch % 2 else DATA
 
 
 def map_extents(line, locations, origin, count, offset):
@@ -179,15 +181,15 @@ class CountingMap(LocationMap):
 
 @pytest.mark.parametrize("between", [2, 25, 26, 600])
 def test_the_cost_follows_the_extents_that_are_returned(line, between):
-    locations, origin = CountingMap(), HalfEmptyOrigin(4 * GIB)
-    for lsn, block in enumerate(range(0, GIB // PAGE_BYTES, between), OLDEST):
+    locations, origin = CountingMap(), HalfEmptyOrigin(4 * GIB, STRETCH)
+    for lsn, block in enumerate(range(0, STRETCH * 300 // PAGE_BYTES, between), OLDEST):
         locations.set_page(block, lsn)
     mapper, position, asked = ExtentMapper(line, locations, origin), 0, 300
     for _ in range(asked):
         ((start, length, *_),) = mapper.extents(4 * GIB - position, position, only_one=True)
         assert start == position
         position += length
-    covered = -(-position // 100_000) + position // PAGE_BYTES // between
+    covered = -(-position // STRETCH) + position // PAGE_BYTES // between
     assert locations.looks <= 3 * (asked + covered)
     assert origin.told <= 4 * (asked + covered)
     assert origin.asked <= 25, "each time more than before, where a client goes on"
