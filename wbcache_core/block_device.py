@@ -69,6 +69,16 @@ class Device(Protocol):
     def grow(self, length: int) -> None:
         """Make an empty device one of length bytes that read as zeros."""
 
+    @property
+    def settles_at(self) -> float:
+        """In seconds of time.monotonic(): until then requests that nobody waits for any more may change the device.
+
+        0.0 where there can be none. Write, zero and sync fail until then.
+        """
+
+    def suspect_requests(self) -> None:
+        """A process that was killed may have left requests under way: moves `settles_at` where that can be."""
+
     def interrupt(self) -> None:
         """The cache is stopping: calls that wait for something to come back give up soon."""
 
@@ -359,6 +369,13 @@ class FileDevice:
         self.size = length
         if self._direct_fd < 0:
             self._open_direct(self.name)
+
+    @property
+    def settles_at(self) -> float:
+        return 0.0
+
+    def suspect_requests(self) -> None:
+        """There are none: what a process has under way holds on to its lock, also when it was killed."""
 
     def interrupt(self) -> None:
         """The kernel's calls cannot be cut short."""

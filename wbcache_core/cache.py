@@ -63,7 +63,7 @@ def _open_origin(config: Config) -> Device:
         raise ConfigError(
             f"origin '{config.origin}' needs libnbd's Python module; install python3-libnbd"
         ) from None
-    return NbdDevice(config.origin, config.destage_depth)
+    return NbdDevice(config.origin, config.destage_depth, config.nbd_times)
 
 
 class Cache:
@@ -82,6 +82,8 @@ class Cache:
         self._log = log
         self._slots: list[Superblock | None] | None = None
         self._retake_samples = False
+        self._may_be_under_way = False
+        """The log announces a batch, or did so perhaps in a part that is damaged or discarded."""
         self._origin = origin or _open_origin(config)
         try:
             self._open()
@@ -113,6 +115,7 @@ class Cache:
                     raise
                 _log.warning("discarding what the log holds, as forced: %s", error)
                 self._slots = None
+                self._may_be_under_way = True
         superblock = newest(self._slots) if self._slots else None
         self._assemble(superblock or self._new_superblock(log_bytes), recovered)
 
@@ -133,10 +136,11 @@ class Cache:
 
     def _recover(self, log: Device) -> Recovered | None:
         """What the log holds; None when it is blank. Raises LogRefusedError, DeviceError."""
-        self._slots = pairing.read_log(log)
-        superblock = newest(self._slots) if self._slots else None
-        if superblock is None:
+        self._slots = slots = pairing.read_log(log)
+        superblock = newest(slots) if slots else None
+        if slots is None or superblock is None:
             return None
+        self._may_be_under_way = None in slots or superblock.batch_end > superblock.destaged
         pairing.check_size_unchanged(superblock, self._origin, log)
         started = time.monotonic()
         reader = LogReader(log, superblock.data_pages, superblock.uuid)
@@ -272,6 +276,14 @@ class Cache:
             self._log, line.data_pages, self._superblock.uuid, self._ring, self._end, config.compress
         )  # fmt: skip
         self._store = store
+        if self._may_be_under_way:
+            # When the server before was killed, or lost its connection for good.
+            self._origin.suspect_requests()
+        with line.lock:
+            line.origin_settles_at = self._origin.settles_at
+        if line.origin_settles_at > time.monotonic():
+            _log.info("the origin is left alone for %.0f s: requests of a killed server may still be carried out there",
+                      line.origin_settles_at - time.monotonic())  # fmt: skip
         self._committer = Committer(
             line, self._table, self._covered, writer, store, config.commit_interval, low_pages
         )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from wbcache_core.block_device import system_path
 from wbcache_core.errors import ConfigError
+from wbcache_core.nbd_times import NbdTimes
 from wbcache_core.superblock_format import MIN_LOG_BYTES
 from wbcache_core.units import GIB, MIB, format_size, parse_duration, parse_size
 
@@ -110,6 +111,7 @@ class Config:
     commit_size: int = 0
     destage_delay: float = 5.0
     destage_depth: int = 64
+    origin_settle: float = NbdTimes().settle
     low_watermark: int = 25
     high_watermark: int = 75
     on_exit: str = COMMIT
@@ -144,6 +146,7 @@ class Config:
             "commit_size": size,
             "destage_delay": parse_duration,
             "destage_depth": _parse_depth,
+            "origin_settle": parse_duration,
             "low_watermark": _parse_percent,
             "high_watermark": _parse_percent,
             "on_exit": lambda text: _choice(text, (COMMIT, DESTAGE)),
@@ -164,6 +167,10 @@ class Config:
             setattr(self, name, parsers[name](value))
         except (ConfigError, ValueError, OverflowError) as error:
             raise ConfigError(f"{key}={value}: {error}") from None
+
+    @property
+    def nbd_times(self) -> NbdTimes:
+        return NbdTimes(settle=self.origin_settle)
 
     def check(self) -> None:
         """What holds between parameters; fills in defaults that depend on others. Raises ConfigError."""

@@ -110,7 +110,13 @@ class Destager:
             line.origin_error = None
             self._retry_at = 0.0
             line.destage_wanted.notify()
-            while line.destaged < self._pins.limit() and not (line.origin_error or line.destager_must_stop):
+            forgiven = None
+            while line.destaged < self._pins.limit() and not line.destager_must_stop:
+                if line.origin_settles_at > time.monotonic():
+                    # The batch is repeated then: this failure does not end the drain, the next one may.
+                    forgiven = line.origin_error
+                elif line.origin_error is not forgiven:
+                    break
                 line.moved.wait()
             line.draining = False
             line.destage_wanted.notify()
@@ -148,7 +154,7 @@ class Destager:
         """The LSN up to which to destage; the present `destaged` for only reclaiming; None to stop. Lock held."""
         line = self._line
         while not line.destager_must_stop:
-            timeout = self._retry_at - time.monotonic()
+            timeout = max(self._retry_at, line.origin_settles_at) - time.monotonic()
             if timeout <= 0:
                 if line.destaged < line.committed:
                     limit = self._pins.limit()
@@ -416,6 +422,7 @@ class Destager:
         self._back_off = min(max(2 * self._back_off, _FIRST_BACK_OFF), _LONGEST_BACK_OFF)
         with self._line.lock:
             self._retry_at = time.monotonic() + self._back_off
+            self._line.origin_settles_at = self._writer.settles_at
         message = f"destaging is held up: {error}; it is tried again, and writes go on until the log is full"
         known = self._line.origin_error
         if known is None or str(known) != message:

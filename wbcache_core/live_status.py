@@ -44,10 +44,12 @@ def gather(line: NumberLine, covered: CoveredLog, pins: Pins, snapshots: Snapsho
         oldest, newest, count = covered.generations.oldest, covered.generations.newest, len(covered.generations)
         opened, tags = snapshots.opened(), pins.tags
         log_error, origin_error, failed_at = line.log_error, line.origin_error, line.origin_failed_at
+        settles_in = line.origin_settles_at - time.monotonic()
     facts["throttling"]["destaging_seconds_per_page"] = throttle.seconds_per_page
     facts["window"] = window(oldest, newest, count) if oldest and newest else None
     facts["snapshots"] = [{**moment(generation), "opened": users} for generation, users in opened]
     facts["tags"] = [{"name": tag.name, **moment(Generation(*tag[1:]))} for tag in tags]
+    facts["origin_settles"] = max(settles_in, 0.0)
     facts["errors"] = {
         "log": str(log_error) if log_error else None,
         "origin": str(origin_error) if origin_error else None,

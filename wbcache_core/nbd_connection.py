@@ -31,11 +31,15 @@ class Part(NamedTuple):
 
 
 class NbdConnection:
-    """A libnbd handle, used by one thread at a time. `unflushed`, writes since the last flush, is the device's."""
+    """A libnbd handle, used by one thread at a time. `unflushed`, writes since the last flush, is the device's.
+
+    `unanswered` is the number of writes, zeros and trims that the server may have received and has not answered.
+    """
 
     def __init__(self, uri: str, is_stopping: Callable[[], bool]) -> None:
         """Raises DeviceLostError after _CONNECT_SECONDS, ConfigError for a URI that makes no sense."""
         self.unflushed = False
+        self.unanswered = 0
         self._uri = uri
         self._is_stopping = is_stopping
         self.handle = nbd.NBD()
@@ -61,6 +65,18 @@ class NbdConnection:
     def is_usable(self) -> bool:
         """Connected, with no request under way."""
         return self.handle.aio_is_ready() and not self.handle.aio_in_flight()
+
+    def change(self, verb: str, method: str, *arguments: Any) -> None:
+        """perform() what changes the export."""
+        self.unanswered += 1
+        try:
+            self.perform(verb, method, *arguments)
+        except (DeviceLostError, StoppedError):
+            raise
+        except DeviceError:
+            self.unanswered -= 1
+            raise
+        self.unanswered -= 1
 
     def perform(self, verb: str, method: str, *arguments: Any) -> None:
         """Start one of libnbd's aio_ calls and wait for it; verb is for the message.
@@ -94,6 +110,8 @@ class NbdConnection:
             while True:
                 try:
                     while not failure and len(under_way) < depth and (part := next_part()):
+                        # Also when the call fails: it may have sent some or all of it.
+                        self.unanswered += 1
                         under_way[handle.aio_pwrite(part.data, part.offset)] = part
                 except (DeviceError, StoppedError) as error:
                     failure = error
@@ -121,7 +139,10 @@ class NbdConnection:
             failure = self._device_error("write to", error)
             if isinstance(failure, DeviceLostError):
                 raise failure from None
+            self.unanswered -= 1
             refuse(part, failure)
+        else:
+            self.unanswered -= 1
 
     def _poll(self, waiting_since: float) -> float:
         """Wait a while for the server. Returns since when the cache is stopping while nothing is answered, or 0.0.

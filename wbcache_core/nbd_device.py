@@ -7,6 +7,10 @@ are tried again on a new one for a while. Writes are not: a server that went
 away may have lost whatever was not flushed, also what it had acknowledged. So
 the next sync() fails and the destager, which still has all of it in the log,
 repeats the batch.
+
+A write that was under way on a lost connection may be carried out later: the
+server has received it, and does not know that nobody waits any more. Until
+`settles_at` nothing is written, so all of these come before the repetition.
 """
 
 import contextlib
@@ -21,6 +25,7 @@ import nbd
 from wbcache_core.block_device import Extent, Write
 from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError
 from wbcache_core.nbd_connection import ALLOCATION, PIPELINE_DEPTH, NbdConnection, Part
+from wbcache_core.nbd_times import NbdTimes
 from wbcache_core.units import GIB, MIB, PAGE_BYTES
 
 _RETRY_SECONDS = 15.0
@@ -35,7 +40,7 @@ _ZEROS = memoryview(bytes(MIB))
 class NbdDevice:
     """See the module. `_lock` guards all fields that change; `_returned` is notified when a connection is free."""
 
-    def __init__(self, uri: str, connections: int) -> None:
+    def __init__(self, uri: str, connections: int, times: NbdTimes = NbdTimes()) -> None:  # noqa: B008
         """Raises ConfigError, DeviceError."""
         self.name = uri
         self.pipeline_depth = PIPELINE_DEPTH
@@ -46,6 +51,8 @@ class NbdDevice:
         self._all: set[NbdConnection] = set()
         self._connecting = 0
         self._lost_writes = False
+        self._times = times
+        self._settles_at = 0.0
         self._stopping = False
         connection = NbdConnection(uri, self._is_stopping)
         handle = connection.handle
@@ -62,6 +69,7 @@ class NbdDevice:
         self._largest_data = min(handle.get_block_size(nbd.SIZE_MAXIMUM) or _LARGEST_DATA, _LARGEST_DATA)
         self._all.add(connection)
         self._idle.append(connection)
+        self._connected_at = time.monotonic()
 
     def _is_stopping(self) -> bool:
         return self._stopping
@@ -113,6 +121,8 @@ class NbdDevice:
             for lost in (connection, *self._idle):
                 self._all.discard(lost)
                 self._lost_writes |= lost.unflushed
+                if lost.unanswered:
+                    self._settles_at = time.monotonic() + self._times.settle
             self._idle.clear()
             self._returned.notify_all()
 
@@ -132,8 +142,11 @@ class NbdDevice:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[NbdConnection]:
         """A connection for writes, which have to be flushed. Never repeated here: who gets the error repeats all that
-        is unflushed."""
+        is unflushed. Raises DeviceLostError until `settles_at`."""
         connection = self._take()
+        if self._settles_at > time.monotonic():
+            self._give_back(connection)
+            raise DeviceLostError(f"what was under way on a lost connection to origin '{self.name}' may still be done")
         with self._lock:
             connection.unflushed = True
         try:
@@ -146,7 +159,7 @@ class NbdDevice:
 
     def _change(self, verb: str, method: str, *arguments: Any) -> None:
         with self._changing() as connection:
-            connection.perform(verb, method, *arguments)
+            connection.change(verb, method, *arguments)
 
     def _ask(self, verb: str, method: str, *arguments: Any) -> None:
         """A request that changes nothing: repeated for a while when the server goes away."""
@@ -270,6 +283,14 @@ class NbdDevice:
 
     def grow(self, length: int) -> None:
         raise ConfigError(f"origin '{self.name}' cannot be made larger from here")
+
+    @property
+    def settles_at(self) -> float:
+        return self._settles_at
+
+    def suspect_requests(self) -> None:
+        with self._lock:
+            self._settles_at = max(self._settles_at, self._connected_at + self._times.settle)
 
     def interrupt(self) -> None:
         with self._lock:

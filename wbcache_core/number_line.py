@@ -79,6 +79,8 @@ class NumberLine:
         self.origin_error: OriginFailedError | None = None
         self.origin_failed_at = 0.0
         """Since when, in seconds of time.monotonic()."""
+        self.origin_settles_at = 0.0
+        """The origin's `settles_at` (block_device.Device), as the destager last saw it."""
         self._high_pages = high_pages
         self._commit_pages = commit_pages
 
@@ -174,9 +176,12 @@ class NumberLine:
         self.moved.wait(ORIGIN_PATIENCE / 5 if self.origin_error else None)
 
     def raise_if_origin_failed(self, prefix: str = "") -> None:
-        """Raises the latched OriginFailedError once the origin has failed for ORIGIN_PATIENCE. Lock held."""
+        """Raises the latched OriginFailedError once the origin has failed for ORIGIN_PATIENCE. Lock held.
+
+        As long as it settles it has not failed.
+        """
         error = self.origin_error
-        if error and time.monotonic() - self.origin_failed_at >= ORIGIN_PATIENCE:
+        if error and time.monotonic() - max(self.origin_failed_at, self.origin_settles_at) >= ORIGIN_PATIENCE:
             raise OriginFailedError(f"{prefix}{error}", error.errno_value)
 
     def fail_log(self, error: DeviceError) -> None:

@@ -54,7 +54,7 @@ def open_origin(text: str, read_only: bool) -> Device:
         from wbcache_core.nbd_device import NbdDevice
     except ImportError:
         raise ConfigError(f"origin '{text}' needs libnbd's Python module; install python3-libnbd") from None
-    return NbdDevice(text, Config().destage_depth)
+    return NbdDevice(text, Config().destage_depth, Config().nbd_times)
 
 
 @contextmanager

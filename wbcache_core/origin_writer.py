@@ -29,6 +29,7 @@ _PART_RUNS = 4096
 
 _RETRY_PAUSES = (0.05, 0.2, 0.5)
 """Seconds before what failed is tried again, before the whole batch is given up and repeated later."""
+_SETTLE_POLL_SECONDS = 0.25
 _MOST_FAILURES = 32
 """An origin that fails more requests than this in a batch is not tried again at once."""
 
@@ -64,11 +65,17 @@ class OriginWriter:
         self._pool: ThreadPoolExecutor | None = None
         self.origin_bytes = origin.size
 
+    @property
+    def settles_at(self) -> float:
+        """See block_device.Device."""
+        return self._origin.settles_at
+
     def write(self, batch: DestageBatch) -> int:
-        """Make the batch durable on the origin; returns the number of requests it took.
+        """Make the batch durable on the origin; returns the number of requests it took. Waits until it has settled.
 
         Raises DeviceError, and StoppedError when should_stop(); either leaves the origin in between.
         """
+        self._wait_until_settled()
         clears = deque(self._clear_tasks(batch.clears))
         total = len(clears)
         self._perform(clears)
@@ -83,6 +90,12 @@ class OriginWriter:
         """End the helper threads."""
         if self._pool:
             self._pool.shutdown()
+
+    def _wait_until_settled(self) -> None:
+        """Raises StoppedError."""
+        while (seconds := self._origin.settles_at - time.monotonic()) > 0:
+            self._check_not_stopping()
+            time.sleep(min(seconds, _SETTLE_POLL_SECONDS))
 
     def _write_tasks(self, runs: Iterable[Write]) -> deque[_Task]:
         return deque([_WriteTask(self._origin, run) for run in runs])

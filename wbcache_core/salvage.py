@@ -107,6 +107,8 @@ def carry_out(plan: Plan, log: ForgivingLog, origin: Device) -> None:
         if not device.writable:
             raise ReadOnlyError(f"'{device.name}' cannot be written")
     log_bytes = _size_of_new_log(plan, log)
+    # The server that the log is of may have been killed a moment ago. What is written to the origin waits for that.
+    origin.suspect_requests()
     if plan.spared_slot is None:
         store = SuperblockStore(log, plan.slots)
         if store.current.batch_end < plan.end_lsn:

@@ -2,6 +2,7 @@
 """`wbcache status`: what a running server is doing at this moment."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -42,6 +43,9 @@ def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
         yield "snapshot", f"generation {one['generation']} ({one['time']}), open {one['opened']} times"
     for one in facts["tags"]:
         yield "tag", f"'{one['name']}' is generation {one['generation']} ({one['time']})"
+    if facts["origin_settles"]:
+        until = time.strftime("%H:%M:%S", time.localtime(time.time() + facts["origin_settles"]))
+        yield "settling", f"destaging waits until {until}: writes on a lost connection may still be carried out"
     for device in ("log", "origin"):
         if facts["errors"][device]:
             yield f"{device} fails", facts["errors"][device]

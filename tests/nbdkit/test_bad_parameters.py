@@ -39,7 +39,7 @@ BAD_CHOICES = [
     ("destage-depth", "257", "1 to 256"),
 ]
 
-TIMES = ("commit-interval", "destage-delay")
+TIMES = ("commit-interval", "destage-delay", "origin-settle")
 
 
 @pytest.fixture

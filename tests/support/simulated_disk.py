@@ -167,6 +167,13 @@ class MemoryDisk:
         self.content.extend(bytes(length - len(self.content)))
         self._view = memoryview(self.content)
 
+    @property
+    def settles_at(self):
+        return 0.0
+
+    def suspect_requests(self):
+        """What is written is there at once."""
+
     def interrupt(self):
         """Nothing here waits."""
 

@@ -10,8 +10,8 @@ from wbcache_core.errors import ConfigError
 from wbcache_core.units import GIB, MIB
 
 NAMES = (
-    "origin log log-size ring-size ack flush fua commit-interval commit-size destage-delay destage-depth low-watermark "
-    "high-watermark on-exit compress history history-full force pin-thread-state"
+    "origin log log-size ring-size ack flush fua commit-interval commit-size destage-delay destage-depth "
+    "origin-settle low-watermark high-watermark on-exit compress history history-full force pin-thread-state"
 ).split()
 
 
@@ -33,6 +33,7 @@ def test_defaults():
         commit_size=16 * MIB,
         destage_delay=5.0,
         destage_depth=64,
+        origin_settle=30.0,
         low_watermark=25,
         high_watermark=75,
         on_exit=COMMIT,
@@ -62,6 +63,8 @@ def test_defaults():
         ("destage_delay", "2m", 120),
         ("destage_delay", "0", 0),
         ("destage_depth", "1", 1),
+        ("origin_settle", "0", 0),
+        ("origin_settle", "2m", 120),
         ("destage_depth", "256", 256),
         ("low_watermark", "0", 0),
         ("low_watermark", "74%", 74),

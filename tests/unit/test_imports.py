@@ -25,7 +25,7 @@ LAYERS = (
     "covered_log frame_compressor",
     "record_index generations",
     "ring_buffer location_map segment_table pending_segment frames config block_device nbd_device nbd_connection",
-    "segment_format superblock_format",
+    "segment_format superblock_format nbd_times",
     "thread_state shutdown_watcher control_client",
     "kernel_aio discard_support",
     "background units",
