@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 from wbcache_core.discard_support import can_discard
 from wbcache_core.errors import ConfigError, DeviceError, DeviceInUseError
 from wbcache_core.kernel_aio import NOT_TAKEN, KernelAio
+from wbcache_core.optional_requests import BULK, MAP, TRIM, ZERO, OptionalRequests
 from wbcache_core.units import MIB, PAGE_BYTES
 
 Extent = tuple[int, int, bool, bool]
@@ -28,8 +29,6 @@ _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024)
 _BULK_DEPTH = 128
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
 _BLKROGET = 0x125E
-_ZEROS = memoryview(bytes(MIB))
-_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 
 # Python's os module has only posix_fallocate, which cannot punch or zero. A CDLL call releases the GIL.
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -112,7 +111,7 @@ class BulkDevice(Device, Protocol):
     """A device that takes many writes in one call."""
 
     bulk_depth: int
-    """So many at most; 0 where it turns out that it does not."""
+    """So many at most; 0 while it turns out that it does not."""
 
     def write_bulk(self, writes: Sequence[Write]) -> list[tuple[Write, DeviceError]]:
         """Carry out all writes, from writable memory, and return those that failed. Durable only after sync()."""
@@ -127,6 +126,9 @@ def system_path(path: str) -> bytes:
 def aligned_buffer(length: int) -> memoryview:
     """Page-aligned anonymous memory of length bytes, as O_DIRECT needs it."""
     return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+_ZEROS = aligned_buffer(MIB).toreadonly()
 
 
 def _is_read_only(fd: int) -> bool:
@@ -151,7 +153,7 @@ class FileDevice:
         self._check_kind(path)
         self._fd, self.writable = self._open(path, read_only)
         self._direct_fd = -1
-        self.bulk_depth = _BULK_DEPTH
+        self._optional = OptionalRequests()
         self._aio: KernelAio | None = None  # of the thread that uses write_bulk()
         try:
             self._lock()
@@ -276,31 +278,42 @@ class FileDevice:
                 skip += count
             position += len(view)
 
+    @property
+    def bulk_depth(self) -> int:
+        """See BulkDevice."""
+        return _BULK_DEPTH if self._optional.is_wanted(BULK) else 0
+
     def write_bulk(self, writes: Sequence[Write]) -> list[tuple[Write, DeviceError]]:
         """See BulkDevice. For one thread at a time."""
         failed: list[tuple[Write, DeviceError]] = []
+        refused = 0
         for write, done in zip(writes, self._write_at_once(writes), strict=True):
             offset, views = write
-            if done < 0 and done != NOT_TAKEN:
-                failed.append((write, self._error("write to", OSError(-done, os.strerror(-done)))))
-            elif done != sum(map(len, views)):
-                try:
-                    self.write(views, offset)
-                except DeviceError as error:
-                    failed.append((write, error))
+            if done == sum(map(len, views)):
+                continue
+            try:
+                self.write(views, offset)
+                refused = min(refused, done)
+            except DeviceError as error:
+                failed.append((write, error))
+        if refused:
+            self._optional.note_refusal(BULK, self._error("write in bulk to", OSError(-refused, "")))
+        elif not failed:
+            self._optional.note_success(BULK)
         return failed
 
     def _write_at_once(self, writes: Sequence[Write]) -> list[int]:
         """What KernelAio.write() returns."""
-        if self._aio is None and self.bulk_depth:
-            try:
-                # Not before the server has gone into the background: the kernel keeps it for a process.
-                self._aio = KernelAio(self.bulk_depth)
-            except OSError:
-                self.bulk_depth = 0
-        if self._aio is None:
+        if not self._optional.is_wanted(BULK):
             return [NOT_TAKEN] * len(writes)
-        return self._aio.write(self._direct_fd if self._direct_fd >= 0 else self._fd, writes)
+        try:
+            if self._aio is None:
+                # Not before the server has gone into the background: the kernel keeps it for a process.
+                self._aio = KernelAio(_BULK_DEPTH)
+            return self._aio.write(self._direct_fd if self._direct_fd >= 0 else self._fd, writes)
+        except OSError:
+            self._aio = None
+            return [NOT_TAKEN] * len(writes)
 
     def sync(self) -> None:
         try:
@@ -309,31 +322,40 @@ class FileDevice:
             raise self._error("sync", error) from None
 
     def zero(self, offset: int, length: int, may_trim: bool) -> None:
-        if may_trim and self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, length):
-            return
-        if self._fallocate(_ZERO_RANGE | _KEEP_SIZE, offset, length):
-            return
-        while length:
-            count = min(length, len(_ZEROS))
-            self.write([_ZEROS[:count]], offset)
-            offset, length = offset + count, length - count
+        optional, fallocate = self._optional, self._fallocate
 
-    def _fallocate(self, mode: int, offset: int, length: int) -> bool:
-        """False where the file system or device cannot do it and zeros have to be written."""
+        def write() -> None:
+            for start in range(0, length, len(_ZEROS)):
+                self.write([_ZEROS[: length - start]], offset + start)
+
+        def zero() -> None:
+            optional.attempt(ZERO, lambda: fallocate(_ZERO_RANGE | _KEEP_SIZE, offset, length), write)
+
+        if may_trim:
+            optional.attempt(TRIM, lambda: fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, length), zero)
+        else:
+            zero()
+
+    def _fallocate(self, mode: int, offset: int, length: int) -> None:
         while _libc.fallocate(self._fd, mode, offset, length) != 0:
             value = ctypes.get_errno()
-            if value == errno.EINTR:
-                continue
-            if value in _UNSUPPORTED:
-                return False
-            raise self._error("zero", OSError(value, os.strerror(value)))
-        return True
+            if value != errno.EINTR:
+                verb = "deallocate blocks of" if mode & _PUNCH_HOLE else "zero"
+                raise self._error(verb, OSError(value, os.strerror(value)))
 
     def extents(self, offset: int, length: int, most: int | None = None) -> list[Extent]:
+        found = [(offset, length, False, False)]
         if self._is_block_device:
-            return [(offset, length, False, False)]
+            return found
+
+        def look() -> None:
+            found[:] = self._data_and_holes(offset, offset + length, most)
+
+        self._optional.attempt(MAP, look, lambda: None)
+        return found
+
+    def _data_and_holes(self, offset: int, end: int, most: int | None) -> list[Extent]:
         found: list[Extent] = []
-        end = offset + length
         while offset < end and (most is None or len(found) < most):
             data = min(self._seek(offset, os.SEEK_DATA, end), end)
             if data > offset:
@@ -353,8 +375,6 @@ class FileDevice:
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return end
-            if error.errno == errno.EINVAL:
-                return offset if whence == os.SEEK_DATA else end
             raise self._error("map", error) from None
 
     def prefetch(self, offset: int, length: int) -> None:
@@ -392,7 +412,7 @@ class FileDevice:
         return os.path.samestat(mine, other)
 
     def close(self) -> None:
-        aio, self._aio, self.bulk_depth = self._aio, None, 0
+        aio, self._aio = self._aio, None
         if aio:
             with contextlib.suppress(OSError):
                 aio.close()

@@ -60,7 +60,8 @@ class KernelAio:
     def write(self, fd: int, writes: Sequence[_Write]) -> list[int]:
         """Carry out at most `depth` writes from writable memory; returns what each came to: bytes, or an errno below 0.
 
-        Those that the kernel does not take at all are NOT_TAKEN.
+        Those that the kernel does not take at all are NOT_TAKEN. Raises OSError where it does not tell what became of
+        them; they have ended then, and the queue is closed.
         """
         self._first_number += len(writes)
         iovecs = self._fill(fd, writes)
@@ -73,8 +74,14 @@ class KernelAio:
                     pointers = ctypes.addressof(self._pointers) + 8 * submitted
                     submitted += _call(self._submit, self._context.value, len(writes) - submitted, pointers)
         finally:
-            self._reap(submitted, results)
-            del iovecs
+            try:
+                self._reap(submitted, results)
+            except OSError:
+                # The kernel lets go of a queue only when nothing is under way in it any more.
+                self.close()
+                raise
+            finally:
+                del iovecs
         return results
 
     def _fill(self, fd: int, writes: Sequence[_Write]) -> ctypes.Array[ctypes.c_char]:

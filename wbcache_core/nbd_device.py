@@ -26,6 +26,7 @@ from wbcache_core.block_device import Extent, Write
 from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError
 from wbcache_core.nbd_connection import ALLOCATION, PIPELINE_DEPTH, NbdConnection, Part
 from wbcache_core.nbd_times import NbdTimes
+from wbcache_core.optional_requests import MAP, PREFETCH, TRIM, ZERO, OptionalRequests
 from wbcache_core.units import GIB, MIB, PAGE_BYTES
 
 _RETRY_SECONDS = 15.0
@@ -54,6 +55,7 @@ class NbdDevice:
         self._times = times
         self._settles_at = 0.0
         self._stopping = False
+        self._optional = OptionalRequests()
         connection = NbdConnection(uri, self._is_stopping)
         handle = connection.handle
         self.size: int = handle.get_size()
@@ -125,6 +127,8 @@ class NbdDevice:
                     self._settles_at = time.monotonic() + self._times.settle
             self._idle.clear()
             self._returned.notify_all()
+        # What comes next may be another server.
+        self._optional.forget()
 
     @contextlib.contextmanager
     def _using(self, connection: NbdConnection) -> Iterator[None]:
@@ -244,42 +248,67 @@ class NbdDevice:
             self._returned.wait()
 
     def zero(self, offset: int, length: int, may_trim: bool) -> None:
-        flags = 0 if may_trim else nbd.CMD_FLAG_NO_HOLE
-        end = offset + length
-        while offset < end:
-            if self._can_zero:
-                count = min(end - offset, _LARGEST_RANGE)
-                self._change("zero", "aio_zero", count, offset, None, flags)
-            else:
-                count = min(end - offset, len(_ZEROS))
-                self.write([_ZEROS[:count]], offset)
-            offset += count
+        for start in range(0, length, _LARGEST_RANGE):
+            self._zero_range(offset + start, min(length - start, _LARGEST_RANGE), may_trim)
+
+    def _zero_range(self, offset: int, length: int, may_trim: bool) -> None:
+        def write() -> None:
+            for start in range(0, length, len(_ZEROS)):
+                self.write([_ZEROS[: length - start]], offset + start)
+
+        def change(verb: str, flags: int) -> None:
+            self._change(verb, "aio_zero", length, offset, None, flags)
+
+        def zero() -> None:
+            self._optional.attempt(ZERO, lambda: change("zero", nbd.CMD_FLAG_NO_HOLE), write)
+
+        if not self._can_zero:
+            write()
+        elif may_trim:
+            self._optional.attempt(TRIM, lambda: change("deallocate blocks of", 0), zero)
+        else:
+            zero()
 
     def extents(self, offset: int, length: int, most: int | None = None) -> list[Extent]:
         found: list[Extent] = []
         end = offset + length
-        while self._can_map and offset < end and (most is None or len(found) < most):
-            entries: list[int] = []
 
-            def receive(context: str, _: int, words: list[int], error: Any, entries: list[int] = entries) -> None:
-                if context == ALLOCATION and not error.value:
-                    entries.extend(words)
+        def ask() -> None:
+            while (at := _end_of(found, offset)) < end and (most is None or len(found) < most):
+                entries = self._ask_extents(at, end)
+                if not entries:
+                    break
+                found.extend(entries)
 
-            self._ask("map", "aio_block_status", min(end - offset, _LARGEST_RANGE), offset, receive)
-            if not entries:
-                break
-            for count, flags in zip(entries[0::2], entries[1::2], strict=True):
-                count = min(count, end - offset)
-                if count:
-                    found.append((offset, count, bool(flags & _HOLE), bool(flags & _ZERO)))
-                offset += count
-        if offset < end and (most is None or len(found) < most):
-            found.append((offset, end - offset, False, False))
+        if self._can_map:
+            self._optional.attempt(MAP, ask, lambda: None)
+        if (at := _end_of(found, offset)) < end and (most is None or len(found) < most):
+            found.append((at, end - at, False, False))
+        return found
+
+    def _ask_extents(self, offset: int, end: int) -> list[Extent]:
+        """One or more extents from offset; none where the server says nothing of it."""
+        words: list[int] = []
+
+        def receive(context: str, _: int, entries: list[int], error: Any) -> None:
+            if context == ALLOCATION and not error.value:
+                words[:] = entries
+
+        self._ask("map", "aio_block_status", min(end - offset, _LARGEST_RANGE), offset, receive)
+        found: list[Extent] = []
+        for count, flags in zip(words[0::2], words[1::2], strict=True):
+            count = min(count, end - offset)
+            if count:
+                found.append((offset, count, bool(flags & _HOLE), bool(flags & _ZERO)))
+            offset += count
         return found
 
     def prefetch(self, offset: int, length: int) -> None:
-        if self._can_cache:
+        def ask() -> None:
             self._ask("prefetch", "aio_cache", min(length, _LARGEST_RANGE), offset)
+
+        if self._can_cache:
+            self._optional.attempt(PREFETCH, ask, lambda: None)
 
     def grow(self, length: int) -> None:
         raise ConfigError(f"origin '{self.name}' cannot be made larger from here")
@@ -301,3 +330,8 @@ class NbdDevice:
         with self._lock:
             self._idle.clear()
             self._all.clear()
+
+
+def _end_of(extents: list[Extent], offset: int) -> int:
+    """The byte after the last extent; offset where there is none."""
+    return sum(extents[-1][:2]) if extents else offset

@@ -115,7 +115,6 @@ def test_a_write_without_progress_is_an_error(device, monkeypatch):
         ("preadv", lambda device: device.read_uncached_into(aligned_buffer(PAGE_BYTES), 0)),
         ("pwritev", lambda device: device.write(make_views([PAGE_BYTES]), 0)),
         ("fdatasync", lambda device: device.sync()),
-        ("lseek", lambda device: device.extents(0, SIZE)),
     ],
 )
 @pytest.mark.parametrize("value", [errno.EIO, errno.ENOSPC])
@@ -186,12 +185,22 @@ class Fallocate:
         return self._real.fallocate(*arguments)
 
 
-@pytest.mark.parametrize("value", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV])
-def test_zeros_are_written_where_the_file_system_cannot_zero(path, monkeypatch, value, opened):
-    device = opened(path)
-    Fallocate(monkeypatch, value, value)
-    device.zero(100, 3 * PAGE_BYTES, may_trim=True)
-    assert path.read_bytes() == b"o" * 100 + bytes(3 * PAGE_BYTES) + b"o" * (SIZE - 100 - 3 * PAGE_BYTES)
+REFUSALS = [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV, errno.EIO, errno.ENOSPC, errno.EPERM]
+
+
+@pytest.mark.parametrize("value", REFUSALS)
+@pytest.mark.parametrize("refusals", [1, 2])
+def test_zeros_are_written_where_the_file_system_refuses_to_zero(device, path, monkeypatch, value, refusals):
+    """From the first refusal on: neither the request that met it nor the next one fails, and it is not asked again."""
+    fallocate = Fallocate(monkeypatch, *[value] * refusals)
+    device.zero(PAGE_BYTES, 3 * PAGE_BYTES, may_trim=True)
+    assert fallocate.calls == 2
+    device.zero(8 * PAGE_BYTES, PAGE_BYTES, may_trim=True)
+    assert fallocate.calls == (3 if refusals == 1 else 2)
+    content = bytearray(b"o" * SIZE)
+    content[PAGE_BYTES : 4 * PAGE_BYTES] = bytes(3 * PAGE_BYTES)
+    content[8 * PAGE_BYTES : 9 * PAGE_BYTES] = bytes(PAGE_BYTES)
+    assert path.read_bytes() == content
 
 
 def test_more_zeros_are_written_than_one_write_has(tmp_path, monkeypatch, opened):
@@ -210,12 +219,19 @@ def test_an_interrupted_zero_is_tried_again(path, monkeypatch, opened):
 
 
 @pytest.mark.parametrize("value", [errno.EIO, errno.ENOSPC])
-def test_a_failed_zero_is_an_error(path, monkeypatch, value, opened):
-    Fallocate(monkeypatch, value)
-    with pytest.raises(DeviceError, match="cannot zero origin") as failure:
-        opened(path).zero(0, SIZE, may_trim=True)
+def test_where_zeros_cannot_be_written_either_it_is_an_error_and_no_refusal(path, monkeypatch, value, opened):
+    """The device failed. When it works again it is asked to zero as before."""
+    device = opened(path)
+    fallocate = Fallocate(monkeypatch, errno.EINVAL, errno.EINVAL)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", fail_with(value))
+        with pytest.raises(DeviceError, match="cannot write to origin") as failure:
+            device.zero(0, SIZE, may_trim=True)
     assert failure.value.errno_value == value
     assert path.read_bytes() == b"o" * SIZE
+    device.zero(0, SIZE, may_trim=True)
+    assert fallocate.calls == 3
+    assert path.read_bytes() == bytes(SIZE)
 
 
 def test_extents_show_the_holes_of_a_file(tmp_path, opened):
@@ -236,14 +252,19 @@ def test_extents_show_the_holes_of_a_file(tmp_path, opened):
     assert device.extents(0, 0) == []
 
 
-def test_a_file_system_that_knows_no_holes_has_only_data(path, monkeypatch, opened):
+@pytest.mark.parametrize("value", REFUSALS)
+def test_a_file_system_that_knows_no_holes_has_only_data(path, monkeypatch, opened, value):
     device = opened(path)
+    looks = []
 
-    def refuse(_fd, _offset, _whence):
-        raise OSError(errno.EINVAL, "no such whence")
+    def refuse(_fd, _offset, whence):
+        looks.append(whence)
+        raise OSError(value, "no such whence")
 
     monkeypatch.setattr(os, "lseek", refuse)
     assert device.extents(100, 5000) == [(100, 5000, False, False)]
+    assert device.extents(0, SIZE) == [(0, SIZE, False, False)]
+    assert len(looks) == 1, "asked once is enough"
 
 
 def test_extents_are_never_empty_though_the_file_changes_between_two_looks(path, monkeypatch, opened):

@@ -27,7 +27,7 @@ LAYERS = (
     "ring_buffer location_map segment_table pending_segment frames config block_device nbd_device nbd_connection",
     "segment_format superblock_format nbd_times",
     "thread_state shutdown_watcher control_client",
-    "kernel_aio discard_support",
+    "kernel_aio discard_support optional_requests",
     "background units",
     "errors",
 )

@@ -156,6 +156,35 @@ def test_without_it_everything_is_written_all_the_same(device, path, monkeypatch
     assert device.bulk_depth == 0
 
 
+@pytest.mark.parametrize("name", ["_submit", "_getevents"])
+def test_where_one_of_the_system_calls_is_refused_everything_is_written_all_the_same(device, path, monkeypatch, name):
+    """As by seccomp in a container: the queue is made, and then a call that it needs does not exist."""
+    call, refused = kernel_aio._call, []
+
+    def refuse(number, *arguments):
+        if device._aio and number == getattr(device._aio, name):
+            refused.append(name)
+            raise OSError(errno.EPERM, "seccomp")
+        return call(number, *arguments)
+
+    monkeypatch.setattr(kernel_aio, "_call", refuse)
+    writes, content = spread_writes(random.Random(1), 50, 4)
+    assert device.write_bulk(writes[:1]) == []
+    assert device.bulk_depth == 0, "it is not asked with each batch"
+    assert device.write_bulk(writes[1:]) == []
+    assert len(refused) == 1
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("value", [errno.EIO, errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_that_refuses_bulk_writes_only_is_written_all_the_same(device, path, monkeypatch, value):
+    monkeypatch.setattr(KernelAio, "write", lambda queue, fd, writes: [-value] * len(writes))
+    writes, content = spread_writes(random.Random(1), 50, 4)
+    assert device.write_bulk(writes) == []
+    assert device.bulk_depth == 0
+    assert path.read_bytes() == content
+
+
 def test_what_an_interrupted_call_leaves_behind_is_not_taken_for_the_next_one(queue, path, monkeypatch):
     def interrupt(count, results):
         raise KeyboardInterrupt
