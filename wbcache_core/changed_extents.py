@@ -8,6 +8,7 @@ from typing import NamedTuple
 from wbcache_core.block_device import Device
 from wbcache_core.location_map import (
     HOLE_FLAG,
+    NO_REGION,
     REGION_BLOCKS,
     REGION_SHIFT,
     ZERO_FLAG,
@@ -40,12 +41,19 @@ def _kind(entry: int) -> Kind:
 
 def _runs(changed: LocationMap, then: LocationMap) -> Iterator[Change]:
     """By region, not merged beyond that. All entries of both maps are above what the origin has."""
-    for region, leaf in changed.regions.items():
-        first = region << REGION_SHIFT
-        now = then.regions.get(region, 0)
-        if isinstance(leaf, int) and isinstance(now, int):
-            yield Change(first, REGION_BLOCKS, _kind(now))
+    region = 0
+    while region < NO_REGION:
+        stop, leaf = changed.piece(region)
+        if leaf == 0:
+            region = stop
             continue
+        first = region << REGION_SHIFT
+        until, now = then.piece(region)
+        if isinstance(leaf, int) and isinstance(now, int):
+            region = min(stop, until)
+            yield Change(first, (region << REGION_SHIFT) - first, _kind(now))
+            continue
+        region += 1
         start, kind = 0, None
         pairs = zip(changed.entries(first, REGION_BLOCKS), then.entries(first, REGION_BLOCKS), strict=True)
         for index, (entry, old) in enumerate(pairs):

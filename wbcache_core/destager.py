@@ -88,7 +88,6 @@ class Destager:
         self._image: memoryview | None = None
         self._idle_head, self._idle_since = 0, 0.0
         self._back_off, self._retry_at = 0.0, 0.0
-        self._sweep_at = _SWEEP_REGIONS
         self._thread = threading.Thread(target=self._run, name="wbcache-destage", daemon=True)
 
     def start(self) -> None:
@@ -387,15 +386,12 @@ class Destager:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Drop stale leaves of the map when it has grown to twice what it was after the last sweep."""
+        """Drop what is stale in the map. Each time space is reclaimed, a quarter of the log at least was written."""
         line = self._line
-        if len(self._map.regions) < self._sweep_at:
-            return
         region: int | None = 0
         while region is not None:
             with line.lock:
                 region = self._map.sweep(region, _SWEEP_REGIONS, line.oldest)
-        self._sweep_at = 2 * len(self._map.regions) + _SWEEP_REGIONS
 
     def _report_ended(self) -> None:
         """Tell of snapshots and tags that a batch is going to pass. No lock held."""

@@ -3,7 +3,9 @@
 
 A region is 512 blocks (2 MiB). An entry is 0 (never written), an LSN (a page
 of data), or an LSN with ZERO_FLAG (reads as zeros since that LSN) and perhaps
-HOLE_FLAG (it was a trim). A leaf is one of three:
+HOLE_FLAG (it was a trim). A trim or zero of several
+whole regions is one span for all of them, which the leaf of a region that is
+written later hides. A leaf is one of three:
 
 - one number, where a single trim or zero covers the whole region;
 - sparse: a sorted array of words, one for each of up to 128 blocks: index << 55,
@@ -29,6 +31,9 @@ REGION_MASK = REGION_BLOCKS - 1
 ZERO_FLAG = 1 << 63
 HOLE_FLAG = 1 << 62
 LSN_MASK = HOLE_FLAG - 1
+
+NO_REGION = 1 << 64 - REGION_SHIFT
+"""Behind every region."""
 
 SPARSE_BLOCKS = 128
 """More blocks than this make a leaf dense."""
@@ -102,11 +107,14 @@ def _end_of_run(entries: "array[int]", index: int, end: int, oldest: int) -> int
 
 
 class LocationMap:
-    """See the module. `regions` has every leaf, for ordered walks; `_dense` the dense ones again, for the short way."""
+    """See the module. `regions` has every leaf, `_dense` the dense ones again, for the short way; piece() also the spans."""
 
     def __init__(self) -> None:
         self.regions: SortedDict[int, int | array[int]] = SortedDict()
         self._dense: dict[int, array[int]] = {}
+        self._spans: SortedDict[int, tuple[int, int]] = SortedDict()
+        """First region -> the region behind the last, and the entry of all blocks. They do not overlap, and each is
+        older than the leaves of its regions."""
         self.sweeps = 0
         """How often sweep() dropped something."""
 
@@ -115,9 +123,37 @@ class LocationMap:
         leaf = self._dense.get(block >> REGION_SHIFT)
         return self._look_up(block) if leaf is None else leaf[block & REGION_MASK]
 
+    def piece(self, region: int) -> tuple[int, "int | array[int]"]:
+        """The leaf of a region, or the entry of all its blocks, and the region up to which that holds for all blocks.
+
+        What has no end goes up to NO_REGION.
+        """
+        leaf = self.regions.get(region)
+        if leaf is not None:
+            return region + 1, leaf
+        stop = next(self.regions.irange(region), NO_REGION)
+        index = self._spans.bisect_right(region)
+        if index:
+            end, entry = self._spans.peekitem(index - 1)[1]
+            if region < end:
+                return min(stop, end), entry
+        return min(stop, self._spans.peekitem(index)[0] if index < len(self._spans) else NO_REGION), 0
+
+    def _leaf(self, region: int) -> "int | array[int]":
+        """The leaf of a region, or the entry of all its blocks."""
+        leaf = self.regions.get(region)
+        if leaf is not None:
+            return leaf
+        index = self._spans.bisect_right(region) if self._spans else 0
+        if index:
+            end, entry = self._spans.peekitem(index - 1)[1]
+            if region < end:
+                return entry
+        return 0
+
     def _look_up(self, block: int) -> int:
         """get() in a region without a dense leaf."""
-        leaf = self.regions.get(block >> REGION_SHIFT, 0)
+        leaf = self._leaf(block >> REGION_SHIFT)
         if isinstance(leaf, int):
             return leaf
         index = block & REGION_MASK
@@ -133,7 +169,7 @@ class LocationMap:
         while count:
             index = block & REGION_MASK
             length = min(count, REGION_BLOCKS - index)
-            leaf = self.regions.get(block >> REGION_SHIFT, 0)
+            leaf = self._leaf(block >> REGION_SHIFT)
             if isinstance(leaf, int):
                 found.extend(array("Q", [leaf]) * length)
             elif len(leaf) == REGION_BLOCKS:
@@ -152,14 +188,9 @@ class LocationMap:
         Alike are blocks with entries below oldest, with pages, and with the same flags. It may go on behind the stop.
         Takes time that does not grow with the number of blocks that are not in the run, but for a region's.
         """
-        region = next(self.regions.irange(block >> REGION_SHIFT), None)
-        if region is None or region << REGION_SHIFT >= last:
-            return last, 0
-        first = region << REGION_SHIFT
-        if first > block:
-            return first, 0
-        last = min(last, first + REGION_BLOCKS)
-        leaf = self.regions[region]
+        region = block >> REGION_SHIFT
+        stop, leaf = self.piece(region)
+        first, last = region << REGION_SHIFT, min(last, stop << REGION_SHIFT)
         if isinstance(leaf, int):
             return last, leaf
         index, end = block - first, last - first
@@ -190,8 +221,8 @@ class LocationMap:
     def _insert(self, block: int, lsn: int) -> None:
         """set_page() in a region without a dense leaf."""
         region, index = block >> REGION_SHIFT, block & REGION_MASK
-        leaf = self.regions.get(region)
-        if leaf is None:
+        leaf = self._leaf(region)
+        if leaf == 0:
             leaf = self.regions[region] = array("Q")
         if isinstance(leaf, int) or len(leaf) == SPARSE_BLOCKS or lsn > _WORD_LSN_MASK:
             self._dense_leaf(region)[index] = lsn
@@ -218,7 +249,7 @@ class LocationMap:
                 leaf = self._dense_leaf(region)
                 for block, lsn in inside:
                     leaf[block & REGION_MASK] = lsn
-            elif region in self.regions:
+            elif self._leaf(region) != 0:
                 for block, lsn in inside:
                     self.set_page(block, lsn)
             else:
@@ -239,6 +270,36 @@ class LocationMap:
 
     def set_all(self, block: int, count: int, entry: int) -> None:
         """The same entry, of zeros, for count blocks."""
+        first, end = block + REGION_MASK >> REGION_SHIFT, block + count >> REGION_SHIFT
+        if end - first > 1:
+            self._set_span(first, end, entry)
+            self._set_parts(block, (first << REGION_SHIFT) - block, entry)
+            self._set_parts(end << REGION_SHIFT, block + count & REGION_MASK, entry)
+        else:
+            self._set_parts(block, count, entry)
+
+    def _set_span(self, first: int, end: int, entry: int) -> None:
+        """The same entry for all blocks of several regions."""
+        for region in list(self.regions.irange(first, end, (True, False))):
+            del self.regions[region]
+            self._dense.pop(region, None)
+        spans = self._spans
+        before = spans.peekitem(index - 1)[0] if (index := spans.bisect_right(first)) else first
+        for start in list(spans.irange(before, end, (True, False))):
+            stop, old = spans[start]
+            if stop > first:
+                del spans[start]
+                if start < first:
+                    spans[start] = first, old
+                if stop > end:
+                    spans[end] = stop, old
+        # A large trim is logged as several entries one behind the other.
+        if before < first and spans[before] == (first, entry):
+            first = before
+        spans[first] = end, entry
+
+    def _set_parts(self, block: int, count: int, entry: int) -> None:
+        """set_all() region by region."""
         while count:
             index = block & REGION_MASK
             length = min(count, REGION_BLOCKS - index)
@@ -262,12 +323,12 @@ class LocationMap:
         index = block & REGION_MASK
         first, between = index << _INDEX_SHIFT | _word_of(entry), _NEXT_BLOCK + step
         words = array("Q", range(first, first + count * between, between))
-        leaf = self.regions.get(region)
-        if leaf is None:
+        leaf = self._leaf(region)
+        if isinstance(leaf, int):
+            if leaf:
+                return False
             self.regions[region] = words
             return True
-        if isinstance(leaf, int):
-            return False
         low = bisect_left(leaf, index << _INDEX_SHIFT)
         high = bisect_left(leaf, index + count << _INDEX_SHIFT, low)
         if len(leaf) + count - (high - low) > SPARSE_BLOCKS:
@@ -279,7 +340,7 @@ class LocationMap:
         """The leaf of a region as a dense one."""
         dense = self._dense.get(region)
         if dense is None:
-            leaf = self.regions.get(region, 0)
+            leaf = self._leaf(region)
             if isinstance(leaf, int):
                 dense = array("Q", [leaf]) * REGION_BLOCKS if leaf else _EMPTY_LEAF[:]
             else:
@@ -305,7 +366,12 @@ class LocationMap:
         for region in stale:
             del self.regions[region]
             self._dense.pop(region, None)
-        self.sweeps += bool(stale)
+        old_spans = [] if last is not None else [
+            start for start, (_, entry) in self._spans.items() if entry & LSN_MASK < oldest
+        ]  # fmt: skip
+        for start in old_spans:
+            del self._spans[start]
+        self.sweeps += bool(stale or old_spans)
         return last
 
     def check(self) -> None:
@@ -319,3 +385,7 @@ class LocationMap:
             for entry in [leaf] if isinstance(leaf, int) else leaf if is_dense else map(_entry_of, leaf):
                 assert not entry & HOLE_FLAG or entry & ZERO_FLAG
         assert self._dense.keys() <= self.regions.keys()
+        end = 0
+        for start, (stop, entry) in self._spans.items():
+            assert end <= start < stop and (entry & ZERO_FLAG or not entry & HOLE_FLAG)
+            end = stop

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The map from block to newest LSN, against a dict."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from wbcache_core.location_map import (
     HOLE_FLAG,
     LSN_MASK,
+    NO_REGION,
     REGION_BLOCKS,
     SPARSE_BLOCKS,
     ZERO_FLAG,
@@ -17,6 +20,7 @@ from wbcache_core.location_map import (
 
 BLOCK_COUNT = 5 * REGION_BLOCKS
 FAR = 2**40
+GIB_BLOCKS = 2**18
 
 BLOCKS = st.integers(0, BLOCK_COUNT - 1) | st.integers(0, 4).map(lambda region: region * REGION_BLOCKS)
 LENGTHS = (1, 2, 10, 100, SPARSE_BLOCKS, SPARSE_BLOCKS + 1, REGION_BLOCKS - 1, REGION_BLOCKS)
@@ -93,10 +97,69 @@ def test_a_copy_of_entries_stays_as_it_was():
 def test_a_range_over_whole_regions_takes_no_leaves():
     locations = LocationMap()
     locations.set_all(FAR, 1000 * REGION_BLOCKS, ZERO_FLAG | 5)
-    assert list(locations.regions.values()) == [ZERO_FLAG | 5] * 1000
+    assert not locations.regions
     locations.set_page(FAR + 700, 6)
     assert list(locations.entries(FAR + 699, 3)) == [ZERO_FLAG | 5, 6, ZERO_FLAG | 5]
     assert list(locations.entries(FAR + REGION_BLOCKS, 1)) == [ZERO_FLAG | 5]
+
+
+def test_a_trim_of_many_tebibytes_takes_hardly_any_memory():
+    tracemalloc.start()
+    try:
+        locations = LocationMap()
+        # As a client's trims are logged: a GiB an entry, many of them behind one LSN.
+        for number in range(12 * 1024):
+            locations.set_all(number * GIB_BLOCKS, GIB_BLOCKS, ZERO_FLAG | HOLE_FLAG | 1 + number // 246)
+        locations.set_page(5 * GIB_BLOCKS + 3, 100)
+        locations.check()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+    assert list(locations.entries(5 * GIB_BLOCKS + 2, 3)) == [ZERO_FLAG | HOLE_FLAG | 1, 100, ZERO_FLAG | HOLE_FLAG | 1]
+    assert locations.get(12 * 1024 * GIB_BLOCKS - 1) == ZERO_FLAG | HOLE_FLAG | 1 + (12 * 1024 - 1) // 246
+    assert locations.get(12 * 1024 * GIB_BLOCKS) == 0
+    sweep_all(locations, 32, 40)
+    assert locations.get(0) == 0 != locations.get(12 * 1024 * GIB_BLOCKS - 1)
+    assert locations.sweeps
+    sweep_all(locations, 32, 200)
+    assert locations.piece(0) == (NO_REGION, 0)
+
+
+@given(STEPS)
+def test_pieces_and_runs_agree_with_the_entries(steps):
+    locations, lsn = LocationMap(), 0
+    for kind, block, count, part in steps:
+        count = min(count, BLOCK_COUNT - block)
+        lsn += 1
+        if kind == "sweep":
+            sweep_all(locations, part + 1, lsn * part // 3)
+        elif kind in ("page", "run"):
+            locations.set_run(block, count, lsn)
+            lsn += count
+        else:
+            locations.set_all(block, count, lsn | ZERO_FLAG | (HOLE_FLAG if kind == "trim" else 0))
+    region = 0
+    while region < BLOCK_COUNT // REGION_BLOCKS:
+        stop, leaf = locations.piece(region)
+        assert stop > region
+        if isinstance(leaf, int):
+            count = min(stop * REGION_BLOCKS, BLOCK_COUNT) - region * REGION_BLOCKS
+            assert list(locations.entries(region * REGION_BLOCKS, count)) == [leaf] * count
+        region = stop
+    for oldest in (1, lsn // 2 + 1):
+        check_runs(locations, oldest)
+
+
+def check_runs(locations, oldest):
+    block = 0
+    while block < BLOCK_COUNT:
+        stop, entry = locations.run(block, BLOCK_COUNT, oldest)
+        assert block < stop <= BLOCK_COUNT
+        entries = locations.entries(block, stop - block)
+        assert entries[0] == entry
+        assert len({entry_lsn(one) >= oldest and (one >> 62, 1) for one in entries}) == 1
+        block = stop
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 16])
