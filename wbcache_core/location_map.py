@@ -107,7 +107,7 @@ def _end_of_run(entries: "array[int]", index: int, end: int, oldest: int) -> int
 
 
 class LocationMap:
-    """See the module. `regions` has every leaf, `_dense` the dense ones again, for the short way; piece() also the spans."""
+    """See the module. `regions` has every leaf, `_dense` the dense ones again; piece() also the spans."""
 
     def __init__(self) -> None:
         self.regions: SortedDict[int, int | array[int]] = SortedDict()
