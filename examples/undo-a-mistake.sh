@@ -67,7 +67,7 @@ mkdir "$folder/volume" "$folder/files" "$folder/past"
 step "1. A volume behind the cache. history=1h: whatever is written can be taken back for an hour"
 truncate -s 128M "$folder/disk.img"
 nbdkit --foreground --unix "$socket" --pidfile "$folder/server.pid" \
-    python "$repository/plugin/wbcache.py" "origin=$folder/disk.img" log-size=256M history=1h &
+    python "$repository/plugin/wbcache.py" "origin=$folder/disk.img" log-size=256M history=1h "control=$folder/control" &
 server=$!
 wait_for "$folder/server.pid" "$server"
 
@@ -89,8 +89,10 @@ rm -rf "${folder:?}/files"/*
 sync --file-system "$folder/files"
 tell "files left: $(find "$folder/files" -type f | wc -l)"
 
-step "4. The volume as it was ten seconds ago is the export @-10s, beside the live one"
-nbdcopy "nbd+unix:///@-10s?socket=$socket" "$folder/past.img"
+step "4. The volume as it was ten seconds ago is an export, beside the live one"
+past=$(cd "$repository" && /usr/bin/python3 -B -m wbcache_core resolve "$folder/control" -10s)
+tell "ten seconds ago: $past"
+nbdcopy "nbd+unix:///$past?socket=$socket" "$folder/past.img"
 mount -o loop "$folder/past.img" "$folder/past"
 tell "files there: $(find "$folder/past" -type f | wc -l)"
 

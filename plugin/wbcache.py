@@ -207,6 +207,8 @@ def open(readonly):
 def _open_snapshot(when):
     snapshot = _cache.open_snapshot(when)
     try:
+        # nbdkit cannot tell a client that connects anew: by this name it has to get the same moment, or none.
+        moments.refuse_passing(when, snapshot.generation, snapshot.is_final)
         return Connection(snapshot, snapshot)
     except BaseException:
         snapshot.close()
@@ -267,8 +269,7 @@ def can_extents(h):
 
 
 def can_multi_conn(h):
-    # A client that opens '@-30s' twice may get two moments.
-    return h.snapshot is None or h.snapshot.is_final
+    return True
 
 
 def can_fua(h):

@@ -15,8 +15,9 @@ import time
 import uuid
 from typing import Any
 
-from wbcache_core import fingerprint, history, live_status, pairing
+from wbcache_core import clock, fingerprint, history, live_status, pairing
 from wbcache_core.block_device import Device, FileDevice, create_file, system_path
+from wbcache_core.clock import Reading
 from wbcache_core.committer import Committer
 from wbcache_core.config import DESTAGE, DISCARD_LOG, HOLD, ORIGIN_CHANGED, Config, is_uri
 from wbcache_core.covered_log import CoveredLog
@@ -185,7 +186,7 @@ class Cache:
         line.committed = line.destaged = line.oldest = line.head = superblock.destaged
         line.destaged_place = line.write_place = superblock.destaged_place
         line.reclaimed_place = superblock.oldest_place
-        self._end = LogEnd(0, 0, 0, 0)
+        self._end = LogEnd(0, 0, 0, Reading(0))
         self._table, self._locations = SegmentTable(), LocationMap()
         self._covered = CoveredLog(superblock.origin_bytes)
         if recovered:
@@ -208,6 +209,7 @@ class Cache:
             # With an origin that others wrote to, no past moment is what it was.
             floor, tags = line.head, ()
             self._covered.generations.drop_below(floor)
+        self._covered.generations.times.mark(clock.read())
         self._pins = Pins(line, self._covered, self._keeping(high_pages, data_pages), floor, tags)
         self._snapshots = Snapshots(line, self._covered, self._pins, self._volume_reader, self._origin)
         self.volume = Volume(line, self._ring, self._locations, self._volume_reader, self._origin, self._throttle)
@@ -241,13 +243,14 @@ class Cache:
             self._log.grow(self._config.log_size)
         if self._slots is None:
             # Generation 0 is the origin as it is now.
+            now = clock.read()
             first = self._superblock.with_changes(
-                samples=fingerprint.take(self._origin), destaged_time_ns=time.time_ns()
+                samples=fingerprint.take(self._origin), destaged_time_ns=now.wall_ns
             )  # fmt: skip
             self._slots = format_log(self._log, first)
-            self._end = self._end._replace(time_ns=first.destaged_time_ns)
+            self._end = self._end._replace(time=now)
             with self._line.lock:
-                self._covered.generations.append(0, first.destaged, first.destaged_time_ns)
+                self._covered.generations.append(0, first.destaged, now)
             self._reader = LogReader(self._log, first.data_pages, first.uuid)
             self._volume_reader.attach_log(self._reader)
             _log.info("formatted log '%s' of %s", self._log.name, format_size(first.log_bytes))
@@ -332,6 +335,10 @@ class Cache:
         Raises MomentError, SnapshotEndedError. Works before activate() too.
         """
         return self._snapshots.open(when)
+
+    def resolve(self, when: str) -> Generation:
+        """The generation that a moment is now. Raises MomentError."""
+        return self._snapshots.resolve(when)
 
     def tag(self, name: str, when: str | None = None) -> Tag:
         """Give a moment a name, the present one unless said otherwise; durable when it returns. Lets writers in.

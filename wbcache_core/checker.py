@@ -20,7 +20,7 @@ from wbcache_core.location_map import entry_lsn
 from wbcache_core.log_reader import LogReader, page_views
 from wbcache_core.log_writer import fit
 from wbcache_core.recovery import Found, Recovered, from_oldest, page_sums_of, recover
-from wbcache_core.segment_format import BLOCK_MASK, MAX_SEGMENT_PAGES, Descriptor
+from wbcache_core.segment_format import BLOCK_MASK, MAX_SEGMENT_PAGES, OLDEST_VERSION, Descriptor
 from wbcache_core.superblock_format import SLOT_OFFSETS, Superblock
 from wbcache_core.superblock_store import newest
 from wbcache_core.units import PAGE_SHIFT, pages_of
@@ -225,12 +225,14 @@ class _Check:
             expected = self._reader.offset_of(_end_place(before))
             self._find(f"{where}: belongs at byte {expected}, behind the one before it")
         if new.generation == old.generation:
-            if (new.time_ns, new.committed) != (old.time_ns, old.committed):
+            if (new.reading, new.committed) != (old.reading, old.committed):
                 self._find(f"{where}: time or `committed` differ within generation {new.generation}")
             return
         if new.generation != old.generation + 1:
             self._find(f"{where}: generation {new.generation} follows generation {old.generation}")
-        if new.time_ns <= old.time_ns:
+        if new.version < old.version:
+            self._find(f"{where}: is of version {new.version}, behind one of version {old.version}")
+        if new.version == OLDEST_VERSION and new.time_ns <= old.time_ns:
             self._find(f"{where}: generation {new.generation} is not later than the one before it")
         if new.committed < old.end_lsn:
             # The commit before was synced before this one was written.

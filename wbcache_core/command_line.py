@@ -21,7 +21,7 @@ from wbcache_core.replay import run_replay
 from wbcache_core.rewind import run_rewind
 from wbcache_core.salvage import run_salvage
 from wbcache_core.status_report import run_status
-from wbcache_core.tag_commands import run_history, run_tag, run_untag
+from wbcache_core.tag_commands import run_history, run_resolve, run_tag, run_untag
 
 REFUSED, CANNOT_LOOK, INTERRUPTED, NOBODY_READS = 1, 2, 130, 141
 
@@ -82,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_picture(commands)
     _add_tag(commands)
     _add_untag(commands)
+    _add_resolve(commands)
     _add_history(commands)
     _add_status(commands)
     return parser
@@ -225,6 +226,15 @@ def _add_untag(commands: _Commands) -> None:
     parser.add_argument("name", metavar="NAME", type=_name, help="the tag")
 
 
+def _add_resolve(commands: _Commands) -> None:
+    parser = _add_to_target(
+        commands, "resolve", "the export that a moment is now",
+        "Prints the name of the export (@ and the generation) that an age, a time or last-flush means now. That name "
+        "means the same moment to a client that connects anew.",
+    )  # fmt: skip
+    parser.add_argument("when", metavar="WHEN", type=_when, help=f"the moment: a {_WHENS}")
+
+
 def _add_history(commands: _Commands) -> None:
     parser = _add_to_target(
         commands, "history", "the moments that can be opened, what was written when, and the tags",
@@ -286,6 +296,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return run_tag(arguments.target, arguments.name, arguments.when)
     if arguments.command == "untag":
         return run_untag(arguments.target, arguments.name)
+    if arguments.command == "resolve":
+        return run_resolve(arguments.target, arguments.when)
     if arguments.command == "history":
         return run_history(arguments.target, arguments.limit, arguments.all, arguments.json)
     if arguments.command == "status":

@@ -27,9 +27,10 @@ COMMANDS: dict[str, dict[str, type]] = {
     "history": {"limit": int, "each": bool, "from": int},
     "tag": {"name": str, "when": str},
     "untag": {"name": str},
+    "resolve": {"when": str},
 }
 """The fields of each besides `command`."""
-_REQUIRED = {"tag": "name", "untag": "name"}
+_REQUIRED = {"tag": "name", "untag": "name", "resolve": "when"}
 _FORM = 'a request is an object in one line, such as {"command": "status"}'
 _JSON_NAMES = {int: "a number", bool: "true or false", str: "a string"}
 
@@ -95,6 +96,8 @@ class ControlCommands:
             return _attempt(self._status)
         if request["command"] == "history":
             return _attempt(lambda: self._history(request))
+        if request["command"] == "resolve":
+            return _attempt(lambda: {"moment": moment(self._cache.resolve(request["when"]))})
         if request["command"] == "tag":
             return lambda: _attempt(lambda: self._tag(request["name"], request.get("when")))
         return lambda: _attempt(lambda: self._untag(request["name"]))

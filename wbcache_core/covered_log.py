@@ -21,4 +21,4 @@ class CoveredLog:
         self.records.append(
             descriptor.first_lsn, descriptor.page_count, descriptor.heads, descriptor.arguments
         )
-        self.generations.append(descriptor.generation, descriptor.end_lsn, descriptor.time_ns)
+        self.generations.append(descriptor.generation, descriptor.end_lsn, descriptor.reading)

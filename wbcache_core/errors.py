@@ -24,10 +24,13 @@
       MomentError            a past moment cannot be opened or tagged
         MalformedMomentError it is not written as one
         OutsideWindowError   it is in the future, or the log does not cover it (any more)
+        ClockError           the clock was set meanwhile, so that a time or an age leaves more than one answer
+        PassingNameError     it is named by what means another moment a little later
         ExportNameError      there is no such export
         TagError             a tag: no such one, its name is taken or not allowed, or there are too many
       ControlError           a control socket: cannot be made or used, or what was asked through it is refused
       FormatError            bytes that are not what a format module expects
+        LaterVersionError    a segment descriptor that a newer wbcache wrote
 
 Each message says what happened, where, and what the user can do.
 """
@@ -142,6 +145,14 @@ class OutsideWindowError(MomentError):
     pass
 
 
+class ClockError(MomentError):
+    pass
+
+
+class PassingNameError(MomentError):
+    pass
+
+
 class ExportNameError(MomentError):
     pass
 
@@ -156,6 +167,14 @@ class ControlError(WbcacheError):
 
 class FormatError(WbcacheError):
     pass
+
+
+class LaterVersionError(FormatError):
+    """`uuid` is that of the volume that the descriptor belongs to."""
+
+    def __init__(self, message: str, uuid: bytes = b"") -> None:
+        super().__init__(message)
+        self.uuid = uuid
 
 
 # NBD carries only a few errno values; a client sees anything else as EINVAL, which would blame the client.

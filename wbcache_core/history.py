@@ -88,17 +88,28 @@ def _grouped(generations: Generations, oldest: Generation, limit: int) -> tuple[
             low = middle + 1
         else:
             high = middle
-    return _WIDTHS[low], _spans(generations, oldest, _WIDTHS[low], limit)[:limit]
+    spans = _spans(generations, oldest, _WIDTHS[low], limit)
+    if len(spans) > limit:
+        # The clock was set back more often than there may be rows.
+        spans = _by_number(generations, oldest, limit)
+    return _WIDTHS[low], spans
+
+
+def _by_number(generations: Generations, oldest: Generation, limit: int) -> list[_Span]:
+    """Groups of as many generations each."""
+    count = -(-(len(generations) - 1) // limit)
+    starts = range(1, len(generations), count)
+    return [(generations.at(start), generations.at(min(start + count, len(generations)) - 1)) for start in starts]
 
 
 def _spans(generations: Generations, oldest: Generation, seconds: int, limit: int) -> list[_Span]:
-    """Groups of that width, which begin at whole multiples of it; no more than one over the limit."""
+    """Groups of that width, which begin at whole multiples of it or where the clock was set back; no more than one over
+    the limit."""
     spans: list[_Span] = []
     width_ns = seconds * _NS
     first = generations.numbered(oldest.number + 1)
     while first and len(spans) <= limit:
-        last = generations.at_or_before(first.time_ns // width_ns * width_ns + width_ns - 1)
-        assert last
+        last = generations.last_in_group(first, first.time_ns // width_ns * width_ns + width_ns - 1)
         spans.append((first, last))
         first = generations.numbered(last.number + 1)
     return spans

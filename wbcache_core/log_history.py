@@ -6,11 +6,10 @@
 for every generation that recovery finds from `batch_end` on.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from wbcache_core import pairing
+from wbcache_core import clock, pairing
 from wbcache_core.block_device import Device, FileDevice
 from wbcache_core.errors import ConfigError, DamagedLogError, DeviceError, OutsideWindowError
 from wbcache_core.generations import Generation
@@ -63,7 +62,7 @@ class LogHistory:
     def resolve(self, text: str) -> Generation:
         """What a WHEN means. Raises MalformedMomentError, OutsideWindowError, TagError."""
         return resolve(
-            parse_when(text), self.recovered.covered.generations, self.superblock.tags, time.time_ns()
+            parse_when(text), self.recovered.covered.generations, self.superblock.tags, clock.read()
         )  # fmt: skip
 
     def map_between(self, start_lsn: int, end_lsn: int) -> LocationMap:

@@ -4,14 +4,15 @@
 Used by one thread at a time, the leader of a commit, whose all fields are.
 """
 
-import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from wbcache_core import clock
 from wbcache_core.background import let_requests_run
 from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.clock import Reading
 from wbcache_core.frame_compressor import FrameCompressor
 from wbcache_core.frames import lengths_of
 from wbcache_core.pending_segment import PendingSegment
@@ -42,7 +43,8 @@ class LogEnd(NamedTuple):
     place: int
     previous: int
     generation: int
-    time_ns: int
+    time: Reading
+    """What the clocks said when that generation was written."""
 
 
 def fit(place: int, pages: int, data_pages: int) -> int:
@@ -149,9 +151,8 @@ class LogWriter:
         return tail
 
     def _next_generation(self) -> LogEnd:
-        """Where it starts, with its number and time."""
-        time_ns = max(time.time_ns(), self.end.time_ns + 1)
-        return self.end._replace(generation=self.end.generation + 1, time_ns=time_ns)
+        """Where it starts, with its number and time: what the clock says, be it less than before."""
+        return self.end._replace(generation=self.end.generation + 1, time=clock.read())
 
     def _prepare(
         self, segment: PendingSegment, committed: int, end: LogEnd
@@ -169,8 +170,9 @@ class LogWriter:
             payload_bytes = sum(frame_lengths)
             views = [self._ring.page(first), payload]
         descriptor = Descriptor(
-            encoding, count, self._uuid, first, end.time_ns, committed, end.generation, end.previous,
+            encoding, count, self._uuid, first, end.time.wall_ns, committed, end.generation, end.previous,
             payload_bytes, frame_lengths, tuple(segment.heads), tuple(segment.arguments(sums)),
+            boot=end.time.boot, boot_ns=end.time.boot_ns,
         )  # fmt: skip
         encode(descriptor, self._ring.page(first))
         place = fit(end.place, descriptor.log_pages, self._data_pages)

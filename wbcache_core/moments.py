@@ -12,9 +12,18 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from wbcache_core.errors import ConfigError, MalformedMomentError, OutsideWindowError, TagError
+from wbcache_core.clock import Reading
+from wbcache_core.errors import (
+    ClockError,
+    ConfigError,
+    MalformedMomentError,
+    OutsideWindowError,
+    PassingNameError,
+    TagError,
+)
 from wbcache_core.generations import Generation, Generations
 from wbcache_core.superblock_format import TAG_NAME_BYTES, Tag
+from wbcache_core.timeline import ClockDoubtError, Seam
 
 LAST_FLUSH = "last-flush"
 
@@ -23,6 +32,9 @@ _AGE = re.compile(r"-(\d{1,12}(?:\.\d{1,9})?)([smhd])", re.ASCII)
 _AGE_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LIKE_A_TIME = re.compile(r"\d{4}-\d\d", re.ASCII)
 _LARGEST_NUMBER = 2**64 - 1
+_MOST_TOLD = 5
+_LONGEST_TOLD = 1000 * 365 * 86400
+"""Seconds; what is longer stands for what is not known."""
 _FORMS = "a generation number, an age like -90s, -5m, -2h or -1d, a time like 2026-11-22T12:24:33, last-flush, or a tag"
 
 
@@ -40,16 +52,23 @@ def words(time_ns: int) -> str:
 def parse(text: str) -> int:
     """ISO 8601 with or without a time of day, a fraction and a zone; without a zone it is local time.
 
-    Raises ConfigError.
+    Raises ConfigError, also for a local time that a change of the clocks left out or had twice.
     """
     # Before Python 3.11 fromisoformat() does not know the Z.
     spelled = text[:-1] + "+00:00" if text[-1:] in ("Z", "z") else text
     try:
-        moment = datetime.fromisoformat(spelled).astimezone()
+        named = datetime.fromisoformat(spelled)
+        moment, later = named.astimezone(), named.replace(fold=1).astimezone()
     except (ValueError, OverflowError):
         raise ConfigError(
             f"'{text}' is not a time; write one like 2026-11-22, 2026-11-22T12:24:33 or 2026-11-22T12:24:33.5Z"
         ) from None
+    if moment != later:
+        exists = moment.replace(tzinfo=None) == named.replace(tzinfo=None)
+        raise ConfigError(
+            f"the local time '{text}' {'comes twice' if exists else 'does not exist'}: the clocks change then; give it "
+            f"with a zone, as in {moment.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%S}Z or {later.isoformat()}"
+        )
     whole = moment.replace(microsecond=0)
     return int(whole.timestamp()) * _NS + moment.microsecond * 1000
 
@@ -128,15 +147,12 @@ def describe_window(oldest: Generation | None, newest: Generation | None) -> str
     return f"the log covers {describe(oldest)} to {describe(newest)}"
 
 
-def resolve(when: When, generations: Generations, tags: Sequence[Tag], now_ns: int) -> Generation:
-    """The generation that a WHEN means: for a time the newest one at or before it.
+def resolve(when: When, generations: Generations, tags: Sequence[Tag], now: Reading) -> Generation:
+    """The generation that a WHEN means: for a time the newest one at or before it, be the clock right or wrong.
 
-    generations are those of the window. Raises OutsideWindowError, which says what the window is, and TagError.
+    generations are those of the window. Raises OutsideWindowError, which says what the window is, ClockError, TagError.
     """
     window = describe_window(generations.oldest, generations.newest)
-    if generations.newest:
-        # The clock may have been set back since.
-        now_ns = max(now_ns, generations.newest.time_ns)
     if when.tag is not None:
         return _tagged(when.tag, tags)
     if when.generation is not None:
@@ -144,14 +160,50 @@ def resolve(when: When, generations: Generations, tags: Sequence[Tag], now_ns: i
     elif when.is_last_flush:
         found = generations.newest
     else:
-        time_ns = now_ns - when.age_ns if when.age_ns is not None else when.time_ns
-        assert time_ns is not None
-        if time_ns // 1000 > now_ns // 1000:
+        try:
+            index = _index(when, generations, now)
+        except ClockDoubtError as doubt:
+            raise ClockError(f"'{when.text}' {_doubt(doubt, generations)}; {window}") from None
+        if index is None:
             raise OutsideWindowError(f"'{when.text}' is in the future; {window}")
-        found = generations.at_or_before(time_ns)
+        found = generations.at(index) if index >= 0 else None
     if found is None:
         raise OutsideWindowError(f"'{when.text}' is outside the window; {window}")
     return found
+
+
+def _index(when: When, generations: Generations, now: Reading) -> int | None:
+    """Of an age or a time. Raises ClockDoubtError."""
+    if when.age_ns is not None:
+        return generations.times.at_age(when.age_ns, now)
+    assert when.time_ns is not None
+    # Now, as it is shown, is no future.
+    time_ns = min(when.time_ns, now.wall_ns) if when.time_ns // 1000 == now.wall_ns // 1000 else when.time_ns
+    return generations.times.at_wall(time_ns, now)
+
+
+def _doubt(doubt: ClockDoubtError, generations: Generations) -> str:
+    """What to tell of it, and what to do."""
+    set_there = f"the clock {_how_set(doubt.seam)} {_where(doubt.seam, generations)}"
+    if not doubt.indices:
+        return f"cannot be told: {set_there}; name a generation or a tag instead"
+    all_meant = [describe(generations.at(index)) if index >= 0 else "one before the window" for index in doubt.indices]
+    meant = " or ".join(all_meant[:_MOST_TOLD])
+    return f"has more than one meaning: {set_there}; it can be {meant}; name that by its number or a tag"
+
+
+def _how_set(seam: Seam) -> str:
+    seconds = abs(seam.jump_ns) / _NS
+    if not seam.jump_ns or seconds > _LONGEST_TOLD:
+        return "was set"
+    unit = next(unit for unit in "dhms" if seconds >= _AGE_SECONDS[unit] or unit == "s")
+    return f"was set {'back' if seam.jump_ns < 0 else 'ahead'} by {seconds / _AGE_SECONDS[unit]:.3g} {unit}"
+
+
+def _where(seam: Seam, generations: Generations) -> str:
+    before = generations.at(seam.before).number
+    is_last = seam.before == len(generations) - 1
+    return f"after generation {before}" if is_last else f"between generation {before} and {before + 1}"
 
 
 def _tagged(name: str, tags: Sequence[Tag]) -> Generation:
@@ -163,8 +215,18 @@ def _tagged(name: str, tags: Sequence[Tag]) -> Generation:
 
 
 def is_final(when: When, generation: Generation, generations: Generations) -> bool:
-    """Whether a WHEN that meant this generation now will always mean it, as long as that is covered."""
+    """Whether a WHEN that meant this generation now will always mean it, or nothing."""
     if when.generation is not None or when.tag is not None:
         return True
     newest = generations.newest
-    return when.time_ns is not None and newest is not None and when.time_ns <= newest.time_ns
+    # Of the newest one it is not known what the clock is going to say at the next.
+    return when.time_ns is not None and newest is not None and generation.number < newest.number
+
+
+def refuse_passing(when: str, generation: Generation, is_final: bool) -> None:
+    """Raises PassingNameError for a name by which a client that connects anew would get another moment."""
+    if not is_final:
+        raise PassingNameError(
+            f"'@{when}' is {describe(generation)} now, and another one later, so that a client that reconnects would "
+            f"mix two moments: open '@{generation.number}' (wbcache resolve tells it beforehand)"
+        )

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Tags and history of a log that no server holds. A change is one superblock, so a crash leaves the old or the new."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from wbcache_core import history
+from wbcache_core import clock, history
 from wbcache_core.block_device import FileDevice
 from wbcache_core.errors import DeviceError, DeviceInUseError
+from wbcache_core.generations import Generation
 from wbcache_core.log_history import LogHistory
 from wbcache_core.moments import LAST_FLUSH, check_tag_name, parse_when, resolve
 from wbcache_core.superblock_format import Tag
@@ -38,7 +38,7 @@ def tag(path: str, name: str, when: str | None) -> Tag:
 
     def added(log: LogHistory) -> tuple[Tag, ...]:
         tags = log.superblock.tags
-        return with_tag(tags, name, resolve(parsed, log.recovered.covered.generations, tags, time.time_ns()))
+        return with_tag(tags, name, resolve(parsed, log.recovered.covered.generations, tags, clock.read()))
 
     return _change(path, added)[-1]
 
@@ -57,6 +57,12 @@ def _change(path: str, change: Callable[[LogHistory], tuple[Tag, ...]]) -> tuple
         device.sync()
         SuperblockStore(device, log.slots).write(tags=tags, committed=log.recovered.head)
     return tags
+
+
+def resolved(path: str, when: str) -> Generation:
+    """The generation that a moment is. Raises as tag()."""
+    with _opened(path, read_only=True) as (_, log):
+        return log.resolve(when)
 
 
 def read_history(path: str, queries: Callable[[history.Facts | None], history.Query | None]) -> list[history.Facts]:

@@ -83,7 +83,7 @@ def _gather(history: LogHistory, descriptors: list[Descriptor]) -> _Facts:
     superblock = history.superblock
     covered = history.recovered.covered.generations
     oldest, newest = covered.oldest, covered.newest
-    times = [descriptor.time_ns for descriptor in (descriptors[:1] + descriptors[-1:])]
+    times = [descriptor.time_ns for descriptor in descriptors]
     times += [generation.time_ns for generation in (oldest, newest) if generation]
     times += [superblock.destaged_time_ns] if superblock.destaged_time_ns else []
     times = times or [superblock.written_ns]

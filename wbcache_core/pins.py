@@ -11,9 +11,9 @@ as ended and the generations below forgotten, all under one hold of the volume
 lock and before the origin is touched.
 """
 
-import time
 from typing import NamedTuple
 
+from wbcache_core import clock
 from wbcache_core.covered_log import CoveredLog
 from wbcache_core.generations import Generation
 from wbcache_core.number_line import NumberLine
@@ -21,7 +21,7 @@ from wbcache_core.superblock_format import Tag
 
 _NEVER = float("inf")
 _LONGEST_SLEEP = 60.0
-"""Seconds after which the age of the history is looked at again, should the clock have been set meanwhile."""
+"""Seconds after which the age of the history is looked at again: a wait does not end early where the machine slept."""
 _NS = 10**9
 
 
@@ -115,7 +115,7 @@ class Pins:
         following = self._covered.generations.ending_above(self._line.destaged)
         if following is None:
             return _NEVER
-        due_ns = following.time_ns + self._keeping.history_ns - time.time_ns()
+        due_ns = self._covered.generations.due_ns(following, self._keeping.history_ns, clock.read())
         return min(max(due_ns / _NS, 0.001), _LONGEST_SLEEP)
 
     def pass_to(self, lsn: int) -> None:
@@ -153,7 +153,8 @@ class Pins:
             kept = generations.ending_at_or_below(line.committed - keeping.history_pages)
             limit = kept.end_lsn if kept else 0
         if keeping.history_ns:
-            kept = generations.at_or_before(time.time_ns() - keeping.history_ns)
+            # Never by the wall clock: one that was wrong would drop what was promised, or keep it for ever.
+            kept = generations.kept_for(keeping.history_ns, clock.read())
             limit = kept.end_lsn if kept else 0
         # What cannot be opened any more need not be kept.
         return max(limit, min(self.floor, line.committed), line.destaged)

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.clock import Reading
 from wbcache_core.covered_log import CoveredLog
-from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError
+from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError, LaterVersionError, LogVersionError
 from wbcache_core.location_map import HOLE_FLAG, ZERO_FLAG, LocationMap
 from wbcache_core.log_reader import LogReader, page_views
 from wbcache_core.log_window import LogWindow
@@ -116,7 +117,7 @@ class _SoundChain:
         )
         if superblock.destaged_time_ns and ends_there:
             self.covered.generations.append(
-                superblock.destaged_generation, superblock.destaged, superblock.destaged_time_ns
+                superblock.destaged_generation, superblock.destaged, Reading(superblock.destaged_time_ns)
             )
 
     @property
@@ -131,10 +132,10 @@ class _SoundChain:
                 superblock.destaged_place,
                 superblock.destaged_previous,
                 superblock.destaged_generation,
-                superblock.destaged_time_ns,
+                Reading(superblock.destaged_time_ns),
             )
         descriptor = self.last.descriptor
-        return LogEnd(self.last.end_place, descriptor.checksum, descriptor.generation, descriptor.time_ns)
+        return LogEnd(self.last.end_place, descriptor.checksum, descriptor.generation, descriptor.reading)
 
     def recovered(self, discarded_lsn: int | None) -> Recovered:
         """All segments are here."""
@@ -220,6 +221,13 @@ def _next_segment(
             continue
         try:
             descriptor = decode(window.page(candidate))
+        except LaterVersionError as error:
+            if error.uuid == superblock.uuid:
+                raise LogVersionError(
+                    f"the log goes on at LSN {lsn} with what a newer wbcache wrote ({error}); use that one, and drain "
+                    "the log with it (wbcache replay) before an older one gets it"
+                ) from None
+            continue
         except FormatError:
             continue
         log_pages = descriptor.log_pages

@@ -123,7 +123,7 @@ class Rewind:
         store.write(committed=new_head)
         before = history.recovered.covered.generations.newest
         assert before and before.end_lsn == self._head
-        after = Generation(new_end.generation, new_head, new_end.time_ns)
+        after = Generation(new_end.generation, new_head, new_end.time.wall_ns)
         return Rewound(before, self.target, after, pages, cleared)
 
     def _changes(self) -> Iterator[Change]:

@@ -2,12 +2,14 @@
 """The bytes of a segment descriptor, the page that heads each segment of the log.
 
     descriptor := magic version encoding zero8 entry_count page_count uuid first_lsn time_ns committed
-                  generation previous payload_bytes zero96 frame_lengths[16] entry[246] checksum
+                  generation previous payload_bytes boot32 boot_ns frame_lengths[16] entry[246] checksum
     entry      := kind<<56|block  argument          (16 bytes)
 
 A page entry's argument is the xxh3-64 of the page, a range entry's the number
 of blocks. Page entries take LSNs first_lsn+1, first_lsn+2, ... in their order;
-a range entry takes none and stands at the LSN before it. All integers are
+a range entry takes none and stands at the LSN before it. time_ns is what the
+wall clock said, boot_ns the time since the boot that `boot` tells; version 1
+had zeros there, and times that were made to grow. All integers are
 little-endian. docs/format.md has the grammar and a worked example.
 """
 
@@ -18,11 +20,13 @@ from dataclasses import dataclass
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core.errors import FormatError
+from wbcache_core.clock import Reading
+from wbcache_core.errors import FormatError, LaterVersionError
 from wbcache_core.units import PAGE_BYTES, pages_of
 
 MAGIC = b"WBCSEGMT"
-VERSION = 1
+VERSION = 2
+OLDEST_VERSION = 1
 
 RAW, ZSTD = 0, 1
 
@@ -37,7 +41,7 @@ FRAME_COUNT = 16
 MAX_SEGMENT_PAGES = 1 + MAX_ENTRIES
 """Pages of the largest segment in the log, its descriptor included."""
 
-_HEADER = struct.Struct("<8sHBBHH16sQQQQQI12s64s")
+_HEADER = struct.Struct("<8sHBBHH16sQQQQQIIQ64s")
 _FRAMES = struct.Struct(f"<{FRAME_COUNT}I")
 _COMMITTED_AT = struct.calcsize("<8sHBBHH16sQQ")
 _ENTRIES_AT = _HEADER.size
@@ -54,7 +58,6 @@ assert FRAME_PAGES * FRAME_COUNT >= MAX_ENTRIES
 
 _MAGIC_WORD = int.from_bytes(MAGIC, sys.byteorder)
 _NO_FRAMES = (0,) * FRAME_COUNT
-_RESERVED = bytes(12)
 _NO_FRAME_BYTES = bytes(_FRAMES.size)
 _REST = tuple(bytes(_CHECKSUM_AT - _ENTRIES_AT - count * _ENTRY_BYTES) for count in range(MAX_ENTRIES + 1))
 """The zeros behind so many entries."""
@@ -78,6 +81,14 @@ class Descriptor:
     heads: tuple[int, ...]
     arguments: tuple[int, ...]
     checksum: int = 0
+    boot: int = 0
+    boot_ns: int = 0
+    version: int = VERSION
+
+    @property
+    def reading(self) -> Reading:
+        """What the clocks said when the commit was written."""
+        return Reading(self.time_ns, self.boot_ns, self.boot)
 
     @property
     def end_lsn(self) -> int:
@@ -96,9 +107,9 @@ def encode(descriptor: Descriptor, page: memoryview) -> int:
     assert count <= MAX_ENTRIES and descriptor.page_count <= count and len(descriptor.arguments) == count
     lengths = descriptor.frame_lengths
     _HEADER.pack_into(
-        page, 0, MAGIC, VERSION, descriptor.encoding, 0, count, descriptor.page_count, descriptor.uuid,
+        page, 0, MAGIC, descriptor.version, descriptor.encoding, 0, count, descriptor.page_count, descriptor.uuid,
         descriptor.first_lsn, descriptor.time_ns, descriptor.committed, descriptor.generation,
-        descriptor.previous, descriptor.payload_bytes, _RESERVED,
+        descriptor.previous, descriptor.payload_bytes, descriptor.boot, descriptor.boot_ns,
         _FRAMES.pack(*lengths) if lengths else _NO_FRAME_BYTES,
     )  # fmt: skip
     words = array("Q", bytes(count * _ENTRY_BYTES))
@@ -133,21 +144,26 @@ def claimed_committed(page: memoryview) -> int:
 def decode(page: memoryview) -> Descriptor:
     """The descriptor in a page of 4096 bytes. Raises FormatError, and nothing else, for any bytes."""
     (magic, version, encoding, zero, count, page_count, uuid, first_lsn, time_ns, committed, generation, previous,
-     payload_bytes, reserved, frames) = _HEADER.unpack_from(page)  # fmt: skip
+     payload_bytes, boot, boot_ns, frames) = _HEADER.unpack_from(page)  # fmt: skip
     if magic != MAGIC:
         raise FormatError("no segment descriptor here")
     (checksum,) = _CHECKSUM.unpack_from(page, _CHECKSUM_AT)
     if xxh3_64_intdigest(page[:_CHECKSUM_AT]) != checksum:
         raise FormatError("the segment descriptor fails its checksum")
-    if version != VERSION:
-        raise FormatError(f"segment descriptor of version {version}; this wbcache reads version {VERSION}")
-    if zero or reserved != _RESERVED or count > MAX_ENTRIES or page_count > count or encoding > ZSTD:
+    if not OLDEST_VERSION <= version <= VERSION:
+        raise LaterVersionError(
+            f"segment descriptor of version {version}; this wbcache reads versions {OLDEST_VERSION} to {VERSION}", uuid
+        )
+    if (boot_ns and not boot) or (boot and version == OLDEST_VERSION):
+        raise FormatError("the segment descriptor has an impossible time since the boot")
+    if zero or count > MAX_ENTRIES or page_count > count or encoding > ZSTD:
         raise FormatError("the segment descriptor has impossible fields")
     end = _ENTRIES_AT + count * _ENTRY_BYTES
     heads, arguments = _entries(page, count)
     descriptor = Descriptor(
         encoding, page_count, uuid, first_lsn, time_ns, committed, generation, previous, payload_bytes,
         _NO_FRAMES if frames == _NO_FRAME_BYTES else _FRAMES.unpack(frames), heads, arguments, checksum,
+        boot, boot_ns, version,
     )  # fmt: skip
     # As bytes: views are compared one element after the other.
     if bytes(page[end:_CHECKSUM_AT]) != _REST[count]:

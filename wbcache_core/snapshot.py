@@ -10,8 +10,8 @@ as long as it is open (see pins), so what the map does not have, or has below
 """
 
 import threading
-import time
 
+from wbcache_core import clock
 from wbcache_core.block_device import Device, Extent
 from wbcache_core.covered_log import CoveredLog
 from wbcache_core.errors import DeviceError, OutOfRangeError, RequestError, SnapshotEndedError
@@ -119,7 +119,7 @@ class Snapshots:
         """
         when = parse_when(text)
         with self.line.lock:
-            generation = resolve(when, self._covered.generations, self._pins.tags, time.time_ns())
+            generation = resolve(when, self._covered.generations, self._pins.tags, clock.read())
             final = is_final(when, generation, self._covered.generations)
             image = self._images.get(generation.end_lsn)
             is_mine = image is None
@@ -137,6 +137,12 @@ class Snapshots:
             self.release(image)
             raise
         return Snapshot(self, image, final)
+
+    def resolve(self, text: str) -> Generation:
+        """As open(), without opening it. No lock held."""
+        when = parse_when(text)
+        with self.line.lock:
+            return resolve(when, self._covered.generations, self._pins.tags, clock.read())
 
     def opened(self) -> list[tuple[Generation, int]]:
         """The generations that are open, and how many have each open. Lock held."""

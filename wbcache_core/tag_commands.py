@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`wbcache tag`, `untag` and `history`: of a running server through its control socket, otherwise of the log itself."""
+"""`wbcache tag`, `untag`, `resolve` and `history`: of a running server through its control socket,
+otherwise of the log itself.
+"""
 
 import json
 from collections.abc import Iterator
@@ -33,6 +35,16 @@ def run_untag(target: str, name: str) -> int:
     else:
         offline_tags.untag(target, name)
     print(f"tag '{name}' is removed")
+    return 0
+
+
+def run_resolve(target: str, when: str) -> int:
+    """Print the export that a moment is now; returns the exit status. Raises WbcacheError."""
+    if is_socket(target):
+        found = ask(target, "resolve", when=when)["moment"]["generation"]
+    else:
+        found = offline_tags.resolved(target, when).number
+    print(f"@{found}")
     return 0
 
 

@@ -5,10 +5,10 @@ Lock order: tag, superblock, volume.
 """
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
+from wbcache_core import clock
 from wbcache_core.covered_log import CoveredLog
 from wbcache_core.errors import DeviceError, TagError
 from wbcache_core.generations import Generation
@@ -56,7 +56,7 @@ class Tags:
         parsed = parse_when(when)
 
         def added(tags: tuple[Tag, ...]) -> tuple[Tag, ...]:
-            return with_tag(tags, name, resolve(parsed, self._covered.generations, tags, time.time_ns()))
+            return with_tag(tags, name, resolve(parsed, self._covered.generations, tags, clock.read()))
 
         return self._change(added)[-1]
 

@@ -17,7 +17,7 @@ from wbcache_core import moments
 from wbcache_core.errors import ConfigError
 from wbcache_core.progress import Progress, format_seconds
 
-COMMANDS = "info check dump replay salvage diff rewind picture tag untag history status".split()
+COMMANDS = "info check dump replay salvage diff rewind picture tag untag resolve history status".split()
 
 
 def start(*words, **options):

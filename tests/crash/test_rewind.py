@@ -11,9 +11,10 @@ from tests.cli.history import History
 from tests.crash.replay import Replay
 from tests.support.matching import same
 from tests.support.simulated_disk import STYLES, Journal, MemoryDisk, SimulatedDisk
-from wbcache_core import log_writer
+from wbcache_core import clock
 from wbcache_core.cache import Cache
 from wbcache_core.checker import check_log
+from wbcache_core.clock import Reading
 from wbcache_core.config import Config
 from wbcache_core.errors import DeviceError
 from wbcache_core.rewind import Rewind
@@ -112,7 +113,7 @@ def cut_off(history, when):
 
 def set_back(history):
     """The clock says a time before all generations."""
-    return mock.patch.object(log_writer.time, "time_ns", lambda: history.segments()[0].time_ns - 10**9)
+    return mock.patch.object(clock, "read", lambda: Reading(history.segments()[0].time_ns - 10**9))
 
 
 def test_what_a_cut_rewind_left_does_not_follow_the_next_one():

@@ -305,8 +305,8 @@ MUTATIONS = (
         "claim-what-is-not-synced",
         "each segment of a commit says that those before it are durable, though one sync covers all",
         "log_writer.py",
-        "            encoding, count, self._uuid, first, end.time_ns, committed, end.generation, end.previous,",
-        "            encoding, count, self._uuid, first, end.time_ns, first, end.generation, end.previous,",
+        "            encoding, count, self._uuid, first, end.time.wall_ns, committed, end.generation, end.previous,",
+        "            encoding, count, self._uuid, first, end.time.wall_ns, first, end.generation, end.previous,",
         CUTS.format("slow log"),
     ),
     Mutation(

@@ -38,7 +38,9 @@ def mounted_past(server, when, folder, options="ro"):
     """
     folder = folder / "past"
     folder.mkdir(exist_ok=True)
-    uri = f"nbd+unix:///@{when}?socket={server.socket}"
+    command = ("/usr/bin/python3", "-B", "-m", "wbcache_core", "resolve", folder / "control", when)
+    export = clients.run(*command, folder=clients.REPOSITORY).strip()
+    uri = f"nbd+unix:///{export}?socket={server.socket}"
     layer = NbdkitServer(folder, ["--filter=cow", "nbd", f"uri={uri}", "shared=true"])
     try:
         description = clients.nbdinfo(layer.uri)["description"]
@@ -55,7 +57,7 @@ def mounted_past(server, when, folder, options="ro"):
 def live_file_system(pair, folder):
     """(server, folder) of a new ext4."""
     pair.make_origin(96 * MIB)
-    with pair.serve(**SETTINGS) as server, contextlib.ExitStack() as stack:
+    with pair.serve(**SETTINGS, control=folder / "control") as server, contextlib.ExitStack() as stack:
         file = stack.enter_context(mounts.fuse_file(server.uri, folder))
         device = stack.enter_context(mounts.loop_device(file))
         clients.run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)

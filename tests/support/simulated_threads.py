@@ -326,7 +326,11 @@ class Simulation:
                 Thread=lambda **arguments: _Thread(self, **arguments),
             ),
             "time": SimpleNamespace(
-                monotonic=lambda: self.now, time_ns=lambda: int(self.now * 1_000_000) * 1000, sleep=self.sleep
+                monotonic=lambda: self.now,
+                time_ns=lambda: int(self.now * 1_000_000) * 1000,
+                clock_gettime_ns=lambda clock: int(self.now * 1_000_000) * 1000,
+                CLOCK_BOOTTIME=time.CLOCK_BOOTTIME,
+                sleep=self.sleep,
             ),
             "uuid": SimpleNamespace(uuid4=lambda: uuid.UUID(bytes=self._random.randbytes(16))),
             "ThreadPoolExecutor": lambda *_: _Pool(self),

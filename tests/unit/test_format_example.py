@@ -94,7 +94,9 @@ def test_the_descriptor_says_what_the_text_says():
         frame_lengths=(0,) * 16,
         heads=(5, segment_format.TRIM << segment_format.KIND_SHIFT | 512),
         arguments=(0xA03DE37A157C16BD, 512),
-        checksum=0xE532FE47D4827E6A,
+        boot=0x5EED1234,
+        boot_ns=3600 * SECOND_NS,
+        checksum=0x28F902B35A3E42C1,
     )
     assert xxh3_64_intdigest(LETTERS) == 0xA03DE37A157C16BD
     assert (descriptor.end_lsn, descriptor.log_pages) == (99, 2)
@@ -117,6 +119,7 @@ def test_the_descriptor_says_what_the_text_says():
         ("descriptor", 0x00, b"WBCSEGMT"),
         ("descriptor", 0x20, (97).to_bytes(8, "little")),
         ("descriptor", 0x30, (97).to_bytes(8, "little") + (10).to_bytes(8, "little")),
+        ("descriptor", 0x4C, (0x5EED1234).to_bytes(4, "little") + (3600 * SECOND_NS).to_bytes(8, "little")),
         ("descriptor", 0x98, (5).to_bytes(8, "little")),
         ("descriptor", 0xA8, (512).to_bytes(7, "little") + b"\1" + (512).to_bytes(8, "little")),
     ],
@@ -145,7 +148,7 @@ def test_recovery_of_a_log_made_of_the_example(tmp_path):
         recovered = recovery.recover(device, reader, superblock)
     finally:
         device.close()
-    assert (recovered.head, recovered.end.place, recovered.end.previous) == (99, 98, 0xE532FE47D4827E6A)
+    assert (recovered.head, recovered.end.place, recovered.end.previous) == (99, 98, 0x28F902B35A3E42C1)
     assert recovered.discarded_lsn is None
     trimmed = ZERO_FLAG | HOLE_FLAG | 98
     entries = {block: recovered.locations.get(block) for block in (4, 5, 6, 511, 512, 1023, 1024)}

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.block_device import aligned_buffer
+from wbcache_core.clock import Reading
 from wbcache_core.errors import DamagedPageError, DeviceError
 from wbcache_core.log_reader import LogPiece, LogReader, page_views
 from wbcache_core.log_writer import LogEnd, LogWriter
@@ -45,7 +46,7 @@ class Log:
         self.reader = LogReader(self.disk, DATA_PAGES, UUID)
         self.ring = RingBuffer(RING_PAGES * PAGE_BYTES)
         self.pages, self.segments = {}, []
-        end = LogEnd(first_place, 0, 0, 0)
+        end = LogEnd(first_place, 0, 0, Reading(0))
         writer = LogWriter(self.disk, DATA_PAGES, UUID, self.ring, end, zstd_level)
         pending = []
         for number, count in enumerate(COUNTS):

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbcache_core import moments
-from wbcache_core.errors import MalformedMomentError, MomentError, OutsideWindowError, TagError
+from wbcache_core.clock import Reading
+from wbcache_core.errors import (
+    ClockError,
+    MalformedMomentError,
+    MomentError,
+    OutsideWindowError,
+    PassingNameError,
+    TagError,
+)
 from wbcache_core.generations import Generation, Generations
 from wbcache_core.moments import check_tag_name, is_final, parse_when, resolve
 from wbcache_core.superblock_format import Tag
@@ -18,11 +26,16 @@ NOW = 1_800_000_000 * S
 """2027-01-15T08:00:00Z."""
 
 
+def reading(wall_ns, ahead_ns=0, boot=7):
+    """In one boot, which was a day ago; with the wall clock so much ahead of what is right."""
+    return Reading(wall_ns + ahead_ns, wall_ns - NOW + 86400 * S, boot)
+
+
 def window():
     """Generations 10 to 14, which end at LSN 1000 to 1400, one a minute, the last a minute ago."""
     generations = Generations()
     for number in range(10, 15):
-        generations.append(number, 100 * number, NOW - (15 - number) * 60 * S + 123_456_789)
+        generations.append(number, 100 * number, reading(NOW - (15 - number) * 60 * S + 123_456_789))
     return generations
 
 
@@ -30,7 +43,7 @@ TAGS = (Tag("before", 11, 1100, 5), Tag("Überraschung nach 5", 13, 1300, 6))
 
 
 def meaning(text, now=NOW):
-    return resolve(parse_when(text), window(), TAGS, now).number
+    return resolve(parse_when(text), window(), TAGS, reading(now)).number
 
 
 @pytest.mark.parametrize(
@@ -77,13 +90,64 @@ def test_the_future(text):
         meaning(text)
 
 
-@pytest.mark.parametrize("text", ["-0s", "last-flush", "14", "2027-01-15T07:59:00.123456Z"])
-def test_a_clock_that_was_set_back_does_not_hide_the_newest(text):
-    """It is in the window, though the clock says that it is yet to come."""
-    assert meaning(text, now=NOW - 3600 * S) == 14
-    assert meaning("-60s", now=NOW - 3600 * S) == 13
-    with pytest.raises(OutsideWindowError, match="in the future"):
-        meaning("2027-01-15T07:59:01Z", now=NOW - 3600 * S)
+@pytest.mark.parametrize("ahead_ns", [-3600 * S, 3600 * S, 87600 * 3600 * S])
+def test_ages_do_not_mind_a_clock_that_is_wrong_now(ahead_ns):
+    now = reading(NOW, ahead_ns)
+    for text, number in (("-0s", 14), ("last-flush", 14), ("14", 14), ("-60s", 13), ("-2m", 12)):
+        assert resolve(parse_when(text), window(), TAGS, now).number == number
+    with pytest.raises(OutsideWindowError, match="outside the window"):
+        resolve(parse_when("-301s"), window(), TAGS, now)
+
+
+def jumped(ahead_ns):
+    """The window, one generation more with the clock wrong, and one when it was right again."""
+    generations = window()
+    generations.append(15, 1500, reading(NOW + 60 * S, ahead_ns))
+    generations.append(16, 1600, reading(NOW + 120 * S))
+    return generations
+
+
+@pytest.mark.parametrize("ahead_ns", [-3600 * S, 3600 * S, 87600 * 3600 * S])
+def test_one_commit_with_a_clock_that_was_wrong(ahead_ns):
+    generations, now = jumped(ahead_ns), reading(NOW + 180 * S)
+    for text, number in (("-1s", 16), ("-61s", 15), ("-2m", 15), ("-121s", 14), ("-4m", 13)):
+        assert resolve(parse_when(text), generations, TAGS, now).number == number
+    assert generations.kept_for(100 * S, now).number == 15
+    assert resolve(parse_when("2027-01-15T08:02:30Z"), generations, TAGS, now).number == 16
+
+
+def test_a_time_that_came_twice_names_the_clock():
+    generations, now = window(), reading(NOW + 180 * S, -150 * S)
+    generations.append(15, 1500, reading(NOW + 60 * S, -150 * S))
+    with pytest.raises(ClockError, match=r"back by 2.5 m between generation 14 and 15; .* generation 13 .* or .*15"):
+        resolve(parse_when("2027-01-15T07:58:40Z"), generations, TAGS, now)
+
+
+def test_an_age_before_this_boot_goes_by_the_wall_clock_where_that_agrees():
+    generations = window()
+    now = Reading(NOW + 3600 * S, 60 * S, 8)
+    assert resolve(parse_when("-62m"), generations, TAGS, now).number == 12
+    generations.append(15, 1500, Reading(NOW + 87600 * 3600 * S, 50 * S, 8))
+    assert resolve(parse_when("-5s"), generations, TAGS, now).number == 15
+    with pytest.raises(ClockError, match=r"the clock was set back by .* after generation 15; name a generation"):
+        resolve(parse_when("-62m"), generations, TAGS, now)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("2026-03-29T02:30", "does not exist"), ("2026-10-25T02:30", "comes twice"),
+                       ("2026-10-25T02:30:00.5", "comes twice")],
+)  # fmt: skip
+def test_local_times_that_do_not_exist_or_exist_twice(monkeypatch, text, told):
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        with pytest.raises(MalformedMomentError, match=rf"local time '{text}' {told}.*give it with a zone"):
+            parse_when(text)
+        assert parse_when(text + "+01:00").time_ns and parse_when(text + "Z").time_ns
+        assert moments.iso(parse_when("2026-10-25T03:30").time_ns) == "2026-10-25T02:30:00.000000Z"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +177,7 @@ def test_any_text_means_something_or_is_refused(text):
 
 def test_nothing_covered():
     with pytest.raises(OutsideWindowError, match="covers no generation"):
-        resolve(parse_when("last-flush"), Generations(), (), NOW)
+        resolve(parse_when("last-flush"), Generations(), (), reading(NOW))
 
 
 @pytest.mark.parametrize("name", ["a", "before upgrade", "v1.2", "x@y", "é", "漢" * 21, "3 o'clock", "12a", "@5"])
@@ -139,12 +203,23 @@ def test_what_is_no_name_of_a_tag(name):
 )  # fmt: skip
 def test_what_will_mean_the_same_for_ever(text, final):
     when = parse_when(text)
-    found = resolve(when, window(), TAGS, NOW)
+    found = resolve(when, window(), TAGS, reading(NOW))
     assert is_final(when, found, window()) is final
     later = window()
-    later.append(15, 1500, NOW + 30 * S)
+    later.append(15, 1500, reading(NOW + 30 * S))
     if final:
-        assert resolve(when, later, TAGS, NOW + 60 * S) == found
+        assert resolve(when, later, TAGS, reading(NOW + 60 * S)) == found
+
+
+@pytest.mark.parametrize("text", ["-2m", "last-flush", "2027-01-15T07:59:30Z", "12", "2027-01-15T07:57:30Z"])
+def test_names_that_pass_are_no_exports(text):
+    when = parse_when(text)
+    found = resolve(when, window(), TAGS, reading(NOW))
+    if text in ("12", "2027-01-15T07:57:30Z"):
+        moments.refuse_passing(text, found, is_final(when, found, window()))
+    else:
+        with pytest.raises(PassingNameError, match=f"'@{text}' is generation {found.number} .* open '@{found.number}'"):
+            moments.refuse_passing(text, found, is_final(when, found, window()))
 
 
 def test_describe():
