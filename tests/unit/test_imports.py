@@ -28,11 +28,7 @@ LAYERS = (
     "ring_buffer location_map segment_table pending_segment frames config block_device nbd_device nbd_connection",
     "segment_format superblock_format nbd_times",
     "thread_state shutdown_watcher control_client",
-<<<<<<< HEAD
-    "kernel_aio discard_support optional_requests",
-=======
-    "kernel_aio discard_support clock",
->>>>>>> 51a8193 (Keep what the clock said, and tell ages by the time since the boot)
+    "kernel_aio discard_support optional_requests clock",
     "background units",
     "errors",
 )
