@@ -3,15 +3,14 @@
 
 A region is 512 blocks (2 MiB). An entry is 0 (never written), an LSN (a page
 of data), or an LSN with ZERO_FLAG (reads as zeros since that LSN) and perhaps
-HOLE_FLAG (it was a trim). A trim or zero of several
-whole regions is one span for all of them, which the leaf of a region that is
-written later hides. A leaf is one of three:
+HOLE_FLAG (it was a trim). A trim or zero of whole
+regions is one span for all of them. A region that is written has a leaf above
+the span; it is one of two:
 
-- one number, where a single trim or zero covers the whole region;
 - sparse: a sorted array of words, one for each of up to 128 blocks: index << 55,
-  the entry's two flags in the next bits, and the LSN. Small requests all over a
-  large volume leave few blocks in each region: 8 bytes a block instead of
-  4 KiB a region;
+  the entry's two flags in the next bits, and the LSN. Other blocks are as the
+  span says. Small requests all over a large volume leave few blocks in each
+  region: 8 bytes a block instead of 4 KiB a region;
 - dense: an array of 512 entries.
 
 Costs: get and set in a dense leaf are two subscripts, O(1), in a sparse one a
@@ -53,10 +52,8 @@ def entry_lsn(entry: int) -> int:
     return entry & LSN_MASK
 
 
-def _newest(leaf: "int | array[int]") -> int:
+def _newest(leaf: "array[int]") -> int:
     """The highest LSN in a leaf."""
-    if isinstance(leaf, int):
-        return leaf & LSN_MASK
     if len(leaf) < REGION_BLOCKS:
         return max(map(_WORD_LSN_MASK.__and__, leaf))
     highest = max(leaf)
@@ -73,9 +70,9 @@ def _entry_of(word: int) -> int:
     return word & _WORD_LSN_MASK | (word & _WORD_FLAGS) << REGION_SHIFT
 
 
-def _unpacked(words: "array[int]", first: int, count: int) -> "array[int]":
-    """Some of the 512 entries of a sparse leaf, from index first on."""
-    entries = _EMPTY_LEAF[:count]
+def _unpacked(words: "array[int]", first: int, count: int, span: int) -> "array[int]":
+    """Some of the 512 entries of a sparse leaf above a span, from index first on."""
+    entries = array("Q", [span]) * count if span else _EMPTY_LEAF[:count]
     low = bisect_left(words, first << _INDEX_SHIFT)
     for word in words[low : bisect_left(words, first + count << _INDEX_SHIFT, low)]:
         entries[(word >> _INDEX_SHIFT) - first] = _entry_of(word)
@@ -110,7 +107,7 @@ class LocationMap:
     """See the module. `regions` has every leaf, `_dense` the dense ones again; piece() also the spans."""
 
     def __init__(self) -> None:
-        self.regions: SortedDict[int, int | array[int]] = SortedDict()
+        self.regions: SortedDict[int, array[int]] = SortedDict()
         self._dense: dict[int, array[int]] = {}
         self._spans: SortedDict[int, tuple[int, int]] = SortedDict()
         """First region -> the region behind the last, and the entry of all blocks. They do not overlap, and each is
@@ -142,8 +139,10 @@ class LocationMap:
     def _leaf(self, region: int) -> "int | array[int]":
         """The leaf of a region, or the entry of all its blocks."""
         leaf = self.regions.get(region)
-        if leaf is not None:
-            return leaf
+        return self._span(region) if leaf is None else leaf
+
+    def _span(self, region: int) -> int:
+        """What the blocks of a region are that its leaf does not have."""
         index = self._spans.bisect_right(region) if self._spans else 0
         if index:
             end, entry = self._spans.peekitem(index - 1)[1]
@@ -161,7 +160,7 @@ class LocationMap:
         if at < len(leaf) and leaf[at] >> _INDEX_SHIFT == index:
             word = leaf[at] & _WORD_MASK
             return word if word <= _WORD_LSN_MASK else _entry_of(word)
-        return 0
+        return self._span(block >> REGION_SHIFT)
 
     def entries(self, block: int, count: int) -> "array[int]":
         """A copy of the entries of count blocks."""
@@ -177,7 +176,7 @@ class LocationMap:
             elif length == 1:
                 found.append(self._look_up(block))
             else:
-                found.extend(_unpacked(leaf, index, length))
+                found.extend(_unpacked(leaf, index, length, self._span(block >> REGION_SHIFT)))
             block += length
             count -= length
         return found
@@ -197,18 +196,19 @@ class LocationMap:
         if len(leaf) == REGION_BLOCKS:
             return first + _end_of_run(leaf, index, end, oldest), leaf[index]
         at = bisect_left(leaf, index << _INDEX_SHIFT)
-        entry = 0
+        entry = span = self._span(region)
         if at < len(leaf) and leaf[at] >> _INDEX_SHIFT == index:
             entry = _entry_of(leaf[at] & _WORD_MASK)
         kind = _kind(entry, oldest)
+        is_span_alike = _kind(span, oldest) == kind
         for word in leaf[at:]:
             here = word >> _INDEX_SHIFT
-            if here >= end:
+            if here >= end or (here > index and not is_span_alike):
                 break
-            if _kind(_entry_of(word & _WORD_MASK), oldest) != kind or (kind and here > index):
-                return first + (index if kind else here), entry
+            if _kind(_entry_of(word & _WORD_MASK), oldest) != kind:
+                return first + here, entry
             index = here + 1
-        return (first + index if kind else last), entry
+        return (last if is_span_alike else min(first + index, last)), entry
 
     def set_page(self, block: int, lsn: int) -> None:
         """One block of data."""
@@ -221,10 +221,10 @@ class LocationMap:
     def _insert(self, block: int, lsn: int) -> None:
         """set_page() in a region without a dense leaf."""
         region, index = block >> REGION_SHIFT, block & REGION_MASK
-        leaf = self._leaf(region)
-        if leaf == 0:
+        leaf = self.regions.get(region)
+        if leaf is None:
             leaf = self.regions[region] = array("Q")
-        if isinstance(leaf, int) or len(leaf) == SPARSE_BLOCKS or lsn > _WORD_LSN_MASK:
+        if len(leaf) == SPARSE_BLOCKS or lsn > _WORD_LSN_MASK:
             self._dense_leaf(region)[index] = lsn
             return
         word = index << _INDEX_SHIFT
@@ -239,7 +239,7 @@ class LocationMap:
         blocks = sorted(newest)
         lsns = list(map(newest.__getitem__, blocks))
         most = SPARSE_BLOCKS if max(lsns, default=0) <= _WORD_LSN_MASK else 0
-        fresh: dict[int, int | array[int]] = {}
+        fresh: dict[int, array[int]] = {}
         at = 0
         while at < len(blocks):
             region = blocks[at] >> REGION_SHIFT
@@ -249,7 +249,7 @@ class LocationMap:
                 leaf = self._dense_leaf(region)
                 for block, lsn in inside:
                     leaf[block & REGION_MASK] = lsn
-            elif self._leaf(region) != 0:
+            elif region in self.regions:
                 for block, lsn in inside:
                     self.set_page(block, lsn)
             else:
@@ -271,7 +271,7 @@ class LocationMap:
     def set_all(self, block: int, count: int, entry: int) -> None:
         """The same entry, of zeros, for count blocks."""
         first, end = block + REGION_MASK >> REGION_SHIFT, block + count >> REGION_SHIFT
-        if end - first > 1:
+        if end > first:
             self._set_span(first, end, entry)
             self._set_parts(block, (first << REGION_SHIFT) - block, entry)
             self._set_parts(end << REGION_SHIFT, block + count & REGION_MASK, entry)
@@ -304,10 +304,7 @@ class LocationMap:
             index = block & REGION_MASK
             length = min(count, REGION_BLOCKS - index)
             region = block >> REGION_SHIFT
-            if length == REGION_BLOCKS:
-                self.regions[region] = entry
-                self._dense.pop(region, None)
-            elif not self._splice(block, length, entry, 0):
+            if not self._splice(block, length, entry, 0):
                 self._dense_leaf(region)[index : index + length] = array("Q", [entry]) * length
             block += length
             count -= length
@@ -323,10 +320,8 @@ class LocationMap:
         index = block & REGION_MASK
         first, between = index << _INDEX_SHIFT | _word_of(entry), _NEXT_BLOCK + step
         words = array("Q", range(first, first + count * between, between))
-        leaf = self._leaf(region)
-        if isinstance(leaf, int):
-            if leaf:
-                return False
+        leaf = self.regions.get(region)
+        if leaf is None:
             self.regions[region] = words
             return True
         low = bisect_left(leaf, index << _INDEX_SHIFT)
@@ -344,7 +339,7 @@ class LocationMap:
             if isinstance(leaf, int):
                 dense = array("Q", [leaf]) * REGION_BLOCKS if leaf else _EMPTY_LEAF[:]
             else:
-                dense = _unpacked(leaf, 0, REGION_BLOCKS)
+                dense = _unpacked(leaf, 0, REGION_BLOCKS, self._span(region))
             self.regions[region] = self._dense[region] = dense
         return dense
 
@@ -377,12 +372,12 @@ class LocationMap:
     def check(self) -> None:
         """Assert the invariants of the structure."""
         for region, leaf in self.regions.items():
-            is_dense = not isinstance(leaf, int) and len(leaf) == REGION_BLOCKS
+            is_dense = len(leaf) == REGION_BLOCKS
             assert self._dense.get(region) is (leaf if is_dense else None)
-            if not isinstance(leaf, int) and not is_dense:
+            if not is_dense:
                 indices = [word >> _INDEX_SHIFT for word in leaf]
                 assert 0 < len(leaf) <= SPARSE_BLOCKS and indices == sorted(set(indices))
-            for entry in [leaf] if isinstance(leaf, int) else leaf if is_dense else map(_entry_of, leaf):
+            for entry in leaf if is_dense else map(_entry_of, leaf):
                 assert not entry & HOLE_FLAG or entry & ZERO_FLAG
         assert self._dense.keys() <= self.regions.keys()
         end = 0
