@@ -3,6 +3,10 @@
 
 from wbcache_core.segment_format import KIND_SHIFT, MAX_ENTRIES
 
+MAX_RANGES_PER_PAGE = 4
+"""Range entries for each page of log that a segment takes. They take none, but memory for as long as the log has them:
+what may wait in a GiB of log has a limit by this."""
+
 
 class PendingSegment:
     """Entries in the order of the number line. Guarded by the volume lock until it is closed.
@@ -30,6 +34,11 @@ class PendingSegment:
     def room(self) -> int:
         """How many more entries fit."""
         return MAX_ENTRIES - len(self.heads)
+
+    @property
+    def takes_range(self) -> bool:
+        """Whether a range entry fits."""
+        return bool(self.room) and len(self.ranges) < MAX_RANGES_PER_PAGE * (1 + self.page_count)
 
     def add_pages(self, block: int, count: int) -> None:
         """count pages of consecutive blocks, with the next LSNs."""

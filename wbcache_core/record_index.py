@@ -41,7 +41,14 @@ class _Chunk:
         self.first_lsns = array("Q")
         self.starts = array("Q")
         self.blocks = array(typecode)
-        self.mixed: list[tuple[array[int], array[int]]] = []
+        self.mixed = array("Q")
+        """Of each segment with range entries their number, the heads, and the arguments."""
+
+    def entries(self, start: int) -> "tuple[array[int], array[int]]":
+        """Heads and arguments of a segment with range entries; start as in `starts`."""
+        at = start - _MIXED + 1
+        count = self.mixed[at - 1]
+        return self.mixed[at : at + count], self.mixed[at + count : at + 2 * count]
 
 
 class Tally(NamedTuple):
@@ -88,7 +95,7 @@ class Records:
 
 def _cleared(chunk: _Chunk, start: int) -> int:
     """Blocks that the range entries of a segment trim or zero."""
-    heads, arguments = chunk.mixed[start - _MIXED]
+    heads, arguments = chunk.entries(start)
     pairs = zip(heads, arguments, strict=True)
     return sum(argument for head, argument in pairs if head > BLOCK_MASK)
 
@@ -113,7 +120,7 @@ def _replay(
             elif start < _MIXED:
                 _replay_runs(chunk.blocks, start - _RUNS, lsn, lsn + count, locations)
             else:
-                _replay_mixed(*chunk.mixed[start - _MIXED], lsn - 1, locations)
+                _replay_mixed(*chunk.entries(start), lsn - 1, locations)
     if len(newest) > _LARGEST_DICT:
         locations.set_pages(newest)
         newest.clear()
@@ -153,7 +160,9 @@ class RecordIndex:
             start = _RUN | heads[0]
         elif page_count != len(heads):
             start = _MIXED | len(chunk.mixed)
-            chunk.mixed.append((array("Q", heads), array("Q", arguments)))
+            chunk.mixed.append(len(heads))
+            chunk.mixed.extend(heads)
+            chunk.mixed.extend(arguments)
         else:
             start = self._add_pages(chunk.blocks, heads)
         # What a replay counts comes last: it goes on without the lock.

@@ -231,6 +231,8 @@ class Volume:
         line = self._line
         with line.lock:
             line.wait_for_room(1)
+            if line.open_segment and not line.open_segment.takes_range:
+                line.close_segment()
             segment = line.open_segment or line.open_next_segment()
             segment.add_range(kind, block, count)
             # The range stands at the LSN before it: later than every page up to there, earlier than the next.

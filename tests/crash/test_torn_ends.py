@@ -6,7 +6,7 @@ import pytest
 from tests.crash.disks import Disks, log_writes, page, write
 from tests.crash.workload import LOG_DISK
 from tests.support.simulated_disk import SECTOR, put
-from wbcache_core.segment_format import MAX_ENTRIES
+from wbcache_core.pending_segment import MAX_RANGES_PER_PAGE
 from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS, decode
 from wbcache_core.units import PAGE_BYTES
 
@@ -92,7 +92,7 @@ def test_a_segment_behind_a_lost_one_does_not_follow_what_is_written_there_next(
     disks = Disks()
     disks.session(write((b"a", 1)))
     before = [bytearray(image) for image in disks.images]
-    both = log_writes(disks.session(trim(1, MAX_ENTRIES + 1)))[-1]
+    both = log_writes(disks.session(trim(1, MAX_RANGES_PER_PAGE + 1)))[-1]
     assert len(both.data) == 2 * PAGE_BYTES
     put(before[LOG_DISK], [both.cut(8, 16)])
     disks.images = before

@@ -106,3 +106,11 @@ def test_blocks_of_large_volumes(block):
     index.append(1, 2, (block, 3), (0, 0))
     locations = replayed(index, 1, 4)
     assert (locations.get(block), locations.get(3)) == (2, 3)
+
+
+def test_memory_of_trims_is_two_words_an_entry():
+    index = RecordIndex(BLOCKS)
+    for number in range(1000):
+        index.append(1 + number, 0, [TRIM << KIND_SHIFT | 2 * entry for entry in range(4)], (1,) * 4)
+    assert len(index._chunks[0].mixed) == 1000 * (1 + 2 * 4)
+    assert replayed(index, 1, 1001).get(6)
