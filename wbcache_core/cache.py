@@ -373,10 +373,14 @@ class Cache:
         if self._line.stopping:
             if self._active:
                 self._destager.cancel()
+            self._origin.interrupt()
             return
-        self._line.stop(drain=self._config.on_exit == DESTAGE)
+        drains = self._config.on_exit == DESTAGE
+        self._line.stop(drain=drains)
         self._throttle.stop()
-        self._origin.interrupt()
+        if not drains:
+            # A drain needs requests that take as long as they take.
+            self._origin.interrupt()
 
     def finish(self) -> None:
         """Commit, destage with on-exit=destage, end the threads; reads go on. Idempotent; failures are logged."""
@@ -424,6 +428,7 @@ class Cache:
             )  # fmt: skip
         finally:
             line.stop(drain=False)
+            self._origin.interrupt()
             self._committer.join()
             self._destager.join()
         if not line.log_error:

@@ -53,7 +53,7 @@ class Settings(NamedTuple):
 
 
 class Destager:
-    """Every field is used by the destager's own thread alone, but `_retry_at`: guarded by the volume lock."""
+    """All fields are the own thread's alone, but `_retry_at` and `_has_ended`: guarded by the volume lock."""
 
     def __init__(
         self,
@@ -88,6 +88,7 @@ class Destager:
         self._image: memoryview | None = None
         self._idle_head, self._idle_since = 0, 0.0
         self._back_off, self._retry_at = 0.0, 0.0
+        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="wbcache-destage", daemon=True)
 
     def start(self) -> None:
@@ -106,11 +107,12 @@ class Destager:
         line = self._line
         with line.lock:
             # Whatever failed before may work by now: the stop makes one more attempt.
-            line.origin_error = None
+            if not self._has_ended:
+                line.origin_error = None
             self._retry_at = 0.0
             line.destage_wanted.notify()
             forgiven = None
-            while line.destaged < self._pins.limit() and not line.destager_must_stop:
+            while line.destaged < self._pins.limit() and not (line.destager_must_stop or self._has_ended):
                 if line.origin_settles_at > time.monotonic():
                     # The batch is repeated then: this failure does not end the drain, the next one may.
                     forgiven = line.origin_error
@@ -129,6 +131,20 @@ class Destager:
             self._line.destage_wanted.notify()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            _log.exception("internal error in destaging, please report it")
+            self._line.fail(OriginFailedError(f"internal error in destaging: {error!r}; restart the server"))
+        finally:
+            with self._line.lock:
+                # Who waits for the end of a drain waits for this thread.
+                self._has_ended = True
+                self._line.moved.notify_all()
+            self._writer.close()
+
+    def _work(self) -> None:
+        """Until the stop. Raises what is an error of ours."""
         while True:
             with self._line.lock:
                 end = self._wait_for_work()
@@ -143,11 +159,6 @@ class Destager:
                 break
             except (DamagedPageError, DeviceError) as error:
                 self._hold_up(error)
-            except Exception as error:
-                _log.exception("internal error in destaging, please report it")
-                self._line.fail(OriginFailedError(f"internal error in destaging: {error!r}; restart the server"))
-                break
-        self._writer.close()
 
     def _wait_for_work(self) -> int | None:
         """The LSN up to which to destage; the present `destaged` for only reclaiming; None to stop. Lock held."""

@@ -211,3 +211,18 @@ def test_the_log_of_another_origin_is_refused(pair):
         Cache(pair.config())
     with pytest.raises(WrongPairError, match="1048576 bytes"):
         Cache(pair.config())
+
+
+def test_a_drain_notices_that_the_destager_has_died(pair, monkeypatch):
+    """Before the stop, by an error of ours: nothing is going to be destaged any more."""
+    pair.make_origin(MIB)
+    cache = pair.start(on_exit="destage", **QUIET)
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(cache._destager, "_seconds_until_due", fail)
+    cache.volume.write(b"n" * PAGE_BYTES, 0, fua=True)
+    wait_until(lambda: not cache._destager._thread.is_alive())
+    in_background(cache.stop).result(PATIENCE_S)
+    assert read(pair.start()) == b"n" * PAGE_BYTES
