@@ -40,6 +40,7 @@ class NbdConnection:
         """Raises DeviceLostError after _CONNECT_SECONDS, ConfigError for a URI that makes no sense."""
         self.unflushed = False
         self.unanswered = 0
+        self._is_ending = False
         self._uri = uri
         self._is_stopping = is_stopping
         self.handle = nbd.NBD()
@@ -64,7 +65,11 @@ class NbdConnection:
     @property
     def is_usable(self) -> bool:
         """Connected, with no request under way."""
-        return self.handle.aio_is_ready() and not self.handle.aio_in_flight()
+        return not self._is_ending and self.handle.aio_is_ready() and not self.handle.aio_in_flight()
+
+    def hang_up(self) -> None:
+        """Close the connection: the handle goes with its last user. A server that is to end waits for that."""
+        self.handle = nbd.NBD()
 
     def change(self, verb: str, method: str, *arguments: Any) -> None:
         """perform() what changes the export."""
@@ -162,4 +167,8 @@ class NbdConnection:
         if not self.handle.aio_is_ready():
             return DeviceLostError(f"the connection to origin '{self._uri}' was lost", errno.EIO)
         number = error.errnum or errno.EIO
+        if number == errno.ESHUTDOWN:
+            # It waits for us to hang up; a successor may listen soon.
+            self._is_ending = True
+            return DeviceLostError(f"origin '{self._uri}' is shutting down", errno.EIO)
         return DeviceError(f"cannot {verb} origin '{self._uri}': {os.strerror(number)}", number)

@@ -32,6 +32,8 @@ from wbcache_core.units import GIB, MIB, PAGE_BYTES
 _RETRY_SECONDS = 15.0
 """How long a read waits for a server that went away, before its client gets an error."""
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.05, 2.0
+_FIRST_GROW_PAUSE, _LONGEST_GROW_PAUSE = 5.0, 300.0
+"""Before more connections are tried again than the server took the last time."""
 _LARGEST_DATA = 16 * MIB
 _LARGEST_RANGE = GIB
 _HOLE, _ZERO = 1, 2
@@ -47,7 +49,8 @@ class NbdDevice:
         self.pipeline_depth = PIPELINE_DEPTH
         self._lock = threading.Lock()
         self._returned = threading.Condition(self._lock)
-        self._limit = connections
+        self._most = self._limit = connections
+        self._grow_at, self._grow_pause = 0.0, _FIRST_GROW_PAUSE
         self._idle: list[NbdConnection] = []
         self._all: set[NbdConnection] = set()
         self._connecting = 0
@@ -80,14 +83,21 @@ class NbdDevice:
         """A connection nobody else uses: an idle one, a new one up to the limit, or the next that is returned."""
         while True:
             with self._lock:
-                while not self._idle and len(self._all) + self._connecting >= self._limit:
-                    self._returned.wait()
+                while not self._idle and len(self._all) + self._connecting >= self._limit_now():
+                    pause = self._grow_at - time.monotonic() if self._limit < self._most else None
+                    self._returned.wait(pause)
                 if self._idle:
                     return self._idle.pop()
                 self._connecting += 1
             connection = self._connect()
             if connection:
                 return connection
+
+    def _limit_now(self) -> int:
+        """How many connections there may be. Lock held."""
+        if self._limit < self._most and time.monotonic() >= self._grow_at:
+            self._limit = self._most
+        return self._limit
 
     def _connect(self) -> NbdConnection | None:
         """A new connection; None where the server takes no more of them. Raises DeviceError when there is none at all.
@@ -97,13 +107,20 @@ class NbdDevice:
         connection = None
         try:
             connection = NbdConnection(self.name, self._is_stopping)
-            if connection.handle.get_size() != self.size:
-                raise DeviceError(f"origin '{self.name}' no longer has {self.size} bytes; restart the server")
+            if (size := connection.handle.get_size()) != self.size:
+                connection = None
+                raise DeviceError(
+                    f"origin '{self.name}' has {size} bytes now and had {self.size}: it is tried again; "
+                    "bring back what was there, or restart the cache"
+                )
+            self._grow_pause = _FIRST_GROW_PAUSE
         except DeviceLostError:
             with self._lock:
                 if not self._all:
                     raise
                 self._limit = len(self._all)
+                self._grow_at = time.monotonic() + self._grow_pause
+                self._grow_pause = min(2 * self._grow_pause, _LONGEST_GROW_PAUSE)
         finally:
             with self._lock:
                 self._connecting -= 1
@@ -122,6 +139,7 @@ class NbdDevice:
         with self._lock:
             for lost in (connection, *self._idle):
                 self._all.discard(lost)
+                lost.hang_up()
                 self._lost_writes |= lost.unflushed
                 if lost.unanswered:
                     self._settles_at = time.monotonic() + self._times.settle
