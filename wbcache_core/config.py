@@ -11,6 +11,7 @@ from typing import NamedTuple
 from wbcache_core.block_device import system_path
 from wbcache_core.errors import ConfigError
 from wbcache_core.nbd_times import NbdTimes
+from wbcache_core.nbd_uri import with_absolute_paths
 from wbcache_core.superblock_format import MIN_LOG_BYTES
 from wbcache_core.units import GIB, MIB, format_size, parse_duration, parse_size
 
@@ -135,7 +136,7 @@ class Config:
         """One parameter, with hyphens or underscores. Raises ConfigError."""
         name = key.replace("-", "_")
         parsers: dict[str, Callable[[str], object]] = {
-            "origin": lambda text: text if is_uri(text) else os.path.abspath(text),
+            "origin": lambda text: with_absolute_paths(text) if is_uri(text) else os.path.abspath(text),
             "log": os.path.abspath,
             "log_size": size,
             "ring_size": size,

@@ -188,7 +188,7 @@ def test_beside_a_device_the_log_has_to_be_named():
 def test_beside_an_nbd_server_the_log_has_to_be_named():
     with pytest.raises(ConfigError, match="'log' is missing"):
         parse(origin="nbd://host/disk")
-    assert parse(origin="nbd+unix:///?socket=sock", log="/log").origin == "nbd+unix:///?socket=sock"
+    assert parse(origin="nbd+unix:///?socket=/sock", log="/log").origin == "nbd+unix:///?socket=/sock"
 
 
 def test_a_relative_path_is_seen_from_the_folder_of_the_start(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ LAYERS = (
     "record_index generations",
     "timeline",
     "ring_buffer location_map segment_table pending_segment frames config block_device nbd_device nbd_connection",
-    "segment_format superblock_format nbd_times",
+    "segment_format superblock_format nbd_times nbd_uri",
     "thread_state shutdown_watcher control_client",
     "kernel_aio discard_support optional_requests clock",
     "background units",
