@@ -24,6 +24,8 @@ JITTER_NS = 10_000_000
 SLIGHT_NS = 10**9
 """Clocks of two boots need not agree better than this."""
 _FOR_EVER = 2**62
+_SHOWN_NS = 1000
+"""Times are shown to the microsecond."""
 
 
 class Seam(NamedTuple):
@@ -46,6 +48,42 @@ class ClockDoubtError(Exception):
         super().__init__()
         self.seam = seam
         self.indices = indices
+
+
+class _Answers:
+    """The entries after which the wall clock said something: surely, or perhaps, or as far as anybody knows, or it went
+    past that in a jump there."""
+
+    def __init__(self) -> None:
+        self.sure: set[int] = set()
+        self.maybe: set[int] = set()
+        self.possible: set[int] = set()
+        self.skipped: set[int] = set()
+
+    def look_at(self, seam: Seam, early_ns: int, later_ns: int, wall_ns: int, is_future: bool) -> None:
+        """What a seam between entries of these two times adds. By a clock that has not come so far yet, only what an
+        entry itself says counts."""
+        before = seam.before
+        if is_future:
+            if early_ns <= wall_ns < early_ns + _SHOWN_NS:
+                self.maybe.add(before)
+        elif seam.is_measured:
+            if early_ns <= wall_ns < early_ns + seam.reach_ns or later_ns - seam.reach_ns <= wall_ns < later_ns:
+                self.maybe.add(before)
+            elif early_ns <= wall_ns < later_ns:
+                self.skipped.add(before)
+        elif early_ns <= wall_ns < later_ns and seam.jump_ns >= 0:
+            self.maybe.add(before)
+        elif wall_ns >= early_ns or later_ns - seam.reach_ns <= wall_ns < later_ns:
+            self.possible.add(before)
+
+    def decide(self, first_of_this_boot: int) -> set[int]:
+        """What has to be told apart. Where an entry of this boot surely is an answer, it is no matter for how long an
+        earlier boot may have gone on after its last one."""
+        if not self.sure:
+            return self.maybe | self.possible | self.skipped if self.maybe or self.possible else self.skipped
+        likely = self.sure | self.maybe
+        return likely if min(likely) >= max(first_of_this_boot, 0) else likely | self.possible
 
 
 class Timeline:
@@ -157,7 +195,7 @@ class Timeline:
     def at_age(self, age_ns: int, now: Reading) -> int:
         """The newest entry that is so old: by the time since the boot, and before this boot by the wall clock.
 
-        Raises ClockDoubtError where that was set since, by more than SLIGHT_NS.
+        Raises ClockDoubtError where that was set since, by more than SLIGHT_NS altogether.
         """
         if not self._walls:
             return -1
@@ -171,17 +209,20 @@ class Timeline:
             end = max(self._first_since - self._dropped, 0)
             if end == 0:
                 return -1
-        wall_ns, stop = now.wall_ns - age_ns, len(self._walls)
+        wall_ns, stop, set_by = now.wall_ns - age_ns, len(self._walls), 0
+        found: int | None = None
         for seam in self._all_seams(now):
             start = seam.before + 1
-            if start < min(stop, end) and wall_ns >= self._walls[start]:
-                break
-            if abs(seam.jump_ns) > SLIGHT_NS:
+            if found is None and start < min(stop, end) and wall_ns >= self._walls[start]:
+                found = bisect_right(self._walls, wall_ns, start, min(stop, end)) - 1
+            # Also one before it, in the same boot: which of both is wrong is not known.
+            set_by += abs(seam.jump_ns)
+            if set_by > SLIGHT_NS:
                 raise ClockDoubtError(seam)
+            if found is not None and not seam.is_measured:
+                return found
             stop = start
-        else:
-            start = 0
-        return bisect_right(self._walls, wall_ns, start, min(stop, end)) - 1
+        return found if found is not None else bisect_right(self._walls, wall_ns, 0, min(stop, end)) - 1
 
     def at_wall(self, wall_ns: int, now: Reading) -> int | None:
         """The newest entry that was there when the wall clock said so; None where it has not said so yet.
@@ -191,54 +232,30 @@ class Timeline:
         """
         if not self._walls:
             return -1
-        likely: set[int] = set()
-        possible: set[int] = set()
-        skipped: set[int] = set()
+        answers = _Answers()
         if wall_ns < self._walls[0]:
-            likely.add(-1)
-        doubtful: Seam | None = None
-        stop = len(self._walls)
+            answers.maybe.add(-1)
+        doubtful = Seam(len(self._walls) - 1, 0, 0, False)
+        stop, later = len(self._walls), now.wall_ns
         if self._seam_to(now) is None and self._walls[-1] <= wall_ns <= now.wall_ns:
-            likely.add(stop - 1)
-        later = now.wall_ns
+            answers.sure.add(stop - 1)
         for seam in self._all_seams(now):
-            before = seam.before
-            if before < stop - 1:
-                likely.update(self._inside(before + 1, stop, wall_ns))
-                later, stop = self._walls[before + 1], before + 1
-            early = self._walls[before]
-            if seam.is_measured:
-                if early <= wall_ns < early + seam.reach_ns or later - seam.reach_ns <= wall_ns < later:
-                    likely.add(before)
-                elif early <= wall_ns < later:
-                    skipped.add(before)
-            elif early <= wall_ns < later and seam.jump_ns >= 0:
-                likely.add(before)
-            elif wall_ns >= early or later - seam.reach_ns <= wall_ns < later:
-                possible.add(before)
-            if seam.jump_ns and (doubtful is None or abs(seam.jump_ns) > abs(doubtful.jump_ns)):
+            if seam.before < stop - 1:
+                answers.sure.update(self._inside(seam.before + 1, stop, wall_ns))
+                later, stop = self._walls[seam.before + 1], seam.before + 1
+            answers.look_at(seam, self._walls[seam.before], later, wall_ns, wall_ns > now.wall_ns)
+            if abs(seam.jump_ns) > abs(doubtful.jump_ns):
                 doubtful = seam
-        likely.update(self._inside(0, stop, wall_ns))
-        if wall_ns > now.wall_ns and not likely:
-            return None
-        return self._decide(likely, possible, skipped, doubtful)
+        answers.sure.update(self._inside(0, stop, wall_ns))
+        found = sorted(answers.decide(self._first_since - self._dropped if now.boot else len(self._walls)))
+        if len(found) > 1:
+            raise ClockDoubtError(doubtful, tuple(found))
+        return found[0] if found else None
 
     def _inside(self, start: int, stop: int, wall_ns: int) -> tuple[int, ...]:
         """The entry of a part without seams after which, before the next one in it, the clock said so."""
         index = bisect_right(self._walls, wall_ns, start, stop) - 1
         return (index,) if start <= index < stop - 1 else ()
-
-    def _decide(
-        self, likely: set[int], possible: set[int], skipped: set[int], doubtful: Seam | None
-    ) -> int | None:
-        """One answer, or None. Raises ClockDoubtError where there are several."""
-        start = self._first_since - self._dropped
-        is_of_this_boot = self._last and self._last.boot and min(likely, default=-1) >= max(start, 0)
-        answers = likely if is_of_this_boot else likely | possible
-        found = sorted(answers or skipped)
-        if len(found) > 1:
-            raise ClockDoubtError(doubtful or Seam(found[-1] - 1, 0, 0, False), tuple(found))
-        return found[0] if found else None
 
     def in_order_until(self, start: int) -> int:
         """The end of the part from an entry on in which the wall clock did not go back."""

@@ -176,6 +176,20 @@ class TestEndOfTheLog:
         assert crashed.read() == crashed.image.states[-2]
 
 
+    def test_what_a_newer_wbcache_wrote_is_refused_by_name(self, crashed):
+        """Not taken for the end of the log: it may be flushed data."""
+        offset, last = crashed.descriptors()[-1]
+        last.version = segment_format.VERSION + 1
+        crashed.put(offset, last)
+        crashed.refused(LogVersionError, f"LSN {last.first_lsn} with what a newer wbcache wrote .*version 3")
+
+    def test_what_a_newer_wbcache_wrote_for_another_volume_is_the_end(self, crashed):
+        offset, last = crashed.descriptors()[-1]
+        last.version, last.uuid = segment_format.VERSION + 1, b"another volume!!"
+        crashed.put(offset, last)
+        assert crashed.read() == crashed.image.states[-2]
+
+
 class TestDamageInsideTheDurableLog:
     def test_a_hole_that_a_later_segment_proves_is_refused(self, crashed):
         offset, descriptor = crashed.descriptors()[-2]

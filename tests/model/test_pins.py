@@ -11,6 +11,7 @@ from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, GatedOrigin, in_background, wait_until
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
+from wbcache_core import segment_format
 from wbcache_core.block_device import FileDevice
 from wbcache_core.cache import Cache
 from wbcache_core.errors import (
@@ -21,7 +22,7 @@ from wbcache_core.errors import (
     StoppedError,
     TagError,
 )
-from wbcache_core.superblock_format import SLOT_OFFSETS, TAG_COUNT, decode
+from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS, TAG_COUNT, decode
 from wbcache_core.units import MIB, PAGE_BYTES
 
 EAGER = {"destage_delay": "0", "commit_interval": "1h"}
@@ -462,3 +463,23 @@ def test_a_log_of_version_1_is_served_and_becomes_one_of_version_2(pair):
     check_pair(pair.log, pair.origin)
     cache = pair.start(**QUIET)
     assert cache.open_snapshot("from version 1").generation.number == 2
+
+
+def test_segments_of_version_2_follow_those_of_version_1(pair):
+    """An upgrade in the middle of a log that is dirty, then a kill."""
+    pair.origin.write_bytes(gzip.decompress((DATA / "origin-v1.img.gz").read_bytes()))
+    pair.log.write_bytes(gzip.decompress((DATA / "log-v1.img.gz").read_bytes()))
+    cache = pair.start(history="1h", **QUIET)
+    assert numbers(cache) == [1, 2, 3]
+    write_page(cache, b"x", 100)
+    write_page(cache, b"y", 100)
+    cache.abandon()
+    image = memoryview(pair.log.read_bytes())
+    pages = [image[at : at + PAGE_BYTES] for at in range(DATA_START, len(image), PAGE_BYTES)]
+    found = [segment_format.decode(page) for page in pages if segment_format.has_magic(page)]
+    assert [(one.generation, one.version) for one in found] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)]
+    check_pair(pair.log, pair.origin)
+    cache = pair.start(history="1h", **QUIET)
+    assert numbers(cache) == [1, 2, 3, 4, 5]
+    for when, letter in (("4", b"x"), ("last-flush", b"y"), ("-0s", b"y")):
+        assert page_of(cache.open_snapshot(when), 100) == letter
