@@ -38,7 +38,7 @@ def mounted_past(server, when, folder, options="ro"):
     """
     folder = folder / "past"
     folder.mkdir(exist_ok=True)
-    command = ("/usr/bin/python3", "-B", "-m", "wbcache_core", "resolve", folder / "control", when)
+    command = ("/usr/bin/python3", "-B", "-m", "wbcache_core", "resolve", folder.parent / "control", when)
     export = clients.run(*command, folder=clients.REPOSITORY).strip()
     uri = f"nbd+unix:///{export}?socket={server.socket}"
     layer = NbdkitServer(folder, ["--filter=cow", "nbd", f"uri={uri}", "shared=true"])

@@ -105,7 +105,7 @@ class Machine:
 
 
 @given(STEPS, st.integers(0, 1200))
-@settings(max_examples=4000)
+@settings(max_examples=2000)
 def test_an_age_is_right_or_refused(steps, age):
     machine = Machine().run(steps)
     now = machine.reading()
@@ -120,7 +120,7 @@ def test_an_age_is_right_or_refused(steps, age):
 
 
 @given(STEPS, st.integers(-300, 1500), st.booleans())
-@settings(max_examples=600)
+@settings(max_examples=400)
 def test_a_time_is_right_or_refused(steps, offset, is_near_now):
     machine = Machine().run(steps)
     now = machine.reading()
