@@ -77,6 +77,8 @@ class Cache:
         """
         self._config = config
         self._lifecycle = threading.Lock()
+        self._is_synced = False
+        """What recovery found is durable. Only ever set, by who opens a moment before activate()."""
         self._active = self._stopped = False
         self._settled = threading.Event()
         self._ring = RingBuffer(config.ring_size)
@@ -334,11 +336,20 @@ class Cache:
 
         Raises MomentError, SnapshotEndedError. Works before activate() too.
         """
+        self._sync_what_was_found()
         return self._snapshots.open(when)
 
     def resolve(self, when: str) -> Generation:
-        """The generation that a moment is now. Raises MomentError."""
+        """The generation that a moment is now. Raises MomentError, DeviceError."""
+        self._sync_what_was_found()
         return self._snapshots.resolve(when)
+
+    def _sync_what_was_found(self) -> None:
+        """What a killed server wrote may be in the page cache only. A moment that was seen must not go with the power:
+        another one would get its number. Raises DeviceError."""
+        if not self._active and not self._is_synced and self._log:
+            self._log.sync()
+            self._is_synced = True
 
     def tag(self, name: str, when: str | None = None) -> Tag:
         """Give a moment a name, the present one unless said otherwise; durable when it returns. Lets writers in.

@@ -97,7 +97,7 @@ class ControlCommands:
         if request["command"] == "history":
             return _attempt(lambda: self._history(request))
         if request["command"] == "resolve":
-            return _attempt(lambda: {"moment": moment(self._cache.resolve(request["when"]))})
+            return lambda: _attempt(lambda: {"moment": moment(self._cache.resolve(request["when"]))})
         if request["command"] == "tag":
             return lambda: _attempt(lambda: self._tag(request["name"], request.get("when")))
         return lambda: _attempt(lambda: self._untag(request["name"]))

@@ -80,7 +80,8 @@ def _lines(facts: Facts) -> Iterator[str]:
         yield "the log covers no generation yet"
         return
     oldest, newest = window["oldest"], window["newest"]
-    seconds = (parse(newest["time"]) - parse(oldest["time"])) // _NS
+    # The clock may have been set back meanwhile.
+    seconds = max(parse(newest["time"]) - parse(oldest["time"]), 0) // _NS
     yield f"window  generation {oldest['generation']} ({oldest['time']}) to {newest['generation']} ({newest['time']})"
     yield f"        {window['generations']} generations in {_duration(seconds)}{_written(facts['rows'])}"
     yield from _tag_lines(facts["tags"])

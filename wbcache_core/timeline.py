@@ -98,6 +98,7 @@ class Timeline:
         self._measured = array("b")
         self._last: Reading | None = None
         """The newest entry, or what mark() was told after it; _last_running is its running time."""
+        self._is_marked = False
         self._last_running = 0
         self._since = self._last_running
         """From this running time on everything was in the boot of _last, beginning with entry _first_since."""
@@ -112,16 +113,27 @@ class Timeline:
 
     def append(self, reading: Reading) -> None:
         """The next entry."""
-        count = self._dropped + len(self._walls)
-        if self._walls:
+        last, walls = self._last, self._walls
+        if last and walls and not self._is_marked and 0 != last.boot == reading.boot:
+            elapsed, gone = reading.boot_ns - last.boot_ns, reading.wall_ns - last.wall_ns
+            if elapsed >= 0 <= gone and -JITTER_NS <= gone - elapsed <= JITTER_NS:
+                # As nearly always: no seam.
+                self._last, self._last_running = reading, self._last_running + elapsed
+                walls.append(reading.wall_ns)
+                self._running.append(self._last_running)
+                return
+        count = self._dropped + len(walls)
+        if walls:
             self._add_seam(count, self._seam_to(reading))
         self._go_on(reading, count)
-        self._walls.append(reading.wall_ns)
+        self._is_marked = False
+        walls.append(reading.wall_ns)
         self._running.append(self._last_running)
 
     def mark(self, reading: Reading) -> None:
         """All entries are older than this, and those to come are not."""
         self._go_on(reading, self._dropped + len(self._walls))
+        self._is_marked = True
 
     def drop(self, count: int) -> None:
         """Forget the first ones."""
@@ -152,11 +164,9 @@ class Timeline:
         """What is between the newest entry and a reading."""
         last, before = self._last, len(self._walls) - 1
         assert last
-        # mark() may have been between.
-        is_marked = self._last_running > self._running[-1] or last.wall_ns != self._walls[-1]
         gone = later.wall_ns - self._walls[-1]
         elapsed = elapsed_ns(last, later)
-        if elapsed is None or (is_marked and self._first_since > self._dropped + before):
+        if elapsed is None or (self._is_marked and self._first_since > self._dropped + before):
             forced = not last.boot and gone == 1
             if not last.boot and not later.boot and gone > 1:
                 # Of version 1, which knew nothing but the wall clock.

@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What holds destaging back, when it gives way, and that nothing hangs because of it."""
 
-import gzip
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, GatedOrigin, in_background, wait_until
 from tests.support.local_pair import QUIET
-from tests.support.matching import same
-from wbcache_core import segment_format
 from wbcache_core.block_device import FileDevice
 from wbcache_core.cache import Cache
 from wbcache_core.errors import (
@@ -22,11 +18,10 @@ from wbcache_core.errors import (
     StoppedError,
     TagError,
 )
-from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS, TAG_COUNT, decode
+from wbcache_core.superblock_format import SLOT_OFFSETS, TAG_COUNT, decode
 from wbcache_core.units import MIB, PAGE_BYTES
 
 EAGER = {"destage_delay": "0", "commit_interval": "1h"}
-DATA = Path(__file__).resolve().parents[1] / "data"
 
 
 def write_page(cache, letter, block=0):
@@ -372,6 +367,22 @@ def test_a_clock_that_was_wrong_once(pair, monkeypatch):
     assert times[-1] < now() + 10**9
 
 
+def test_what_a_killed_server_left_is_durable_before_a_moment_of_it_is_opened(pair, monkeypatch):
+    """A server that nobody writes to would otherwise show what the next power cut takes away."""
+    pair.make_origin(MIB)
+    cache = pair.start(**QUIET)
+    write_page(cache, b"a")
+    cache.abandon()
+    cache = Cache(pair.config(**QUIET))
+    synced = []
+    with monkeypatch.context() as watched:
+        watched.setattr(cache._log, "sync", lambda: synced.append(cache._log))
+        for look in (lambda: cache.open_snapshot("1").close(), lambda: cache.resolve("last-flush")):
+            look()
+            assert synced == [cache._log]
+    cache.stop()
+
+
 def test_tags(pair):
     pair.make_origin(MIB)
     cache = pair.start(**QUIET)
@@ -436,50 +447,3 @@ def test_no_past_moment_is_left_of_an_origin_that_others_wrote_to(pair, destaged
     cache = pair.start(**QUIET)
     write_page(cache, b"d", 5)
     assert numbers(cache) == [3, 4] and page_of(cache.open_snapshot("3"), 5) == b"c"
-
-
-def test_a_log_of_version_1_is_served_and_becomes_one_of_version_2(pair):
-    """The image was made by wbcache at c0ce269: see its README."""
-    pair.origin.write_bytes(gzip.decompress((DATA / "origin-v1.img.gz").read_bytes()))
-    pair.log.write_bytes(gzip.decompress((DATA / "log-v1.img.gz").read_bytes()))
-    expected = bytearray(MIB)
-    expected[4096 : 4096 + 3 * 4096] = b"one" * 4096
-    first = bytes(expected)
-    expected[8192 : 8192 + 300] = b"two" * 100
-    second = bytes(expected)
-    expected[65536 : 65536 + 8192] = bytes(8192)
-    expected[70000 : 70000 + 10000] = b"three" * 2000
-    assert superblock_of(pair.log).version == 1
-    cache = pair.start(**QUIET)
-    assert numbers(cache) == [1, 2, 3]
-    for number, content in ((1, first), (2, second), (3, expected)):
-        found = bytearray(MIB)
-        cache.open_snapshot(str(number)).read_into(found, 0)
-        same(found, content)
-    cache.tag("from version 1", "2")
-    cache.stop()
-    image = pair.log.read_bytes()
-    assert {image[offset + 8] for offset in SLOT_OFFSETS} == {2}
-    check_pair(pair.log, pair.origin)
-    cache = pair.start(**QUIET)
-    assert cache.open_snapshot("from version 1").generation.number == 2
-
-
-def test_segments_of_version_2_follow_those_of_version_1(pair):
-    """An upgrade in the middle of a log that is dirty, then a kill."""
-    pair.origin.write_bytes(gzip.decompress((DATA / "origin-v1.img.gz").read_bytes()))
-    pair.log.write_bytes(gzip.decompress((DATA / "log-v1.img.gz").read_bytes()))
-    cache = pair.start(history="1h", **QUIET)
-    assert numbers(cache) == [1, 2, 3]
-    write_page(cache, b"x", 100)
-    write_page(cache, b"y", 100)
-    cache.abandon()
-    image = memoryview(pair.log.read_bytes())
-    pages = [image[at : at + PAGE_BYTES] for at in range(DATA_START, len(image), PAGE_BYTES)]
-    found = [segment_format.decode(page) for page in pages if segment_format.has_magic(page)]
-    assert [(one.generation, one.version) for one in found] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)]
-    check_pair(pair.log, pair.origin)
-    cache = pair.start(history="1h", **QUIET)
-    assert numbers(cache) == [1, 2, 3, 4, 5]
-    for when, letter in (("4", b"x"), ("last-flush", b"y"), ("-0s", b"y")):
-        assert page_of(cache.open_snapshot(when), 100) == letter
