@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sortedcontainers import SortedDict
 
 from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.clock import Reading
 from wbcache_core.errors import FormatError
 from wbcache_core.log_writer import fit, next_places
 from wbcache_core.segment_format import MAX_ENTRIES, RAW, Descriptor, decode, indices_with_magic
@@ -37,10 +38,15 @@ class Segment(NamedTuple):
     is_full: bool
     encoded: bool
     generation: int
-    time_ns: int
+    time: Reading
     committed: int
     previous: int
     checksum: int
+
+    @property
+    def time_ns(self) -> int:
+        """What the wall clock said."""
+        return self.time.wall_ns
 
     @property
     def offset(self) -> int:
@@ -55,7 +61,7 @@ class Segment(NamedTuple):
 def _segment(descriptor: Descriptor, page: int) -> Segment:
     return Segment(
         page, descriptor.log_pages, descriptor.uuid, descriptor.first_lsn, descriptor.end_lsn, descriptor.page_count,
-        len(descriptor.heads) == MAX_ENTRIES, descriptor.encoding != RAW, descriptor.generation, descriptor.time_ns,
+        len(descriptor.heads) == MAX_ENTRIES, descriptor.encoding != RAW, descriptor.generation, descriptor.reading,
         descriptor.committed, descriptor.previous, descriptor.checksum,
     )  # fmt: skip
 

@@ -129,10 +129,7 @@ def _choose_chain(log: ForgivingLog, survey: Survey, hints: list[_Hint]) -> list
     chains = []
     for volume in survey.volumes:
         # By generation first: what a crash tore off and recovery left out can have higher LSNs.
-        last = max(
-            survey.segments_of(volume), key=lambda segment: (segment.generation, segment.time_ns, segment.first_lsn)
-        )
-        chains.append(survey.chain_to(last))
+        chains.append(survey.chain_to(_last_written(survey.segments_of(volume))))
     # A volume inside the data of another is a copy that somebody cached.
     for chain in sorted(chains, key=lambda chain: sum(segment.log_pages for segment in chain), reverse=True):
         if chain[-1] in survey:
@@ -144,6 +141,15 @@ def _choose_chain(log: ForgivingLog, survey: Survey, hints: list[_Hint]) -> list
         )
     hinted = {hint.superblock.uuid for hint in hints}
     return max(chains, key=lambda chain: (chain[-1].uuid in hinted, chain[-1].time_ns))
+
+
+def _last_written(segments: list[Segment]) -> Segment:
+    """Of the newest generation, of which a crash can have left two attempts: the later one by the time since the
+    boot, where that was the same."""
+    newest = max(segment.generation for segment in segments)
+    attempts = [segment for segment in segments if segment.generation == newest]
+    is_one_boot = len({segment.time.boot for segment in attempts}) == 1
+    return max(attempts, key=lambda one: (one.time.boot_ns if is_one_boot else 0, one.time_ns, one.first_lsn))
 
 
 def _doubts_about_volume(volume: bytes, others: set[bytes], hints: list[_Hint]) -> list[Doubt]:
