@@ -27,7 +27,8 @@ def log(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "words",
-    [("info",), ("check",), ("dump",), ("history",), ("history", "--all"), ("diff", "2", "6"), ("diff", "--origin=origin", "6", "2"),
+    [("info",), ("check",), ("dump",), ("history",), ("history", "--all"), ("diff", "2", "6"),
+     ("diff", "--origin=origin", "6", "2"),
      ("resolve", "-0s"), ("tag", "name", "5"), ("rewind", "--origin=origin", "5")],
     ids=" ".join,
 )  # fmt: skip
