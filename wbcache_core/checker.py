@@ -27,7 +27,7 @@ from wbcache_core.units import PAGE_SHIFT, pages_of
 
 _FIXED = ("log_bytes", "origin_bytes")
 _GROWING = (
-    "oldest", "oldest_place", "destaged", "destaged_place", "destaged_generation", "destaged_time_ns", "batch_end",
+    "oldest", "oldest_place", "destaged", "destaged_place", "destaged_generation", "batch_end",
     "committed",
 )  # fmt: skip
 

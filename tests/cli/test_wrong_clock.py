@@ -74,3 +74,14 @@ def test_of_two_attempts_at_a_generation_the_later_counts_whatever_the_clock_sai
     # Of another boot nothing but the wall clock is known.
     other = Attempt(Reading(now.wall_ns + 1, 5, now.boot ^ 1 or 2))
     assert _last_written([first, other]) is other
+
+
+def test_the_checker_stands_what_was_destaged_with_the_clock_set_back(wbcache, tmp_path, monkeypatch):
+    """The time in the superblocks goes back then."""
+    history = History("destaged", commits=3, drained_at=(2,))
+    right = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: right() - 3600 * 10**9)
+    history.run(3, drained_at=(1, 2))
+    log, _ = history.save(tmp_path)
+    done = wbcache("check", log)
+    assert done.status == 0, done.stdout

@@ -5,7 +5,7 @@ import itertools
 import random
 
 from wbcache_core.config import HOLD
-from wbcache_core.errors import OutsideWindowError, SnapshotEndedError, TagError
+from wbcache_core.errors import ClockError, OutsideWindowError, SnapshotEndedError, TagError
 
 _READS = 3
 _PATIENCE = (1, 5, 30)
@@ -26,7 +26,7 @@ class SnapshotReader:
             self._pause(3)
             try:
                 snapshot = session.cache.open_snapshot(self._choose())
-            except (OutsideWindowError, SnapshotEndedError, TagError):
+            except (ClockError, OutsideWindowError, SnapshotEndedError, TagError):
                 # The origin has moved on since it was chosen.
                 continue
             self._read(snapshot)
