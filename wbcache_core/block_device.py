@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import logging
 import mmap
 import os
 import stat
@@ -18,6 +19,7 @@ from typing import Protocol, runtime_checkable
 
 from wbcache_core.discard_support import can_discard
 from wbcache_core.errors import ConfigError, DeviceError, DeviceInUseError
+from wbcache_core.image_claim import NO_LOCKS, claim, describe_holders
 from wbcache_core.kernel_aio import NOT_TAKEN, KernelAio
 from wbcache_core.optional_requests import BULK, MAP, TRIM, ZERO, OptionalRequests
 from wbcache_core.units import MIB, PAGE_BYTES
@@ -29,6 +31,8 @@ _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024)
 _BULK_DEPTH = 128
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
 _BLKROGET = 0x125E
+
+_log = logging.getLogger("wbcache")
 
 # Python's os module has only posix_fallocate, which cannot punch or zero. A CDLL call releases the GIL.
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -138,15 +142,18 @@ def _is_read_only(fd: int) -> bool:
 
 
 class FileDevice:
-    """A regular file or a block device, locked against other servers for as long as it is open.
+    """A regular file or a block device, claimed against others who would write it for as long as it is open.
 
     With direct=True writes and uncached reads use O_DIRECT where the file
     system allows it; `is_direct` tells. Falls back to read-only when the
     file may be read and not written, as nbdkit's file plugin does; with
-    read_only=True it is opened so from the start.
+    read_only=True it is opened so from the start. With beside_writers=True
+    others may have it open for writing, as long as they hold no claim on it.
     """
 
-    def __init__(self, path: str, role: str, direct: bool = False, read_only: bool = False) -> None:
+    def __init__(
+        self, path: str, role: str, direct: bool = False, read_only: bool = False, beside_writers: bool = False
+    ) -> None:
         """Raises ConfigError (not a file or block device), DeviceError, DeviceInUseError."""
         self.name = path
         self.role = role
@@ -157,6 +164,7 @@ class FileDevice:
         self._aio: KernelAio | None = None  # of the thread that uses write_bulk()
         try:
             self._lock()
+            claim(self._fd, f"{role} '{path}'", system_path(path), self.writable, beside_writers)
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
             self.can_trim = not self._is_block_device or can_discard(os.fstat(self._fd).st_rdev)
             if direct:
@@ -202,21 +210,33 @@ class FileDevice:
             os.close(fd)
         except OSError as error:
             if error.errno == errno.EBUSY:
-                raise DeviceInUseError(f"{self.role} '{path}' is in use: unmount it or stop what holds it") from None
+                holders = describe_holders(os.stat(system_path(path)).st_rdev)
+                raise DeviceInUseError(
+                    f"{self.role} '{path}' is in use: unmount it or stop what holds it{holders}"
+                ) from None
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise self._error("open", error) from None
         return None
 
     def _lock(self) -> None:
-        # flock, not fcntl locks: these are dropped when nbdkit forks into the background.
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
-                raise DeviceInUseError(
-                    f"{self.role} '{self.name}' is in use by another wbcache server or tool; stop that one first"
-                ) from None
-            raise self._error("lock", error) from None
+        """The lock between servers and tools of ours, where the file system has locks."""
+        # flock, not POSIX locks: these are dropped when nbdkit forks into the background.
+        for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+            try:
+                fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+                    raise DeviceInUseError(
+                        f"{self.role} '{self.name}' is in use by another wbcache server or tool; stop that one first"
+                    ) from None
+                if error.errno not in NO_LOCKS:
+                    raise self._error("lock", error) from None
+                # Where flock is a POSIX lock underneath (NFS), who cannot write can only share.
+        if self.writable:
+            _log.warning(
+                "%s '%s': its file system has no locks: nothing keeps a second server away from it", self.role, self.name
+            )
 
     def _open_direct(self, path: str) -> None:
         access = os.O_RDWR if self.writable else os.O_RDONLY

@@ -19,7 +19,7 @@ from wbcache_core import clock, fingerprint, history, live_status, pairing
 from wbcache_core.block_device import Device, FileDevice, create_file, system_path
 from wbcache_core.clock import Reading
 from wbcache_core.committer import Committer
-from wbcache_core.config import DESTAGE, DISCARD_LOG, HOLD, ORIGIN_CHANGED, Config, is_uri
+from wbcache_core.config import DESTAGE, DISCARD_LOG, HOLD, IN_USE, ORIGIN_CHANGED, Config, is_uri
 from wbcache_core.covered_log import CoveredLog
 from wbcache_core.destager import Destager, Settings, batch_lsns
 from wbcache_core.errors import (
@@ -56,7 +56,7 @@ _log = logging.getLogger("wbcache")
 def _open_origin(config: Config) -> Device:
     """Raises ConfigError, DeviceError."""
     if not is_uri(config.origin):
-        return FileDevice(config.origin, "origin")
+        return FileDevice(config.origin, "origin", beside_writers=IN_USE in config.force)
     try:
         # Only here, so that who caches a disk of this machine does not need libnbd.
         from wbcache_core.nbd_device import NbdDevice
@@ -134,7 +134,7 @@ class Cache:
             return self._config.log_size
         if isinstance(self._origin, FileDevice) and self._origin.is_file(path):
             raise ConfigError(f"origin and log are the same: '{self._config.origin}' and '{path}'; name another log")
-        self._log = FileDevice(path, "log", direct=True)
+        self._log = FileDevice(path, "log", direct=True, beside_writers=IN_USE in self._config.force)
         return self._log.size or self._config.log_size
 
     def _recover(self, log: Device) -> Recovered | None:

@@ -20,7 +20,7 @@ RAM, LOG, ORIGIN = 0, 1, 2
 
 COMMIT, DESTAGE = "commit", "destage"
 DROP, HOLD = "drop", "hold"
-ORIGIN_CHANGED, DISCARD_LOG = "origin-changed", "discard-log"
+ORIGIN_CHANGED, DISCARD_LOG, IN_USE = "origin-changed", "discard-log", "in-use"
 
 _LEVELS = {"ram": RAM, "log": LOG, "origin": ORIGIN}
 _DURABLE = {"log": LOG, "origin": ORIGIN}
@@ -94,7 +94,7 @@ def _parse_history(text: str) -> History:
 
 
 def _parse_force(text: str) -> frozenset[str]:
-    return frozenset(_choice(part, (ORIGIN_CHANGED, DISCARD_LOG)) for part in text.split(","))
+    return frozenset(_choice(part, (ORIGIN_CHANGED, DISCARD_LOG, IN_USE)) for part in text.split(","))
 
 
 @dataclass

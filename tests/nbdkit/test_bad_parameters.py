@@ -30,7 +30,7 @@ BAD_CHOICES = [
     ("compress", "lz4", "off, zstd"),
     ("compress", "zstd:20", "zstd:19"),
     ("compress", "zstd:", "zstd:19"),
-    ("force", "discard", "origin-changed, discard-log"),
+    ("force", "discard", "origin-changed, discard-log, in-use"),
     ("force", "origin-changed,", "origin-changed, discard-log"),
     ("pin-thread-state", "yes", "on, off"),
     ("low-watermark", "101", "percentage"),

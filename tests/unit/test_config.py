@@ -86,6 +86,7 @@ def test_defaults():
         ("history_full", "hold", HOLD),
         ("force", "origin-changed", {"origin-changed"}),
         ("force", "origin-changed,discard-log", {"origin-changed", "discard-log"}),
+        ("force", "in-use", {"in-use"}),
         ("pin_thread_state", "off", False),
     ],
 )

@@ -28,7 +28,8 @@ LAYERS = (
     "ring_buffer location_map segment_table pending_segment frames config block_device nbd_device nbd_connection",
     "segment_format superblock_format nbd_times nbd_uri",
     "thread_state shutdown_watcher control_client",
-    "kernel_aio discard_support optional_requests clock",
+    "kernel_aio discard_support optional_requests clock image_claim",
+    "qemu_locks image_users",
     "background units",
     "errors",
 )
