@@ -22,8 +22,9 @@ _FLOCK = struct.Struct("@hhqqi0q")
 def claim(fd: int, writes: bool) -> str | None:
     """Take the locks of a reader or a writer for as long as fd is open.
 
-    Who holds a writer's locks shares only with readers that can bear writers, as a virtual machine does. Returns the permission that somebody else stands in the way of, or None; then, too, the locks are
-    held. Raises OSError where the file system has no such locks.
+    Whoever holds a writer's locks shares only with readers that accept writers, as a virtual machine does. Returns
+    the permission that somebody else's locks deny, or None; the locks are held either way. Raises OSError where the
+    file system has no such locks.
     """
     needed = (_READ, _WRITE) if writes else (_READ,)
     not_shared = (_WRITE, _WRITE_UNCHANGED, _RESIZE) if writes else (_WRITE, _RESIZE)
