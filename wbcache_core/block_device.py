@@ -235,7 +235,7 @@ class FileDevice:
                 # Where flock is a POSIX lock underneath (NFS), who cannot write can only share.
         if self.writable:
             _log.warning(
-                "%s '%s': its file system has no locks: nothing keeps a second server away from it", self.role, self.name
+                "%s '%s': its file system has no locks: nothing keeps a second server away", self.role, self.name
             )
 
     def _open_direct(self, path: str) -> None:

@@ -11,7 +11,7 @@ from wbcache_core.errors import DeviceInUseError
 from wbcache_core.image_users import Identity
 
 NO_LOCKS = frozenset((errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF, errno.EPERM))
-"""What a file system answers that has no locks of a kind, or not for a descriptor that cannot write (flock over NFS)."""
+"""What a file system answers that lacks this kind of lock, or lacks it for a descriptor that cannot write (NFS)."""
 
 _PATIENCE_SECONDS = 1.0
 """A program that was just ended, or that only has a look, is gone by then."""
