@@ -26,10 +26,8 @@ from wbcache_core.superblock_store import newest
 from wbcache_core.units import PAGE_SHIFT, pages_of
 
 _FIXED = ("log_bytes", "origin_bytes")
-_GROWING = (
-    "oldest", "oldest_place", "destaged", "destaged_place", "destaged_generation", "batch_end",
-    "committed",
-)  # fmt: skip
+_GROWING = ("oldest", "oldest_place", "destaged", "destaged_place", "destaged_generation", "batch_end", "committed")
+"""Times are what the wall clock said, and may go back."""
 
 
 @dataclass

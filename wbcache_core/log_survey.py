@@ -15,6 +15,7 @@ from wbcache_core.block_device import Device, aligned_buffer
 from wbcache_core.clock import Reading
 from wbcache_core.errors import FormatError
 from wbcache_core.log_writer import fit, next_places
+from wbcache_core.pending_segment import MAX_RANGES_PER_PAGE
 from wbcache_core.segment_format import MAX_ENTRIES, RAW, Descriptor, decode, indices_with_magic
 from wbcache_core.segment_table import Located
 from wbcache_core.superblock_format import DATA_START
@@ -26,7 +27,8 @@ _READ_BYTES = MIB
 class Segment(NamedTuple):
     """A segment as its descriptor says, without the entries; `page` counts from the start of the data area.
 
-    One that is not full ends its commit (generation): only a full one is followed by another of the same.
+    One that is not full ends its commit (generation): only one that had no room for a page or for a range is followed
+    by another of the same.
     """
 
     page: int
@@ -58,10 +60,16 @@ class Segment(NamedTuple):
         return Located(self.first_lsn, self.page, self.encoded)
 
 
+def _is_full(descriptor: Descriptor) -> bool:
+    pages = descriptor.page_count
+    entries = len(descriptor.heads)
+    return entries == MAX_ENTRIES or entries - pages >= MAX_RANGES_PER_PAGE * (1 + pages)
+
+
 def _segment(descriptor: Descriptor, page: int) -> Segment:
     return Segment(
         page, descriptor.log_pages, descriptor.uuid, descriptor.first_lsn, descriptor.end_lsn, descriptor.page_count,
-        len(descriptor.heads) == MAX_ENTRIES, descriptor.encoding != RAW, descriptor.generation, descriptor.reading,
+        _is_full(descriptor), descriptor.encoding != RAW, descriptor.generation, descriptor.reading,
         descriptor.committed, descriptor.previous, descriptor.checksum,
     )  # fmt: skip
 

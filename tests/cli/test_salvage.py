@@ -11,6 +11,8 @@ from wbcache_core.cache import Cache
 from wbcache_core.checker import check_log
 from wbcache_core.config import Config
 from wbcache_core.errors import DeviceError
+from wbcache_core.pending_segment import MAX_RANGES_PER_PAGE
+from wbcache_core.segment_format import MAX_ENTRIES
 
 COMPRESS = ("off", "zstd")
 
@@ -104,11 +106,16 @@ def test_what_is_behind_the_hole_is_named(wbcache, history, tmp_path):
     assert f"LSN {segments[-3].first_lsn} to {segments[-3].end_lsn - 1}: what it held is not known" in text
 
 
-def test_a_hole_inside_a_commit(wbcache, tmp_path):
+FULL_OF_ENTRIES = ["write"] * 60 + ["trim"] * (MAX_ENTRIES - 60)
+FULL_OF_RANGES = ["trim"] * MAX_RANGES_PER_PAGE
+
+
+@pytest.mark.parametrize("full", [FULL_OF_ENTRIES, FULL_OF_RANGES], ids=["entries", "ranges"])
+def test_a_hole_inside_a_commit(wbcache, tmp_path, full):
     """A commit of several segments: the moment is that of the commit before it."""
     history = History("inside", commits=4, drained_at=(1,), pages=1000)
     before = history.segments()[-1]
-    history.run_requests(*(("trim", number, 1) for number in range(600)))
+    history.run_requests(*((kind, number, 1) for number, kind in enumerate([*full, *full, "trim"])))
     history.run(2)
     commit = [segment for segment in history.segments() if segment.generation == before.generation + 1]
     assert [segment.is_full for segment in commit] == [True, True, False]
