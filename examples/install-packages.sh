@@ -19,7 +19,8 @@ set -euo pipefail
 declare -A packages
 packages[run]="python3 python3-sortedcontainers python3-xxhash python3-zstandard nbdkit nbdkit-plugin-python"
 packages[quickstart]="${packages[run]} libnbd-bin e2fsprogs"
-packages[test]="${packages[quickstart]} python3-hypothesis python3-libnbd python3-pytest
+packages[test]="${packages[quickstart]} python3-hypothesis python3-libnbd python3-pip python3-pytest
+    python3-setuptools python3-venv python3-wheel
     python3-pytest-xdist fio fuse3 mount procps python3-matplotlib qemu-utils util-linux xfsprogs"
 packages[bench]="${packages[run]} fio libnbd-bin python3-libnbd python3-matplotlib qemu-utils util-linux"
 packages[backup]="${packages[run]} libnbd-bin python3-libnbd"

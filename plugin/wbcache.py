@@ -7,14 +7,62 @@
 
 import ctypes
 import functools
+import importlib
 import logging
 import os
+import site
 import sys
 import threading
 
 import nbdkit
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+_NEEDED = {"sortedcontainers": "python3-sortedcontainers", "xxhash": "python3-xxhash", "zstandard": "python3-zstandard"}
+"""Modules that the core imports, and the Debian packages that have them."""
+
+
+def _make_importable():
+    """Put the core and what it needs in reach, wherever this file is installed and however nbdkit was started.
+
+    nbdkit embeds one Python, on Debian that of /usr/bin/python3. This file may lie in a virtual environment of another
+    version, whose compiled modules cannot be loaded here. And in a shell with an activated environment the embedded
+    Python leaves out the system's folders. Ends the process with a message if something is missing.
+    """
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    if os.path.isdir(os.path.join(home, "wbcache_core")):
+        # Not left in front: what else is installed there must not come before the standard library.
+        sys.path.insert(0, home)
+        importlib.import_module("wbcache_core")
+        sys.path.remove(home)
+    owner = os.path.basename(os.path.dirname(home))
+    if owner == version:
+        installed = [place for place, path in enumerate(sys.path) if path.endswith(("site-packages", "dist-packages"))]
+        sys.path.insert(min(installed, default=len(sys.path)), home)
+    elif not owner.startswith(("python", "pypy")):
+        sys.path.append(home)
+    # Behind all others, so that an environment that has its own modules keeps them.
+    sys.path += [path for path in site.getsitepackages([sys.base_prefix, "/usr"]) if path not in sys.path]
+
+    missing = [name for name in ("wbcache_core", *_NEEDED) if not _loads(name)]
+    if "wbcache_core" in missing:
+        sys.exit(f"wbcache: the plugin {__file__} does not find its core, wbcache_core, in {home}: install it again")
+    if missing:
+        packages = " ".join(_NEEDED[name] for name in missing)
+        sys.exit(
+            f"wbcache: cannot load Python modules: {', '.join(missing)}. nbdkit runs Python {sys.version.split()[0]} "
+            f"and needs them for that version. Install them, on Debian and Ubuntu: apt install {packages}"
+        )
+
+
+def _loads(name):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+_make_importable()
 
 from wbcache_core import __version__, moments, segment_format, superblock_format, thread_state
 from wbcache_core.cache import Cache

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`python3 -m wbcache_core` is the command wbcache."""
+"""`python3 -m wbcache_core` is the command wbcache; installed, the command starts here too."""
 
 import sys
 
 from wbcache_core.command_line import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

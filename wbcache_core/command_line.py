@@ -17,6 +17,7 @@ from wbcache_core.log_dump import Filter, parse_range, run_dump
 from wbcache_core.log_report import run_check, run_info
 from wbcache_core.lost_superblocks import UNCERTAIN_LOG
 from wbcache_core.picture import run_picture
+from wbcache_core.plugin_path import run_plugin_path
 from wbcache_core.replay import run_replay
 from wbcache_core.rewind import run_rewind
 from wbcache_core.salvage import run_salvage
@@ -85,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_resolve(commands)
     _add_history(commands)
     _add_status(commands)
+    _add_plugin_path(commands)
     return parser
 
 
@@ -258,6 +260,14 @@ def _add_status(commands: _Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _add_plugin_path(commands: _Commands) -> None:
+    commands.add_parser(
+        "plugin-path", help="where the plugin for nbdkit is",
+        description="Prints the absolute path of the plugin that belongs to this command, for: "
+        'nbdkit python "$(wbcache plugin-path)" origin=ORIGIN log=LOG',
+    )  # fmt: skip
+
+
 def _row_limit(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_GROUPS):
         raise ConfigError(f"'{text}' is not a number from 1 to {MOST_GROUPS}")
@@ -302,6 +312,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return run_history(arguments.target, arguments.limit, arguments.all, arguments.json)
     if arguments.command == "status":
         return run_status(arguments.socket, arguments.json)
+    if arguments.command == "plugin-path":
+        return run_plugin_path()
     return run_salvage(arguments.log, arguments.origin, arguments.yes, arguments.force, arguments.json)
 
 

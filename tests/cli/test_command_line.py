@@ -36,7 +36,7 @@ def test_help_names_every_command_and_exit_status(wbcache):
 def test_help_of_each_command(wbcache, command):
     outcome = wbcache(command, "--help")
     assert outcome.status == 0
-    assert "LOG" in outcome.stdout or "SOCKET" in outcome.stdout
+    assert "LOG" in outcome.stdout or "SOCKET" in outcome.stdout or command == "plugin-path"
 
 
 def test_the_manual_has_every_option(wbcache):
@@ -85,7 +85,7 @@ def test_the_server_imports_nothing_of_it():
     assert "wbcache_core.cache" in loaded
     ours = (
         "command_line log_diff log_dump log_history log_report log_survey replay rewind salvage progress "
-        "offline_devices offline_tags tag_commands status_report control_client"
+        "offline_devices offline_tags plugin_path tag_commands status_report control_client"
     ).split()
     assert not [name for name in ours if f"wbcache_core.{name}'" in loaded]
 
