@@ -16,7 +16,9 @@ import uuid
 from typing import Any
 
 from wbcache_core import clock, fingerprint, history, live_status, pairing
+from wbcache_core.bad_blocks import BadBlocks, pages_to_carry
 from wbcache_core.block_device import Device, FileDevice, create_file, system_path
+from wbcache_core.carrier import Carrier
 from wbcache_core.clock import Reading
 from wbcache_core.committer import Committer
 from wbcache_core.config import DESTAGE, DISCARD_LOG, HOLD, IN_USE, ORIGIN_CHANGED, Config, is_uri
@@ -183,8 +185,9 @@ class Cache:
         config, data_pages = self._config, superblock.data_pages
         high_pages = data_pages * config.high_watermark // 100
         line = NumberLine(
-            self._ring.pages, data_pages, high_pages, min(config.commit_size >> PAGE_SHIFT, data_pages // 8)
-        )
+            self._ring.pages, data_pages, high_pages, min(config.commit_size >> PAGE_SHIFT, data_pages // 8),
+            pages_to_carry(data_pages),
+        )  # fmt: skip
         line.committed = line.destaged = line.oldest = line.head = superblock.destaged
         line.destaged_place = line.write_place = superblock.destaged_place
         line.reclaimed_place = superblock.oldest_place
@@ -213,6 +216,7 @@ class Cache:
             self._covered.generations.drop_below(floor)
         self._covered.generations.times.mark(clock.read())
         self._pins = Pins(line, self._covered, self._keeping(high_pages, data_pages), floor, tags)
+        self._bad = BadBlocks(line, self._locations, self._origin.name)
         self._snapshots = Snapshots(line, self._covered, self._pins, self._volume_reader, self._origin)
         self.volume = Volume(line, self._ring, self._locations, self._volume_reader, self._origin, self._throttle)
 
@@ -293,10 +297,13 @@ class Cache:
             line, self._table, self._covered, writer, store, config.commit_interval, low_pages
         )  # fmt: skip
         self._tags = Tags(line, self._covered, self._pins, store)
+        carrier = Carrier(
+            line, self._ring, self._locations, self._table, self._pins, self._bad, self._committer.commit_until
+        )  # fmt: skip
         self._destager = Destager(
             line, self._ring, self._locations, self._table, self._covered, self._pins, self._tags, self._reader, store,
-            OriginWriter(self._origin, config.destage_depth, lambda: line.destager_must_stop),
-            self._throttle, Settings(low_pages, config.destage_delay),
+            OriginWriter(self._origin, config.destage_depth, lambda: line.destager_must_stop, self._bad.most),
+            self._throttle, self._bad, carrier, Settings(low_pages, config.destage_delay),
         )  # fmt: skip
         self._ring.populate()
         self.volume.make_writable(self._committer, config.ack, config.flush, config.fua)
@@ -324,7 +331,9 @@ class Cache:
         """The state of everything at this moment, ready for JSON. Waits for no device."""
         volume = str(uuid.UUID(bytes=self._superblock.uuid))
         names = {"origin": self._origin.name, "log": self._config.log, "volume": volume}
-        return names | live_status.gather(self._line, self._covered, self._pins, self._snapshots, self._throttle)
+        return names | live_status.gather(
+            self._line, self._covered, self._pins, self._snapshots, self._throttle, self._bad
+        )  # fmt: skip
 
     def counters(self) -> live_status.Counters:
         """Cursors that only grow."""
@@ -367,6 +376,12 @@ class Cache:
         self._check_not_stopping()
         self.activate()
         self._tags.remove(name)
+
+    def give_up(self, offset: int, length: int) -> tuple[int, bool]:
+        """See BadBlocks.give_up_bytes(). Raises ControlError, and what activate() raises."""
+        self._check_not_stopping()
+        self.activate()
+        return self._bad.give_up_bytes(offset, length)
 
     def _check_not_stopping(self) -> None:
         """Raises StoppedError. Who came to activate() now would wait there until a drain is over."""
@@ -429,9 +444,9 @@ class Cache:
                     _log.info("the origin is complete")
                 else:
                     _log.warning(
-                        "the origin is not complete: the log still holds data for it%s, keep them together",
-                        self._told_by_tags(),
-                    )
+                        "the origin is not complete: the log still holds data for it%s, keep them together%s",
+                        self._told_by_tags(), f"; {line.origin_incomplete}" if line.origin_incomplete else "",
+                    )  # fmt: skip
         except WbcacheError as error:
             _log.error(
                 "stopping: %s; LSN %d to %d, which no flush covered, could not be written and are lost",
@@ -440,8 +455,9 @@ class Cache:
         finally:
             line.stop(drain=False)
             self._origin.interrupt()
-            self._committer.join()
+            # First who may have something committed.
             self._destager.join()
+            self._committer.join()
         if not line.log_error:
             try:
                 self._store.write(committed=line.committed)
@@ -464,8 +480,8 @@ class Cache:
             self._throttle.stop()
             self._origin.interrupt()
             if self._active:
-                self._committer.join()
                 self._destager.join()
+                self._committer.join()
             self._close()
 
     def _close(self) -> None:

@@ -188,6 +188,9 @@ class _Check:
             before = ends.get(superblock.destaged)
             whole = _last_whole_generation(segments, superblock.destaged)
             stated = superblock.destaged_generation, superblock.destaged_time_ns
+            if superblock.batch_end > superblock.destaged and whole and stated < whole:
+                # Something is missing on the origin that is later in the log.
+                whole = None
             if before and (
                 (superblock.destaged_place, superblock.destaged_previous)
                 != (_end_place(before), before.descriptor.checksum)

@@ -21,7 +21,7 @@ from wbcache_core.plugin_path import run_plugin_path
 from wbcache_core.replay import run_replay
 from wbcache_core.rewind import run_rewind
 from wbcache_core.salvage import run_salvage
-from wbcache_core.status_report import run_status
+from wbcache_core.status_report import run_give_up, run_status
 from wbcache_core.tag_commands import run_history, run_resolve, run_tag, run_untag
 
 REFUSED, CANNOT_LOOK, INTERRUPTED, NOBODY_READS = 1, 2, 130, 141
@@ -86,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_resolve(commands)
     _add_history(commands)
     _add_status(commands)
+    _add_give_up(commands)
     _add_plugin_path(commands)
     return parser
 
@@ -260,6 +261,24 @@ def _add_status(commands: _Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _add_give_up(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "give-up", help="give up bytes that the origin refuses to take",
+        description="For bad sectors of the origin, which status shows: what was written there is in the log alone. "
+        "Gives that up for good, in all bad blocks from OFFSET on for LENGTH bytes. What clients wrote there is lost, "
+        "flushed or not; the volume reads there what the origin has, which is old data or an error.",
+    )  # fmt: skip
+    parser.add_argument("socket", metavar="SOCKET", help="the socket that the server has from control=")
+    parser.add_argument("offset", metavar="OFFSET", type=_argument(_bytes), help="in bytes")
+    parser.add_argument("length", metavar="LENGTH", type=_argument(_bytes), help="in bytes")
+
+
+def _bytes(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError(f"'{text}' is not a number of bytes")
+    return int(text)
+
+
 def _add_plugin_path(commands: _Commands) -> None:
     commands.add_parser(
         "plugin-path", help="where the plugin for nbdkit is",
@@ -312,6 +331,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return run_history(arguments.target, arguments.limit, arguments.all, arguments.json)
     if arguments.command == "status":
         return run_status(arguments.socket, arguments.json)
+    if arguments.command == "give-up":
+        return run_give_up(arguments.socket, arguments.offset, arguments.length)
     if arguments.command == "plugin-path":
         return run_plugin_path()
     return run_salvage(arguments.log, arguments.origin, arguments.yes, arguments.force, arguments.json)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What can be asked through `control=`: status, history, tag, untag. docs/control-socket.md describes each.
+"""What can be asked through `control=`: status, history, tag, untag, give-up. docs/control-socket.md describes each.
 
 A request is a JSON object in a line; so is the answer, `ok` in it says whether it was done.
 """
@@ -28,9 +28,10 @@ COMMANDS: dict[str, dict[str, type]] = {
     "tag": {"name": str, "when": str},
     "untag": {"name": str},
     "resolve": {"when": str},
+    "give-up": {"offset": int, "length": int},
 }
 """The fields of each besides `command`."""
-_REQUIRED = {"tag": "name", "untag": "name", "resolve": "when"}
+_REQUIRED = {"tag": ("name",), "untag": ("name",), "resolve": ("when",), "give-up": ("offset", "length")}
 _FORM = 'a request is an object in one line, such as {"command": "status"}'
 _JSON_NAMES = {int: "a number", bool: "true or false", str: "a string"}
 
@@ -60,8 +61,9 @@ def parse(line: bytes) -> Facts:
     for name, value in request.items():
         if name != "command":
             _check_field(command, name, value)
-    if _REQUIRED.get(command, "command") not in request:
-        raise ControlError(f"'{command}' needs the field '{_REQUIRED[command]}'")
+    for name in _REQUIRED.get(command, ()):
+        if name not in request:
+            raise ControlError(f"'{command}' needs the field '{name}'")
     return request
 
 
@@ -100,6 +102,8 @@ class ControlCommands:
             return lambda: _attempt(lambda: {"moment": moment(self._cache.resolve(request["when"]))})
         if request["command"] == "tag":
             return lambda: _attempt(lambda: self._tag(request["name"], request.get("when")))
+        if request["command"] == "give-up":
+            return lambda: _attempt(lambda: self._give_up(request["offset"], request["length"]))
         return lambda: _attempt(lambda: self._untag(request["name"]))
 
     def _status(self) -> Facts:
@@ -118,6 +122,11 @@ class ControlCommands:
         tag = self._cache.tag(name, when)
         _log.info("tag '%s' given to generation %d", tag.name, tag.generation)
         return {"tag": {"name": tag.name, **moment(Generation(*tag[1:]))}}
+
+    def _give_up(self, offset: int, length: int) -> Facts:
+        byte_count, is_done = self._cache.give_up(offset, length)
+        _log.warning("%d bytes that the origin refuses, from %d on, are given up as asked for", byte_count, offset)
+        return {"bytes": byte_count, "done": is_done}
 
     def _untag(self, name: str) -> Facts:
         self._cache.untag(name)

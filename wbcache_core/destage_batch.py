@@ -72,6 +72,7 @@ class DestageBatch:
         self._image = image
         self._newest: dict[int, int] = {}
         self._sums = array("Q", bytes(8 * (self.end_lsn - start_lsn)))
+        self._left_out: set[int] = set()
         self.clears: list[Clear] = []
         for descriptor in descriptors:
             self._add(descriptor)
@@ -122,9 +123,19 @@ class DestageBatch:
                 ]
         return sorted(bad)
 
+    def has(self, block: int) -> bool:
+        """Whether the batch writes or clears a block."""
+        return block in self._newest or any(block in clear.blocks for clear in self.clears)
+
+    def page(self, block: int) -> memoryview | None:
+        """What a block is to hold that the batch has; None for zeros. To be asked before leave_out()."""
+        index = self._newest.get(block)
+        return None if index is None else self._image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT]
+
     def leave_out(self, block: int) -> None:
         """Do not write a block."""
-        del self._newest[block]
+        self._newest.pop(block, None)
+        self._left_out.add(block)
 
     def runs(self, origin_bytes: int) -> Iterator[Run]:
         """Writes in order of blocks, neighbours merged, cut at the end of the origin."""
@@ -148,6 +159,8 @@ class DestageBatch:
         """A function from block to the checksum of what this batch leaves there, None where it leaves it alone."""
 
         def changed(block: int) -> int | None:
+            if block in self._left_out:
+                return None
             index = self._newest.get(block)
             if index is not None:
                 return self._sums[index]

@@ -12,12 +12,14 @@ import threading
 import time
 from typing import Any, NamedTuple
 
+from wbcache_core import fingerprint
 from wbcache_core.background import PIECE_PAGES, let_requests_run
+from wbcache_core.bad_blocks import BadBlocks
 from wbcache_core.block_device import aligned_buffer
+from wbcache_core.carrier import Carrier
 from wbcache_core.covered_log import CoveredLog
 from wbcache_core.destage_batch import DestageBatch
 from wbcache_core.errors import DamagedPageError, DeviceError, OriginFailedError, StoppedError
-from wbcache_core.fingerprint import updated
 from wbcache_core.location_map import LocationMap, entry_lsn
 from wbcache_core.log_reader import LogReader
 from wbcache_core.number_line import NumberLine
@@ -68,6 +70,8 @@ class Destager:
         store: SuperblockStore,
         writer: OriginWriter,
         throttle: Throttle,
+        bad: BadBlocks,
+        carrier: Carrier,
         settings: Settings,
     ) -> None:
         self._line = line
@@ -81,6 +85,8 @@ class Destager:
         self._store = store
         self._writer = writer
         self._throttle = throttle
+        self._bad = bad  # guarded by the volume lock
+        self._carrier = carrier
         self._settings = settings
         self._batch_lsns = batch_lsns(line.data_pages)
         self._last_batch_at = 0.0
@@ -110,9 +116,12 @@ class Destager:
             if not self._has_ended:
                 line.origin_error = None
             self._retry_at = 0.0
+            self._bad.retry_all()
             line.destage_wanted.notify()
             forgiven = None
-            while line.destaged < self._pins.limit() and not (line.destager_must_stop or self._has_ended):
+            while line.destaged < (limit := self._pins.limit()) and not (line.destager_must_stop or self._has_ended):
+                if self._bad and self._bad.seconds_until_due() > 0 and line.only_carried_below(limit):
+                    break
                 if line.origin_settles_at > time.monotonic():
                     # The batch is repeated then: this failure does not end the drain, the next one may.
                     forgiven = line.origin_error
@@ -189,6 +198,8 @@ class Destager:
         line, now = self._line, time.monotonic()
         if limit <= line.destaged:
             return self._pins.seconds_until_more()
+        if self._bad and line.only_carried_below(limit):
+            return self._bad.seconds_until_due()
         # What is held back does not count.
         backlog = line.dirty_pages if limit == line.committed else limit - line.destaged
         if (
@@ -222,23 +233,25 @@ class Destager:
         batch_end = max(batch.end_lsn, self._superseded_below)
         if self._store.current.batch_end < batch_end:
             self._write_superblock(batch_end=batch_end, committed=line.committed)
-        generation, time_ns = self._last_whole_generation(batch)
-        writes = self._writer.write(batch)
+        writes, carried_end, dropped = self._write_to_origin(batch)
+        # A larger batch may have failed half-way before.
+        batch_end = max(batch.end_lsn, self._store.current.batch_end, carried_end)
+        generation, time_ns = self._last_whole_generation(batch, batch_end)
         self._write_superblock(
             destaged=batch.end_lsn,
             destaged_place=self._place_after(batch),
             destaged_previous=batch.last.checksum,
             destaged_generation=generation,
             destaged_time_ns=time_ns,
-            # A larger batch may have failed half-way before.
-            batch_end=max(batch.end_lsn, self._store.current.batch_end),
+            batch_end=batch_end,
             committed=line.committed,
-            samples=updated(self._writer.origin_bytes, self._store.current.samples, batch.new_checksum()),
+            samples=self._new_samples(batch, dropped),
         )
         with line.lock:
             recovered, line.origin_error = line.origin_error, None
             line.note_destaged(batch.end_lsn, self._store.current.destaged_place)
             self._covered.records.drop_below(batch.end_lsn)
+            self._bad.note_dropped(dropped)
         self._last_batch_at = time.monotonic()
         seconds = time.monotonic() - started
         self._throttle.note_destaged(batch.end_lsn - batch.start_lsn, seconds)
@@ -250,9 +263,48 @@ class Destager:
             batch.start_lsn, batch.end_lsn, len(batch), writes, seconds,
         )  # fmt: skip
 
-    def _last_whole_generation(self, batch: DestageBatch) -> tuple[int, int]:
+    def _write_to_origin(self, batch: DestageBatch) -> tuple[int, int, list[int]]:
+        """The batch, all but what the origin refuses to take, which is carried forward.
+
+        Returns the number of requests, the LSN below which no moment can be opened any more because of that, and
+        the blocks that are given up. Raises DeviceError, StoppedError.
+        """
+        with self._line.lock:
+            bad = self._bad.postponed()
+        postponed = [block for block in bad if bad[block] and batch.has(block)]
+        tried = [block for block in bad if not bad[block] and batch.has(block)]
+        pages = {block: batch.page(block) for block in postponed}
+        for block in postponed:
+            batch.leave_out(block)
+        writes = self._writer.write(batch, postponed)
+        refused = self._writer.refused
+        pages |= {block: batch.page(block) for block in refused}
+        for block in refused:
+            batch.leave_out(block)
+        with self._line.lock:
+            messages = self._bad.note(tried, refused)
+        for message in messages:
+            _log.error("%s", message)
+        if not pages:
+            return writes, batch.end_lsn, []
+        return writes, *self._carrier.carry(pages, batch.end_lsn)
+
+    def _new_samples(self, batch: DestageBatch, dropped: list[int]) -> tuple[int, ...]:
+        """Of the origin after the batch. Raises DeviceError."""
+        changed = batch.new_checksum()
+
+        def checksum(block: int) -> int | None:
+            # What a block holds that was given up only the origin knows.
+            return self._writer.sample(block) if block in dropped else changed(block)
+
+        return fingerprint.updated(self._writer.origin_bytes, self._store.current.samples, checksum)
+
+    def _last_whole_generation(self, batch: DestageBatch, batch_end: int) -> tuple[int, int]:
         """Number and time of the last commit all of which is on the origin with this batch. Raises DeviceError."""
         last = batch.last
+        if batch_end > batch.end_lsn:
+            # Something is missing that is later in the log: the origin has had all of no commit since.
+            return self._store.current.destaged_generation, self._store.current.destaged_time_ns
         if not self._goes_on(last.generation, batch.end_lsn):
             return last.generation, last.time_ns
         before = batch.last_before(last.generation)

@@ -4,6 +4,7 @@
 import time
 from typing import Any, NamedTuple, TypeAlias
 
+from wbcache_core.bad_blocks import BadBlocks
 from wbcache_core.covered_log import CoveredLog
 from wbcache_core.generations import Generation
 from wbcache_core.history import moment, window
@@ -24,7 +25,9 @@ class Counters(NamedTuple):
     destaged: int
 
 
-def gather(line: NumberLine, covered: CoveredLog, pins: Pins, snapshots: Snapshots, throttle: Throttle) -> Facts:
+def gather(
+    line: NumberLine, covered: CoveredLog, pins: Pins, snapshots: Snapshots, throttle: Throttle, bad: BadBlocks
+) -> Facts:
     """Ready for JSON; docs/control-socket.md names the fields. Takes the volume lock once, for a few numbers."""
     with line.lock:
         facts: Facts = {
@@ -43,6 +46,7 @@ def gather(line: NumberLine, covered: CoveredLog, pins: Pins, snapshots: Snapsho
         }  # fmt: skip
         oldest, newest, count = covered.generations.oldest, covered.generations.newest, len(covered.generations)
         opened, tags = snapshots.opened(), pins.tags
+        facts["bad_blocks"] = bad.facts()
         log_error, origin_error, failed_at = line.log_error, line.origin_error, line.origin_failed_at
         settles_in = line.origin_settles_at - time.monotonic()
     facts["throttling"]["destaging_seconds_per_page"] = throttle.seconds_per_page

@@ -42,7 +42,10 @@ class NumberLine:
     `lock` is the volume lock: held for memory copies and look-ups, never across I/O, a sleep or a log message.
     """
 
-    def __init__(self, ring_pages: int, data_pages: int, high_pages: int, commit_pages: int) -> None:
+    def __init__(
+        self, ring_pages: int, data_pages: int, high_pages: int, commit_pages: int, carry_pages: int = 0
+    ) -> None:
+        """Writers leave carry_pages of the log free, for what has to be carried forward."""
         self.lock = threading.Lock()
         self.moved = threading.Condition(self.lock)
         """Notified when a cursor moved, space was reclaimed, or something failed or stops."""
@@ -81,6 +84,13 @@ class NumberLine:
         """Since when, in seconds of time.monotonic()."""
         self.origin_settles_at = 0.0
         """The origin's `settles_at` (block_device.Device), as the destager last saw it."""
+        self.origin_incomplete: str | None = None
+        """Which bytes the origin refuses to take while it takes others, in a message; they are in the log."""
+        self.carried: deque[tuple[int, int]] = deque()
+        """(first LSN, LSN after the last) of segments with nothing but such bytes; only what is not destaged yet."""
+        self.carry_ring = 0
+        """Pages of the ring that writers have to leave free just now."""
+        self._carry_pages = carry_pages
         self._high_pages = high_pages
         self._commit_pages = commit_pages
 
@@ -113,7 +123,7 @@ class NumberLine:
         if self.log_error or self.stopping or not self.writable:
             self.limit = self.soft_limit = 0
             return
-        room = min(self.ring_pages, self.free_pages - MAX_SEGMENT_PAGES)
+        room = min(self.ring_pages - self.carry_ring, self.free_pages - MAX_SEGMENT_PAGES - self._carry_pages)
         self.limit = self.committed + max(room, 0)
         self.soft_limit = 0 if self.throttled else min(self.limit, self.committed + self._commit_pages)
 
@@ -146,7 +156,8 @@ class NumberLine:
         while self.head + pages > self.limit:
             self.check_writable()
             self.request_commit()
-            log_is_full = self.head + pages > self.committed + self.free_pages - MAX_SEGMENT_PAGES
+            free_pages = self.free_pages - MAX_SEGMENT_PAGES - self._carry_pages
+            log_is_full = self.head + pages > self.committed + free_pages
             if log_is_full:
                 self.raise_if_origin_failed("the log is full and ")
                 self.destage_wanted.notify()
@@ -160,9 +171,10 @@ class NumberLine:
     def wait_for_destaged(self, lsn: int) -> None:
         """Return when every LSN below lsn is durable on the origin. Lock held; released while waiting.
 
-        Raises LogFailedError, StoppedError, and OriginFailedError when the origin has been failing for ORIGIN_PATIENCE.
+        Raises LogFailedError, StoppedError, and OriginFailedError when the origin has been failing for ORIGIN_PATIENCE,
+        or when all is there but what it refuses to take.
         """
-        while self.destaged < lsn:
+        while self.destaged < lsn and not (self.origin_incomplete and self.only_carried_below(lsn)):
             self.raise_if_log_failed()
             self.raise_if_origin_failed()
             if self.stopping:
@@ -170,6 +182,17 @@ class NumberLine:
             self.origin_target = max(self.origin_target, lsn)
             self.destage_wanted.notify()
             self.wait_for_move()
+        if self.origin_incomplete:
+            raise OriginFailedError(self.origin_incomplete)
+
+    def only_carried_below(self, lsn: int) -> bool:
+        """Whether all that the origin lacks below lsn was carried forward. Lock held."""
+        at = self.destaged
+        for first, end in self.carried:
+            if first > at or at >= lsn:
+                break
+            at = end
+        return at >= lsn
 
     def wait_for_move(self) -> None:
         """Wait on `moved`; while the origin fails only a while, so that patience comes to an end. Lock held."""
@@ -246,6 +269,8 @@ class NumberLine:
         self.destaged_place = place
         while self.timeline and self.timeline[0][0] <= lsn:
             self.timeline.popleft()
+        while self.carried and self.carried[0][1] <= lsn:
+            self.carried.popleft()
         self.refresh_limits()
         self.moved.notify_all()
 

@@ -5,9 +5,10 @@ A fast origin is written by the calling thread alone, many requests in a call wh
 handing work to other threads pays only where a write takes longer than the hand-over.
 """
 
+import errno
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -15,7 +16,8 @@ from itertools import islice
 from wbcache_core.block_device import BulkDevice, Device, PipelinedDevice, Write
 from wbcache_core.destage_batch import Clear, DestageBatch
 from wbcache_core.errors import DeviceError, DeviceLostError, StoppedError
-from wbcache_core.units import MIB, PAGE_SHIFT
+from wbcache_core.fingerprint import sample_page
+from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
 
 _SLOW_WRITE_SECONDS = 0.0003
 _TRIALS = 4
@@ -31,7 +33,12 @@ _RETRY_PAUSES = (0.05, 0.2, 0.5)
 """Seconds before what failed is tried again, before the whole batch is given up and repeated later."""
 _SETTLE_POLL_SECONDS = 0.25
 _MOST_FAILURES = 32
-"""An origin that fails more requests than this in a batch is not tried again at once."""
+"""An origin that fails more requests than this in a batch, and an eighth of all, is not tried again at once."""
+_OF_THE_WHOLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EAGAIN,
+)  # fmt: skip
+"""What says nothing about single blocks."""
+_ZEROS = memoryview(bytes(PAGE_BYTES))
 
 
 class _WriteTask:
@@ -47,44 +54,151 @@ class _WriteTask:
         offset, views = self.run
         self._origin.write(views, offset)
 
+    @property
+    def blocks(self) -> range:
+        first = self.run[0] >> PAGE_SHIFT
+        return range(first, first + len(self.run[1]))
 
-_Task = _WriteTask | partial[None]
+    def halves(self) -> "list[_WriteTask]":
+        """All of it, a block each: there are few."""
+        offset, views = self.run
+        places = range(offset, offset + (len(views) << PAGE_SHIFT), PAGE_BYTES)
+        return [_WriteTask(self._origin, (at, [view])) for at, view in zip(places, views, strict=True)]
+
+
+class _ClearTask:
+    """Zeroes consecutive blocks."""
+
+    __slots__ = ("_may_trim", "_origin", "blocks")
+
+    def __init__(self, origin: Device, blocks: range, may_trim: bool) -> None:
+        self._origin = origin
+        self.blocks = blocks
+        self._may_trim = may_trim
+
+    def __call__(self) -> None:
+        offset = self.blocks.start << PAGE_SHIFT
+        length = min(len(self.blocks) << PAGE_SHIFT, self._origin.size - offset)
+        self._origin.zero(offset, length, self._may_trim)
+
+    def halves(self) -> "list[_ClearTask | _WriteTask]":
+        blocks = self.blocks
+        if len(blocks) > 1:
+            middle = blocks.start + len(blocks) // 2
+            parts = (range(blocks.start, middle), range(middle, blocks.stop))
+            return [_ClearTask(self._origin, part, self._may_trim) for part in parts]
+        offset = blocks.start << PAGE_SHIFT
+        return [_WriteTask(self._origin, (offset, [_ZEROS[: self._origin.size - offset]]))]
+
+
+_Task = _WriteTask | _ClearTask
 _Failure = tuple[_Task, DeviceError]
 
 
 class OriginWriter:
     """Used by the destager's thread alone."""
 
-    def __init__(self, origin: Device, depth: int, should_stop: Callable[[], bool]) -> None:
-        """depth is the number of requests in flight; should_stop() is asked before each."""
+    def __init__(self, origin: Device, depth: int, should_stop: Callable[[], bool], most_refused: int = 0) -> None:
+        """depth is the number of requests in flight; should_stop() is asked before each.
+
+        With most_refused, so many blocks that the origin does not take are no failure as long as it takes others.
+        """
         self._origin = origin
         self._depth = depth
         self._should_stop = should_stop
         self._pipelined = origin if isinstance(origin, PipelinedDevice) else None
         self._bulk = origin if isinstance(origin, BulkDevice) else None
         self._pool: ThreadPoolExecutor | None = None
+        self._most_refused = most_refused
+        self._attempts = 0
         self.origin_bytes = origin.size
+        self.refused: dict[int, DeviceError] = {}
+        """The blocks that the origin did not take in the last write(), and why; what they hold is not known."""
 
     @property
     def settles_at(self) -> float:
         """See block_device.Device."""
         return self._origin.settles_at
 
-    def write(self, batch: DestageBatch) -> int:
+    def write(self, batch: DestageBatch, avoid: Iterable[int] = ()) -> int:
         """Make the batch durable on the origin; returns the number of requests it took. Waits until it has settled.
 
-        Raises DeviceError, and StoppedError when should_stop(); either leaves the origin in between.
+        Blocks to avoid are not cleared; the batch leaves them out as well. Raises DeviceError, and StoppedError when
+        should_stop(); either leaves the origin in between.
         """
         self._wait_until_settled()
-        clears = deque(self._clear_tasks(batch.clears))
+        self.refused = {}
+        self._attempts = 0
+        clears = deque(self._clear_tasks(batch.clears, sorted(avoid)))
         total = len(clears)
-        self._perform(clears)
+        # Before the pages: what is cleared piece by piece must not be what they have written.
+        self._find_refused(self._perform(clears))
+        for block in [block for block in self.refused if batch.page(block) is not None]:
+            # Its page has a try of its own.
+            del self.refused[block]
         runs = batch.runs(self._origin.size)
+        failed: list[_Failure] = []
         while tasks := self._write_tasks(islice(runs, _PART_RUNS if self._bulk else None)):
             total += len(tasks)
-            self._perform(tasks)
+            failed += self._perform(tasks)
+        self._find_refused(failed)
         self._origin.sync()
         return total
+
+    def _find_refused(self, failed: list[_Failure]) -> None:
+        """Note the blocks that are the reason of failures, if the origin takes others. Raises what write() does."""
+        if not failed:
+            return
+        first, error = min(failed, key=lambda failure: failure[0].blocks.start)
+        named = DeviceError(f"{error} (byte {first.blocks.start << PAGE_SHIFT})", error.errno_value)
+        of_the_whole = any(error.errno_value in _OF_THE_WHOLE for _, error in failed)
+        spared = [task.blocks for task, _ in failed]
+        if not self._most_refused or of_the_whole or not self._takes_others(spared):
+            raise named
+        todo = deque(failed)
+        while todo:
+            task, error = todo.popleft()
+            if isinstance(task, _WriteTask) and len(task.blocks) == 1:
+                self.refused[task.blocks.start] = error
+                if len(self.refused) > self._most_refused:
+                    raise named
+                continue
+            for part in task.halves():
+                failures: list[_Failure] = []
+                self._attempt_one(part, failures)
+                todo.extend(failures)
+        # It may have begun to fail as a whole meanwhile.
+        if not self._takes_others(spared):
+            raise named
+
+    def _takes_others(self, spared: list[range]) -> bool:
+        """Whether the origin takes what it has at some other place. Raises DeviceLostError, StoppedError."""
+        last = (self.origin_bytes >> PAGE_SHIFT) - 1
+        around = [block for blocks in spared for block in (blocks.start - 1, blocks.stop)]
+        others = [
+            block
+            for block in dict.fromkeys((last // 2, 0, last, *around))
+            if 0 <= block <= last and not any(block in blocks for blocks in spared)
+        ]
+        page = memoryview(bytearray(PAGE_BYTES))
+        for block in others[:_TRIALS]:
+            self._check_not_stopping()
+            try:
+                self._origin.read_into(page, block << PAGE_SHIFT)
+                self._origin.write([page], block << PAGE_SHIFT)
+                return True
+            except DeviceLostError:
+                raise
+            except DeviceError:
+                continue
+        return False
+
+    def sample(self, block: int) -> int | None:
+        """The checksum of a block as the origin has it; None where it cannot be read."""
+        try:
+            return sample_page(self._origin, block)
+        except DeviceError:
+            return None
 
     def close(self) -> None:
         """End the helper threads."""
@@ -100,30 +214,28 @@ class OriginWriter:
     def _write_tasks(self, runs: Iterable[Write]) -> deque[_Task]:
         return deque([_WriteTask(self._origin, run) for run in runs])
 
-    def _clear_tasks(self, clears: list[Clear]) -> list[_Task]:
-        tasks: list[_Task] = []
-        for clear in _merged(clears):
-            for block in clear.blocks[::_CLEAR_BLOCKS]:
-                offset = block << PAGE_SHIFT
-                blocks = min(_CLEAR_BLOCKS, clear.blocks.stop - block)
-                length = min(blocks << PAGE_SHIFT, self._origin.size - offset)
-                tasks.append(partial(self._origin.zero, offset, length, clear.may_trim))
-        return tasks
+    def _clear_tasks(self, clears: list[Clear], avoid: list[int]) -> list[_ClearTask]:
+        return [
+            _ClearTask(self._origin, piece, clear.may_trim)
+            for clear in _merged(clears)
+            for part in _without(clear.blocks, avoid)
+            for piece in (part[at : at + _CLEAR_BLOCKS] for at in range(0, len(part), _CLEAR_BLOCKS))
+        ]
 
-    def _perform(self, tasks: deque[_Task]) -> None:
+    def _perform(self, tasks: "deque[_Task] | deque[_ClearTask]") -> list[_Failure]:
         """Carry out all tasks, those that failed again after a pause: within a batch their order does not matter.
 
-        Raises what a task raised at last, at once where what was written before may be lost with it.
+        Returns those that failed at last. Raises what a task raised at once where what was written before may be lost
+        with it.
         """
+        left: deque[_Task] = deque(tasks)
         for pause in _RETRY_PAUSES:
-            failed = self._attempt(tasks)
+            failed = self._attempt(left)
             if not failed:
-                return
+                return []
             time.sleep(pause)
-            tasks = deque(task for task, _ in failed)
-        failed = self._attempt(tasks)
-        if failed:
-            raise failed[0][1]
+            left = deque(task for task, _ in failed)
+        return self._attempt(left)
 
     def _attempt(self, tasks: deque[_Task]) -> list[_Failure]:
         """Every task once; returns those that failed. Empties tasks."""
@@ -147,12 +259,19 @@ class OriginWriter:
 
     def _attempt_one(self, task: _Task, failed: list[_Failure]) -> None:
         self._check_not_stopping()
+        self._attempts += 1
         try:
             task()
         except DeviceLostError:
             raise
         except DeviceError as error:
-            _note_failure(task, error, failed)
+            self._note_failure(task, error, failed)
+
+    def _note_failure(self, task: _Task, error: DeviceError, failed: list[_Failure]) -> None:
+        """Raises the error where there have been too many."""
+        failed.append((task, error))
+        if len(failed) > max(_MOST_FAILURES, min(self._attempts // 8, self._most_refused)):
+            raise DeviceError(f"{error} (byte {task.blocks.start << PAGE_SHIFT})", error.errno_value)
 
     def _check_not_stopping(self) -> None:
         if self._should_stop():
@@ -174,8 +293,9 @@ class OriginWriter:
         if not writes:
             return
         self._check_not_stopping()
+        self._attempts += len(writes)
         for run, error in self._bulk.write_bulk(writes):
-            _note_failure(_WriteTask(self._origin, run), error, failed)
+            self._note_failure(_WriteTask(self._origin, run), error, failed)
 
     def _attempt_in_parallel(self, tasks: deque[_Task], failed: list[_Failure]) -> None:
         if not tasks:
@@ -213,10 +333,11 @@ class OriginWriter:
             except IndexError:
                 return None
             assert isinstance(task, _WriteTask)
+            self._attempts += 1
             return task.run
 
         def fail(run: Write, error: DeviceError) -> None:
-            _note_failure(_WriteTask(self._origin, run), error, failed)
+            self._note_failure(_WriteTask(self._origin, run), error, failed)
 
         try:
             self._pipelined.write_many(take, fail, depth)
@@ -225,11 +346,16 @@ class OriginWriter:
             raise
 
 
-def _note_failure(task: _Task, error: DeviceError, failed: list[_Failure]) -> None:
-    """Raises the error where there have been too many."""
-    failed.append((task, error))
-    if len(failed) > _MOST_FAILURES:
-        raise error
+def _without(blocks: range, avoid: list[int]) -> Iterator[range]:
+    """The parts of a range between blocks to avoid, which are in order."""
+    start = blocks.start
+    for block in avoid:
+        if block in blocks:
+            if block > start:
+                yield range(start, block)
+            start = block + 1
+    if start < blocks.stop:
+        yield range(start, blocks.stop)
 
 
 def _merged(clears: list[Clear]) -> list[Clear]:

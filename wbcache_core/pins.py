@@ -97,7 +97,11 @@ class Pins:
         limit = self._lowest(self._ends())
         if limit <= line.destaged and self._has_to_make_way():
             limit = self._lowest([end for end in self._ends() if end > line.destaged])
-        return min(limit, line.committed if self._history_gives_way() else self._history_limit())
+        limit = min(limit, line.committed if self._history_gives_way() else self._history_limit())
+        if line.carried and (self.snapshots or self.tags) and not self._has_to_make_way():
+            # What the origin refuses would be carried beyond them, and they would end.
+            limit = min(limit, max(line.carried[0][0], line.destaged))
+        return limit
 
     def may_pass(self, lsn: int) -> bool:
         """Whether the next batch may leave the origin so that no moment below lsn can be had any more.

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 from wbcache_core import fingerprint, pairing
+from wbcache_core.bad_blocks import most_bad_blocks
 from wbcache_core.block_device import Device, aligned_buffer
 from wbcache_core.config import Config
 from wbcache_core.destage_batch import Clear, DestageBatch
-from wbcache_core.errors import ConfigError, LogRefusedError, ReadOnlyError, WbcacheError
+from wbcache_core.errors import ConfigError, DeviceError, LogRefusedError, ReadOnlyError, WbcacheError
 from wbcache_core.log_reader import LogReader
 from wbcache_core.log_survey import Segment
 from wbcache_core.lost_superblocks import ORIGIN_CHANGED
@@ -163,7 +164,8 @@ def _size_of_new_log(plan: Plan, log: ForgivingLog) -> int:
 def _replay(plan: Plan, log: ForgivingLog, origin: Device) -> None:
     """Write the prefix to the origin, in order, except the blocks of damaged pages. Raises DeviceError, FormatError."""
     reader = LogReader(log, plan.survey.data_pages, plan.uuid)
-    writer = OriginWriter(origin, Config().destage_depth, lambda: False)
+    writer = OriginWriter(origin, Config().destage_depth, lambda: False, most_bad_blocks(plan.survey.data_pages))
+    refused: dict[int, DeviceError] = {}
     image = aligned_buffer(_BATCH_LSNS + MAX_SEGMENT_PAGES << PAGE_SHIFT)
     spared = sorted({page.block for page in plan.pages})
     try:
@@ -172,9 +174,16 @@ def _replay(plan: Plan, log: ForgivingLog, origin: Device) -> None:
                 batch = _load_batch(plan, reader, segments, image)
                 _spare(batch, spared)
                 writer.write(batch)
+                refused = {block: error for block, error in refused.items() if not batch.has(block)} | writer.refused
                 progress.update(batch.end_lsn - plan.start_lsn << PAGE_SHIFT)
     finally:
         writer.close()
+    if refused:
+        (first, error), *others = sorted(refused.items())
+        raise DeviceError(
+            f"{error} (byte {first << PAGE_SHIFT}{f' and {len(others)} more blocks' if others else ''}); everything "
+            "else is on the origin, and the log is as it was", error.errno_value
+        )  # fmt: skip
 
 
 def _batches(segments: list[Segment]) -> Iterator[list[Segment]]:

@@ -14,12 +14,24 @@ Facts: TypeAlias = dict[str, Any]
 
 
 def run_status(path: str, as_json: bool) -> int:
-    """Print it; returns the exit status: 1 while log or origin fails. Raises ControlError."""
+    """Print it; returns the exit status: 1 while log or origin fails, or refuses blocks. Raises ControlError."""
     if not is_socket(path):
         raise ControlError(f"'{path}' is no socket; status asks a running server, through its parameter control=PATH")
     facts = ask(path, "status")
     print(json.dumps(facts, indent=2) if as_json else "\n".join(f"{label:<11} {text}" for label, text in _lines(facts)))
-    return 1 if facts["errors"]["log"] or facts["errors"]["origin"] else 0
+    return 1 if facts["errors"]["log"] or facts["errors"]["origin"] or facts["bad_blocks"]["bytes"] else 0
+
+
+def run_give_up(path: str, offset: int, length: int) -> int:
+    """Have a running server give up bytes that its origin refuses; returns the exit status. Raises ControlError."""
+    if not is_socket(path):
+        raise ControlError(f"'{path}' is no socket; give-up asks a running server, through its parameter control=PATH")
+    facts = ask(path, "give-up", offset=offset, length=length)
+    if facts["done"]:
+        print(f"{facts['bytes']} bytes are given up: the volume reads there what the origin has, old data or an error")
+        return 0
+    print(f"{facts['bytes']} bytes are given up as soon as snapshots, tags and the history let the origin move on")
+    return 1
 
 
 def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
@@ -46,6 +58,13 @@ def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
     if facts["origin_settles"]:
         until = time.strftime("%H:%M:%S", time.localtime(time.time() + facts["origin_settles"]))
         yield "settling", f"destaging waits until {until}: writes on a lost connection may still be carried out"
+    for one in facts["bad_blocks"]["ranges"]:
+        yield "refused", (
+            f"by the origin: {one['length']} bytes at {one['offset']}, for {one['seconds']:.0f} s, tried again in "
+            f"{one['retry_in_seconds']:.0f} s: {one['error']}"
+        )
+    if facts["bad_blocks"]["bytes"]:
+        yield "", f"{facts['bad_blocks']['bytes']} bytes in all, which only the log has"
     for device in ("log", "origin"):
         if facts["errors"][device]:
             yield f"{device} fails", facts["errors"][device]

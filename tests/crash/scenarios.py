@@ -53,6 +53,26 @@ SCENARIOS = {
     "origin fails at times": Scenario(
         clients=2, requests=40, failing=("origin",), endings=(CUT, CUT, STOP), settings={"destage_delay": "50ms"}
     ),
+    "bad sectors": Scenario(
+        clients=2, requests=60, bad_pages=12, pages=64, endings=(CUT, CUT, STOP), settings={"destage_delay": "20ms"}
+    ),
+    "bad sectors and a full log": Scenario(
+        **_LARGE,
+        age=_NEARLY_A_LAP,
+        bad_pages=24,
+        endings=(CUT, STOP),
+        settings={**_SOON_FULL, "destage_delay": "20ms"},
+    ),
+    "bad sectors and past moments": Scenario(
+        clients=2,
+        requests=60,
+        bad_pages=12,
+        pages=64,
+        readers=2,
+        has_tagger=True,
+        endings=(CUT, STOP),
+        settings={"history": "100ms", "destage_delay": "20ms"},
+    ),
     "log fails": Scenario(clients=2, requests=40, failing=("log",), flush_share=0.25),
     "past moments": Scenario(
         clients=2, requests=30, readers=2, has_tagger=True, endings=(CUT, STOP), settings={"history": "1h"}

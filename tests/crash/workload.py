@@ -4,12 +4,14 @@
 import itertools
 import random
 from dataclasses import dataclass, field
+from unittest import mock
 
 from tests.crash.oracle import PAGE, SECTOR, SECTORS, content
 from tests.crash.snapshot_clients import SnapshotReader, Tagger
 from tests.support.bulk_writes import BulkWrites
 from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
 from tests.support.simulated_threads import Simulation
+from wbcache_core import bad_blocks, origin_writer
 from wbcache_core.cache import Cache
 from wbcache_core.config import LOG, ORIGIN, Config
 from wbcache_core.errors import RequestError
@@ -20,6 +22,7 @@ CUT, STOP, STOP_UNDER_LOAD = "cut", "stop", "stop under load"
 _SHARED_PAGES = 2
 """At the beginning of each area, the sectors of a page are dealt out to all clients."""
 _HOT_PAGES = 10
+_PAUSES = origin_writer._RETRY_PAUSES
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Scenario:
     """Between the requests of a client, on average."""
     log_latency: float = 0.001
     origin_latency: float = 0.004
+    bad_pages: int = 0
+    """Of the origin, chosen anew in each session: some become good, and others bad."""
     failing: tuple = ()
     """"origin" fails at times and comes back, "log" fails once and for good."""
     age: int = 0
@@ -183,8 +188,10 @@ class Session:
 
     def run(self):
         """Raises whatever goes wrong already without a cut."""
-        with self.simulation.patched():
-            self.simulation.run(self._main)
+        # Sessions are short. Bad sectors are found, carried forward and tried again in them.
+        with mock.patch.object(origin_writer, "_RETRY_PAUSES", (0.002,) if self.scenario.bad_pages else _PAUSES):
+            with mock.patch.object(bad_blocks, "_FIRST_REST", 0.03), self.simulation.patched():
+                self.simulation.run(self._main)
         for generation, image in self.seen:
             self.oracle.past.check_state(generation, image, self.oracle.check_past)
         self.oracle.past.compared += len(self.seen)
@@ -197,8 +204,12 @@ class Session:
                 zip((SimulatedDisk, BulkDisk), ("log", "origin"), self.images, strict=True)
             )
         )  # fmt: skip
+        choice = self._random.sample(range(self.scenario.pages), self.scenario.bad_pages)
+        origin.faults.bad_pages = {*choice[: self.scenario.bad_pages // 2]}
         self.cache = Cache(self.config, origin=origin, log=log)
         self.cache.activate()
+        if choice:
+            self.simulation.spawn(self._change_bad_pages, origin, choice)
         clients = [SessionClient(self, number) for number in range(self.scenario.clients)]
         for disk in (log, origin):
             if disk.name in self.scenario.failing:
@@ -222,6 +233,12 @@ class Session:
         self.cache.stop()
         is_complete = self.config.on_exit == "destage"
         self.claim(self.oracle.answered(), ORIGIN if is_complete else LOG)
+
+    def _change_bad_pages(self, disk, choice):
+        length = self.scenario.requests * self.scenario.pause
+        while not self.is_over:
+            self.simulation.sleep(length * self._random.random() * 0.3)
+            disk.faults.bad_pages = disk.faults.bad_pages ^ {self._random.choice(choice)}
 
     def _fail_at_times(self, disk):
         """Requests of some kinds fail for a while, a write after its first half or before."""

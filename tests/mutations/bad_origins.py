@@ -1,6 +1,39 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """An origin that refuses requests or has bad sectors."""
 
-from tests.mutations.mutation import Mutation
+from tests.mutations.mutation import CUTS, Mutation
 
-MUTATIONS: tuple[Mutation, ...] = ()
+MUTATIONS = (
+    Mutation(
+        "pass-refused-blocks",
+        "`destaged` passes a block that the origin refused to take",
+        "destager.py",
+        "        if not pages:\n            return writes, batch.end_lsn, []",
+        "        if pages is not None:\n            return writes, batch.end_lsn, []",
+        "tests/model/test_bad_blocks.py::test_a_restart_finds_it_again_from_the_log_alone",
+    ),
+    Mutation(
+        "carry-without-commit",
+        "what the origin refused counts as carried forward before it is durable in the log",
+        "carrier.py",
+        "        self._commit(newest + 1)\n",
+        "",
+        CUTS.format("bad sectors"),
+    ),
+    Mutation(
+        "carry-over-newer-data",
+        "what the origin refused is carried forward over what a client has written since",
+        "carrier.py",
+        "                blocks = [block for block in blocks if self._is_newest(block, batch_end)]\n",
+        "",
+        CUTS.format("bad sectors"),
+    ),
+    Mutation(
+        "carried-moments-stay-open",
+        "moments between a refused block and where it was carried to can be opened",
+        "carrier.py",
+        "            self._pins.pass_to(end)\n",
+        "",
+        "tests/model/test_bad_blocks.py",
+    ),
+)

@@ -112,8 +112,8 @@ MUTATIONS = (
         "batch-end-goes-back",
         "after a batch that failed half-way the next, shorter one takes back what was announced",
         "destager.py",
-        "            batch_end=max(batch.end_lsn, self._store.current.batch_end),",
-        "            batch_end=batch.end_lsn,",
+        "        batch_end = max(batch.end_lsn, self._store.current.batch_end, carried_end)",
+        "        batch_end = max(batch.end_lsn, carried_end)",
         "tests/crash/test_torn_ends.py",
     ),
     Mutation(
@@ -144,8 +144,8 @@ MUTATIONS = (
         "clears-after-pages",
         "trims and zeros of a batch are carried out after its pages",
         "origin_writer.py",
-        "            self._perform(tasks)\n        self._origin.sync()",
-        "            self._perform(tasks)\n        self._perform(deque(self._clear_tasks(batch.clears)))\n"
+        "        self._find_refused(failed)\n        self._origin.sync()",
+        "        self._find_refused(failed)\n        self._perform(deque(self._clear_tasks(batch.clears, [])))\n"
         "        self._origin.sync()",
         "tests/unit/test_origin_writer.py",
     ),
@@ -153,8 +153,8 @@ MUTATIONS = (
         "bulk-failures-are-forgotten",
         "a write that fails in a call with many counts as done",
         "origin_writer.py",
-        "        for run, error in self._bulk.write_bulk(writes):\n            _note_failure(",
-        "        for run, error in self._bulk.write_bulk(writes)[:0]:\n            _note_failure(",
+        "        for run, error in self._bulk.write_bulk(writes):\n            self._note_failure(",
+        "        for run, error in self._bulk.write_bulk(writes)[:0]:\n            self._note_failure(",
         "tests/unit/test_origin_writer.py",
     ),
     Mutation(

@@ -197,6 +197,8 @@ class Faults:
     """A sync says that all is well and does nothing."""
     space_bytes: int | None = None
     """New places to write to, in whole pages; a write that needs more fails with ENOSPC."""
+    bad_pages: set = field(default_factory=set)
+    """Numbers of pages of 4096 bytes that cannot be written. A write that has one writes what is before it."""
     flipped_bits: set = field(default_factory=set)
     """Bit numbers of the disk that are read wrong."""
 
@@ -249,8 +251,11 @@ class SimulatedDisk(MemoryDisk):
         self._change("zero", offset, bytes(length))
 
     def _change(self, kind, offset, data):
-        fails = self.faults.strikes(kind)
-        if fails:
+        refused = self._first_bad(offset, len(data))
+        fails = refused is not None or self.faults.strikes(kind)
+        if refused is not None:
+            data = data[:refused] if kind == "write" else b""
+        elif fails:
             half = len(data) // 2
             data = data[: half - half % SECTOR] if self.faults.shorten else b""
         self._take_space(offset, len(data))
@@ -260,6 +265,12 @@ class SimulatedDisk(MemoryDisk):
             self._running.discard(number)
         if fails:
             raise self._error(kind)
+
+    def _first_bad(self, offset, length):
+        """Bytes of a write before the first page that cannot be written; None where there is none."""
+        touched = range(offset // 4096, (offset + length + 4095) // 4096)
+        bad = [page * 4096 for page in touched if page in self.faults.bad_pages]
+        return max(bad[0] - offset, 0) if bad else None
 
     def _begin(self, offset, data):
         """A write is on its way from now on; returns its number."""
