@@ -81,7 +81,7 @@ def test_the_checker_stands_what_was_destaged_with_the_clock_set_back(wbcache, t
     history = History("destaged", commits=3, drained_at=(2,))
     right = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: right() - 3600 * 10**9)
-    history.run(3, drained_at=(1, 2))
+    history.run(3, drained_at=(2,))
     log, _ = history.save(tmp_path)
     done = wbcache("check", log)
     assert done.status == 0, done.stdout
