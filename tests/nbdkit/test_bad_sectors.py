@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import clients
 from tests.support.control import ask, wbcache
+from tests.support.faulty_devices import fragile_fuse_file
 from tests.support.gated_origin import wait_until
 from tests.support.matching import same
 from tests.support.nbdkit_server import NbdkitServer
@@ -105,6 +106,27 @@ def test_everything_else_goes_on_and_a_kill_loses_nothing(pair, folder, origin):
     with serve(pair, folder, on_exit="destage") as (server, handle):
         same(clients.read_all(handle), expected)
     same(origin.backing.read_bytes(), expected)
+
+
+def test_an_origin_that_is_a_file(pair, folder, origin):
+    """With writes in bulk, of which single ones fail."""
+    with fragile_fuse_file(origin.uri, folder / "mounted", "disk") as path:
+        pair.origin = path
+        with serve(pair, folder, on_exit="destage") as (server, handle):
+            write_all(handle)
+            wait_until_settled(folder)
+            assert bad_ranges(folder) == [(BAD, PAGE)]
+            for page in range(0, 400, 2):
+                handle.pwrite(OLD[:PAGE], page * PAGE)
+                handle.pwrite(OLD[:PAGE], BAD)
+            handle.flush()
+            volume = clients.read_all(handle)
+        assert "does not take the 4096 bytes at 20480" in server.stderr_text()
+        expected = bytearray(NEW)
+        for page in (*range(0, 400, 2), BAD // PAGE):
+            expected[page * PAGE : (page + 1) * PAGE] = OLD[:PAGE]
+        same(volume, bytes(expected))
+        same(origin.backing.read_bytes(), but_for_the_bad_one(bytes(expected)))
 
 
 def test_giving_up(pair, folder, origin):
