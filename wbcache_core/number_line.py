@@ -191,7 +191,7 @@ class NumberLine:
         for first, end in self.carried:
             if first > at or at >= lsn:
                 break
-            at = end
+            at = max(at, end)
         return at >= lsn
 
     def wait_for_move(self) -> None:

@@ -219,3 +219,48 @@ def test_check_finds_cursors_out_of_order(line, field):
         setattr(line, name, value)
     with pytest.raises(AssertionError):
         line.check()
+
+
+def test_writers_leave_room_for_what_has_to_be_carried(line):
+    carrying = NumberLine(RING, DATA, HIGH, COMMIT, carry_pages=50)
+    carrying.writable = True
+    for one in (line, carrying):
+        advance(one, head=1800, committed=1700)
+    assert carrying.limit == line.limit - 50 == 1700 + carrying.free_pages - MAX_SEGMENT_PAGES - 50
+    waiter = wait_in_background(carrying, carrying.wait_for_room, carrying.limit - 1800 + 1)
+    assert carrying.room_waiters == 1, "who waits because of that waits for log space"
+    carrying.stop(drain=False)
+    with pytest.raises(StoppedError):
+        waiter.result(PATIENCE_S)
+
+
+def test_writers_leave_the_ring_to_what_is_just_being_carried(line):
+    line.carry_ring = 65
+    locked(line, line.refresh_limits)
+    assert line.limit == 1 + RING - 65
+
+
+def test_what_was_carried_is_all_that_the_origin_lacks(line):
+    advance(line, head=300, committed=300)
+    line.carried.extend([(100, 150), (150, 200), (250, 300)])
+    for destaged, end, expected in [
+        (50, 100, False), (100, 150, True), (100, 200, True), (120, 200, True), (100, 201, False), (200, 250, False),
+        (250, 300, True), (300, 300, True),
+    ]:  # fmt: skip
+        line.destaged = destaged
+        assert line.only_carried_below(end) == expected, (destaged, end)
+    locked(line, line.note_destaged, 150, 149)
+    assert list(line.carried) == [(150, 200), (250, 300)]
+
+
+def test_who_waits_for_what_the_origin_refuses_is_told(line):
+    advance(line, head=300, committed=300)
+    line.origin_incomplete = "the 4096 bytes at 7"
+    line.carried.append((200, 300))
+    waiter = wait_in_background(line, line.wait_for_destaged, 300)
+    locked(line, line.note_destaged, 200, 199)
+    with pytest.raises(OriginFailedError, match="bytes at 7"):
+        waiter.result(PATIENCE_S)
+    line.origin_incomplete = None
+    locked(line, line.note_destaged, 300, 299)
+    locked(line, line.wait_for_destaged, 300)
