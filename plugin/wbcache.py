@@ -74,7 +74,7 @@ from wbcache_core.control_socket import ControlSocket
 from wbcache_core.errors import ExportNameError, StoppedError, WbcacheError, errno_for_client
 from wbcache_core.shutdown_watcher import ShutdownWatcher
 from wbcache_core.thread_state import ThreadStatePin
-from wbcache_core.units import MIB, PAGE_BYTES
+from wbcache_core.units import MIB, PAGE_BYTES, quoted
 
 API_VERSION = 2
 
@@ -238,18 +238,27 @@ def cleanup():
 
 
 def open(readonly):
-    name = nbdkit.export_name()
     try:
+        name = _export_name()
         if name.startswith(_SNAPSHOT):
             return _open_snapshot(name[len(_SNAPSHOT) :])
         if name:
-            raise ExportNameError(f"there is no export '{name}': '' is the live volume, @WHEN a past moment of it")
+            name = quoted(name)
+            raise ExportNameError(f"there is no export {name}: '' is the live volume, @WHEN a past moment of it")
         if not readonly and _cache.is_writable:
             _cache.activate()
         return Connection(_cache.volume)
     except Exception as error:
         failure = _failure(error)
     raise failure
+
+
+def _export_name():
+    try:
+        return nbdkit.export_name()
+    except UnicodeDecodeError as error:
+        name = quoted(error.object.decode("utf-8", "backslashreplace"))
+        raise ExportNameError(f"there is no export {name}: a name is UTF-8") from None
 
 
 def _open_snapshot(when):

@@ -21,9 +21,10 @@ from wbcache_core.block_device import Device, FileDevice, create_file, system_pa
 from wbcache_core.carrier import Carrier
 from wbcache_core.clock import Reading
 from wbcache_core.committer import Committer
-from wbcache_core.config import DESTAGE, DISCARD_LOG, HOLD, IN_USE, ORIGIN_CHANGED, Config, is_uri
+from wbcache_core.config import DESTAGE, DISCARD_LOG, HOLD, IN_USE, ORIGIN_CHANGED, Config
 from wbcache_core.covered_log import CoveredLog
 from wbcache_core.destager import Destager, Settings, batch_lsns
+from wbcache_core.device_name import is_uri
 from wbcache_core.errors import (
     ConfigError,
     DeviceError,

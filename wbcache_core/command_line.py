@@ -3,13 +3,13 @@
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from wbcache_core import __version__, moments
+from wbcache_core import __version__, moments, standard_streams
 from wbcache_core.config import ORIGIN_CHANGED
+from wbcache_core.device_name import device_name, local_path
 from wbcache_core.errors import ConfigError, LogRefusedError, LogVersionError, WbcacheError
 from wbcache_core.history import DEFAULT_ROWS, MOST_GROUPS
 from wbcache_core.log_diff import run_diff
@@ -41,7 +41,7 @@ A log or origin that a running server holds is refused.
 exit status:
   0    all is well, or done
   1    the log is damaged or refused, or what was begun could not be finished
-  2    the log or the origin could not be looked at, or the command makes no sense
+  2    the log or the origin could not be looked at, the output could not be written, or the command makes no sense
   130  interrupted; where something was being written, run the same command again
 """
 
@@ -56,6 +56,9 @@ def _argument(parse: Callable[[str], object]) -> Callable[[str], object]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert
+
+
+_origin = _argument(device_name)
 
 
 def _force_words(text: str) -> frozenset[str]:
@@ -93,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add(commands: _Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=summary, description=text)
-    parser.add_argument("log", metavar="LOG", help="the log: a file or block device")
+    parser.add_argument("log", metavar="LOG", type=_argument(local_path), help="the log: a file or block device")
     return parser
 
 
@@ -112,7 +115,7 @@ def _add_check(commands: _Commands) -> None:
         "Reads all of the log, verifies every checksum and whatever else must hold, and says what is wrong and where. "
         "A remark is what a crash may leave and the next start of a server mends.",
     )  # fmt: skip
-    parser.add_argument("--origin", metavar="ORIGIN", help="also check that the origin is as the log left it")
+    parser.add_argument("--origin", metavar="ORIGIN", type=_origin, help="also check that the origin is as it was left")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -136,7 +139,7 @@ def _add_replay(commands: _Commands) -> None:
         "Destages the whole log, as a server would; afterwards the origin alone is the volume. Can be killed at any "
         "time and run again. With --to, writes the volume to a new file instead and changes nothing.",
     )  # fmt: skip
-    parser.add_argument("origin", metavar="ORIGIN", help="the origin of this log")
+    parser.add_argument("origin", metavar="ORIGIN", type=_origin, help="the origin of this log")
     parser.add_argument("--to", metavar="FILE", help="write the volume to this new, sparse file instead")
     parser.add_argument(
         "--force", choices=[ORIGIN_CHANGED], help="write the log over an origin that was changed behind its cache"
@@ -151,7 +154,7 @@ def _add_salvage(commands: _Commands) -> None:
         "out damaged pages, gives up the rest and makes the log a new, empty one. Can be killed at any time and run "
         "again: until the origin has all that can be had, nothing that the log holds is given up.",
     )  # fmt: skip
-    parser.add_argument("origin", metavar="ORIGIN", help="the origin of this log")
+    parser.add_argument("origin", metavar="ORIGIN", type=_origin, help="the origin of this log")
     parser.add_argument("--yes", action="store_true", help="do it, and not only say what would be done")
     parser.add_argument(
         "--force", metavar="WORD[,WORD]", type=_argument(_force_words), default=frozenset(),
@@ -179,7 +182,7 @@ def _add_diff(commands: _Commands) -> None:
     )  # fmt: skip
     parser.add_argument("start", metavar="A", type=_when, help=f"the moment to start from: a {_WHENS}")
     parser.add_argument("end", metavar="B", type=_when, help="the moment to come to, in the same words")
-    parser.add_argument("--origin", metavar="ORIGIN", help="the origin, where it is not where it was last")
+    parser.add_argument("--origin", metavar="ORIGIN", type=_origin, help="the origin, if it is not where it was last")
     parser.add_argument("--raw", metavar="FILE", help="write the data to this new, sparse file")
     parser.add_argument("--json", action="store_true", help="print a list in the map format of qemu-img")
 
@@ -192,7 +195,7 @@ def _add_rewind(commands: _Commands) -> None:
         "or killed, it has done all of it or nothing.",
     )  # fmt: skip
     parser.add_argument("when", metavar="WHEN", type=_when, help=f"a {_WHENS}")
-    parser.add_argument("--origin", metavar="ORIGIN", help="the origin, where it is not where it was last")
+    parser.add_argument("--origin", metavar="ORIGIN", type=_origin, help="the origin, if it is not where it was last")
 
 
 def _add_picture(commands: _Commands) -> None:
@@ -207,7 +210,8 @@ def _add_picture(commands: _Commands) -> None:
 def _add_to_target(commands: _Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=summary, description=text)
     parser.add_argument(
-        "target", metavar="LOG|SOCKET", help="the log, or of a running server the socket that it has from control="
+        "target", metavar="LOG|SOCKET", type=_argument(local_path),
+        help="the log, or of a running server the socket that it has from control="
     )
     return parser
 
@@ -359,19 +363,38 @@ def _status_of(error: WbcacheError, command: str) -> int:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status. `words` stand in for those of the process."""
-    arguments = build_parser().parse_args(_shield_ages(sys.argv[1:] if words is None else words))
+    standard_streams.fill_closed()
+    standard_streams.show_any_name()
+    try:
+        return _main(sys.argv[1:] if words is None else words)
+    except BrokenPipeError:
+        # `wbcache dump | head`
+        return NOBODY_READS
+    except OSError as error:
+        if standard_streams.fails(sys.stdout):
+            standard_streams.tell(f"wbcache: cannot write the output: {error.strerror}")
+        elif not standard_streams.fails(sys.stderr):
+            raise
+        return CANNOT_LOOK
+    except KeyboardInterrupt:
+        standard_streams.tell("wbcache: interrupted")
+        return INTERRUPTED
+    finally:
+        standard_streams.give_up()
+
+
+def _main(words: Sequence[str]) -> int:
+    """Raises OSError where stdout does not take the output."""
+    try:
+        arguments = build_parser().parse_args(_shield_ages(words))
+    except SystemExit:
+        sys.stdout.flush()
+        raise
     _set_up_logging(arguments.verbose)
     try:
         status = _run(arguments)
-        sys.stdout.flush()
-        return status
     except WbcacheError as error:
-        print(f"wbcache: {error}", file=sys.stderr)
-        return _status_of(error, arguments.command)
-    except BrokenPipeError:
-        # `wbcache dump | head`: what is still buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOBODY_READS
-    except KeyboardInterrupt:
-        print("wbcache: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        standard_streams.tell(f"wbcache: {error}")
+        status = _status_of(error, arguments.command)
+    sys.stdout.flush()
+    return status

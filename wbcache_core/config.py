@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wbcache_core.block_device import system_path
+from wbcache_core.device_name import absolute_device_name, is_uri, local_path
 from wbcache_core.errors import ConfigError
 from wbcache_core.nbd_times import NbdTimes
-from wbcache_core.nbd_uri import with_absolute_paths
 from wbcache_core.superblock_format import MIN_LOG_BYTES
 from wbcache_core.units import GIB, MIB, format_size, parse_duration, parse_size
 
@@ -40,11 +40,6 @@ class History(NamedTuple):
 
 
 NO_HISTORY = History()
-
-
-def is_uri(text: str) -> bool:
-    """Whether an origin is given as an NBD URI (nbd://, nbds://, nbd+unix://, ...) and not as a path."""
-    return "://" in text
 
 
 def _choice(text: str, allowed: Iterable[str]) -> str:
@@ -136,8 +131,8 @@ class Config:
         """One parameter, with hyphens or underscores. Raises ConfigError."""
         name = key.replace("-", "_")
         parsers: dict[str, Callable[[str], object]] = {
-            "origin": lambda text: with_absolute_paths(text) if is_uri(text) else os.path.abspath(text),
-            "log": os.path.abspath,
+            "origin": absolute_device_name,
+            "log": lambda text: os.path.abspath(local_path(text)),
             "log_size": size,
             "ring_size": size,
             "ack": lambda text: _LEVELS[_choice(text, _LEVELS)],

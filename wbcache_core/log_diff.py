@@ -3,7 +3,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -17,6 +16,7 @@ from wbcache_core.log_history import LogHistory
 from wbcache_core.moments import describe
 from wbcache_core.new_file import new_file, refuse_existing, write_all
 from wbcache_core.progress import Progress
+from wbcache_core.standard_streams import tell
 from wbcache_core.units import MIB, format_size
 
 _WORDS = {Kind.DATA: "data", Kind.ZERO: "zero", Kind.HOLE: "hole"}
@@ -36,13 +36,13 @@ def run_diff(path: str, start: str, end: str, origin: str | None, raw: str | Non
             if origin or diff.needs_origin:
                 diff.origin = stack.enter_context(history.paired_origin(origin, log))
         except LogRefusedError as error:
-            print(f"wbcache: {error}", file=sys.stderr)
+            tell(f"wbcache: {error}")
             return 1
         if raw:
             try:
                 diff.write(raw)
             except WbcacheError as error:
-                print(f"wbcache: {error}; '{raw}' has not been made", file=sys.stderr)
+                tell(f"wbcache: {error}; '{raw}' has not been made")
                 return 1
         if as_json:
             _print_map(diff, bool(raw))

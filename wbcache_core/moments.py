@@ -24,6 +24,7 @@ from wbcache_core.errors import (
 from wbcache_core.generations import Generation, Generations
 from wbcache_core.superblock_format import TAG_NAME_BYTES, Tag
 from wbcache_core.timeline import ClockDoubtError, Seam
+from wbcache_core.units import quoted
 
 LAST_FLUSH = "last-flush"
 
@@ -61,13 +62,13 @@ def parse(text: str) -> int:
         moment, later = named.astimezone(), named.replace(fold=1).astimezone()
     except (ValueError, OverflowError):
         raise ConfigError(
-            f"'{text}' is not a time; write one like 2026-11-22, 2026-11-22T12:24:33 or 2026-11-22T12:24:33.5Z"
+            f"{quoted(text)} is not a time; write one like 2026-11-22, 2026-11-22T12:24:33 or 2026-11-22T12:24:33.5Z"
         ) from None
     if moment != later:
         exists = moment.replace(tzinfo=None) == named.replace(tzinfo=None)
         raise ConfigError(
-            f"the local time '{text}' {'comes twice' if exists else 'does not exist'}: the clocks change then; give it "
-            f"with a zone, as in {moment.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%S}Z or {later.isoformat()}"
+            f"the local time {quoted(text)} {'comes twice' if exists else 'does not exist'}: the clocks change then; "
+            f"give it with a zone, as in {moment.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%S}Z or {later.isoformat()}"
         )
     whole = moment.replace(microsecond=0)
     return int(whole.timestamp()) * _NS + moment.microsecond * 1000
@@ -95,8 +96,9 @@ def is_age(text: str) -> bool:
 def parse_when(text: str) -> When:
     """Raises MalformedMomentError. That there is such a tag is found by resolve()."""
     if text.isascii() and text.isdigit():
-        if int(text) > _LARGEST_NUMBER:
-            raise MalformedMomentError(f"'{text}' is larger than any generation number")
+        # Not converted, which takes long and has a limit of its own, where it is far too long.
+        if len(text) > 2 * len(str(_LARGEST_NUMBER)) or int(text) > _LARGEST_NUMBER:
+            raise MalformedMomentError(f"{quoted(text)} is larger than any generation number")
         return When(text, generation=int(text))
     if text == LAST_FLUSH:
         return When(text)
@@ -110,7 +112,7 @@ def parse_when(text: str) -> When:
         except ConfigError as error:
             raise MalformedMomentError(str(error)) from None
     if not text or text[0] == "-" or text.strip() != text or "/" in text or not text.isprintable():
-        raise MalformedMomentError(f"{text!r} is no moment; write {_FORMS}")
+        raise MalformedMomentError(f"{quoted(text)} is no moment; write {_FORMS}")
     return When(text, tag=text)
 
 
@@ -122,12 +124,12 @@ def check_tag_name(name: str) -> None:
         when = None
     if when is None or when.tag is None or name.casefold() == LAST_FLUSH:
         raise TagError(
-            f"{name!r} cannot be the name of a tag: it has to be printable, without '/' and blanks at its ends, must "
-            "not begin with '-', and must not be another way to name a moment"
+            f"{quoted(name)} cannot be the name of a tag: it has to be printable, without '/' and blanks at its ends, "
+            "must not begin with '-', and must not be another way to name a moment"
         )
     length = len(name.encode())
     if length > TAG_NAME_BYTES:
-        raise TagError(f"the name of a tag has at most {TAG_NAME_BYTES} bytes; '{name}' has {length}")
+        raise TagError(f"the name of a tag has at most {TAG_NAME_BYTES} bytes; {quoted(name)} has {length}")
 
 
 def describe(generation: Generation) -> str:
@@ -163,12 +165,12 @@ def resolve(when: When, generations: Generations, tags: Sequence[Tag], now: Read
         try:
             index = _index(when, generations, now)
         except ClockDoubtError as doubt:
-            raise ClockError(f"'{when.text}' {_doubt(doubt, generations)}; {window}") from None
+            raise ClockError(f"{quoted(when.text)} {_doubt(doubt, generations)}; {window}") from None
         if index is None:
-            raise OutsideWindowError(f"'{when.text}' is in the future; {window}")
+            raise OutsideWindowError(f"{quoted(when.text)} is in the future; {window}")
         found = generations.at(index) if index >= 0 else None
     if found is None:
-        raise OutsideWindowError(f"'{when.text}' is outside the window; {window}")
+        raise OutsideWindowError(f"{quoted(when.text)} is outside the window; {window}")
     return found
 
 
@@ -211,7 +213,7 @@ def _tagged(name: str, tags: Sequence[Tag]) -> Generation:
         if tag.name == name:
             return Generation(tag.generation, tag.end_lsn, tag.time_ns)
     known = ", ".join(f"'{tag.name}'" for tag in tags) or "none"
-    raise TagError(f"there is no tag '{name}' (tags: {known}); a moment is {_FORMS}")
+    raise TagError(f"there is no tag {quoted(name)} (tags: {known}); a moment is {_FORMS}")
 
 
 def is_final(when: When, generation: Generation, generations: Generations) -> bool:

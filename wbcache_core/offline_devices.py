@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from wbcache_core.block_device import Device, FileDevice
-from wbcache_core.config import Config, is_uri
+from wbcache_core.config import Config
+from wbcache_core.device_name import is_uri
 from wbcache_core.errors import ConfigError, DeviceError
 from wbcache_core.units import PAGE_BYTES, PAGE_MASK
 

@@ -3,7 +3,6 @@
 
 import math
 import os
-import sys
 import warnings
 from contextlib import closing
 from datetime import datetime, timezone
@@ -15,6 +14,7 @@ from wbcache_core.log_history import LogHistory
 from wbcache_core.new_file import new_file, refuse_existing
 from wbcache_core.recovery import Found
 from wbcache_core.segment_format import Descriptor
+from wbcache_core.standard_streams import tell
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size, pages_of
 from wbcache_core.write_density import WriteDensity, touched_blocks
 
@@ -42,7 +42,7 @@ def run_picture(path: str, target: str) -> int:
         try:
             history = LogHistory(log, segments)
         except LogRefusedError as error:
-            print(f"wbcache: {error}", file=sys.stderr)
+            tell(f"wbcache: {error}")
             return 1
         facts = _gather(history, [found.descriptor for found in segments])
     figure = figure_type(figsize=_INCHES, dpi=_DPI, facecolor="white")

@@ -4,6 +4,7 @@
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TextIO
 
@@ -43,8 +44,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._on_terminal:
-            self._stream.write(_CLEAR_LINE)
-            self._stream.flush()
+            self._print(_CLEAR_LINE)
 
     def advance(self, count: int) -> None:
         """count more are done."""
@@ -65,7 +65,12 @@ class Progress:
             text += f", {format_seconds(seconds / self._done * (self._total - self._done))} left"
         if self._on_terminal:
             bar = ("#" * round(share * _BAR_CELLS)).ljust(_BAR_CELLS, ".")
-            self._stream.write(f"{_CLEAR_LINE}{self._label} [{bar}] {text}")
+            self._print(f"{_CLEAR_LINE}{self._label} [{bar}] {text}")
         else:
-            self._stream.write(f"{self._label}: {text.strip()}\n")
-        self._stream.flush()
+            self._print(f"{self._label}: {text.strip()}\n")
+
+    def _print(self, text: str) -> None:
+        # The work goes on where nobody sees how far it is.
+        with suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()

@@ -5,7 +5,6 @@ The cache itself does it, so a replay that was killed is a server that was kille
 """
 
 import os
-import sys
 import threading
 from contextlib import ExitStack, suppress
 
@@ -17,6 +16,7 @@ from wbcache_core.errors import DeviceError, WbcacheError
 from wbcache_core.new_file import new_file, refuse_existing, write_all
 from wbcache_core.offline_devices import opened_origin
 from wbcache_core.progress import Progress
+from wbcache_core.standard_streams import tell
 from wbcache_core.superblock_format import Superblock
 from wbcache_core.superblock_store import newest, read_slots
 from wbcache_core.units import GIB, MIB, PAGE_SHIFT
@@ -51,8 +51,8 @@ def run_replay(path: str, origin: str, target: str | None, force: str | None) ->
             else:
                 _report(path, origin, _drain(cache, log))
         except WbcacheError as error:
-            print(f"wbcache: {error}", file=sys.stderr)
-            print(_what_now(path, origin, target), file=sys.stderr)
+            tell(f"wbcache: {error}")
+            tell(_what_now(path, origin, target))
             return 1
     return 0
 

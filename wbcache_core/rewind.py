@@ -6,7 +6,6 @@ that the moment before it is a past one like any other.
 """
 
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from wbcache_core.pending_segment import PendingSegment
 from wbcache_core.progress import Progress
 from wbcache_core.ring_buffer import RingBuffer
 from wbcache_core.segment_format import MAX_ENTRIES, MAX_SEGMENT_PAGES, TRIM, ZERO
+from wbcache_core.standard_streams import tell
 from wbcache_core.superblock_store import SuperblockStore
 from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT, format_size
 from wbcache_core.volume_reader import VolumeReader
@@ -55,16 +55,16 @@ def run_rewind(path: str, when: str, origin: str | None) -> int:
             if origin or rewind.needs_origin:
                 rewind.origin = stack.enter_context(rewind.history.paired_origin(origin, log))
         except LogRefusedError as error:
-            print(f"wbcache: {error}", file=sys.stderr)
+            tell(f"wbcache: {error}")
             return 1
         try:
             done = rewind.perform()
         except DeviceError as error:
             unsure = f"unless generation {rewind.history.recovered.end.generation + 1} is there (wbcache info)"
-            print(f"wbcache: {error}; the volume is as it was, {unsure}", file=sys.stderr)
+            tell(f"wbcache: {error}; the volume is as it was, {unsure}")
             return 1
         except WbcacheError as error:
-            print(f"wbcache: {error}; the volume is as it was", file=sys.stderr)
+            tell(f"wbcache: {error}; the volume is as it was")
             return 1
     _report(path, done)
     return 0

@@ -10,7 +10,6 @@ other; as soon as one is whole the log is sound, and empty.
 import dataclasses
 import json
 import os
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -31,6 +30,7 @@ from wbcache_core.salvage_plan import Plan, make_plan
 from wbcache_core.salvage_report import as_object, lines
 from wbcache_core.segment_format import MAX_SEGMENT_PAGES, Descriptor
 from wbcache_core.segment_pages import load
+from wbcache_core.standard_streams import tell
 from wbcache_core.superblock_format import DATA_START, MIN_LOG_BYTES, Superblock
 from wbcache_core.superblock_store import SuperblockStore
 from wbcache_core.units import GIB, MIB, PAGE_BYTES, PAGE_SHIFT
@@ -69,7 +69,7 @@ def run_salvage(path: str, origin: str, yes: bool, force: frozenset[str], as_jso
 
 
 def _say(sentence: str) -> None:
-    print(f"wbcache: {sentence}", file=sys.stderr)
+    tell(f"wbcache: {sentence}")
 
 
 def _is_blank(log: ForgivingLog) -> bool:

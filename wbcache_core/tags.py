@@ -17,13 +17,14 @@ from wbcache_core.number_line import NumberLine
 from wbcache_core.pins import Pins
 from wbcache_core.superblock_format import TAG_COUNT, Tag
 from wbcache_core.superblock_store import SuperblockStore
+from wbcache_core.units import quoted
 
 
 def with_tag(tags: tuple[Tag, ...], name: str, generation: Generation) -> tuple[Tag, ...]:
     """The tags and a new one. Raises TagError."""
     check_tag_name(name)
     if any(tag.name == name for tag in tags):
-        raise TagError(f"there is a tag '{name}' already; remove it first, or choose another name")
+        raise TagError(f"there is a tag {quoted(name)} already; remove it first, or choose another name")
     if len(tags) == TAG_COUNT:
         raise TagError(f"there are {TAG_COUNT} tags already, which is all that a log can have; remove one first")
     return (*tags, Tag(name, *generation))
@@ -32,7 +33,7 @@ def with_tag(tags: tuple[Tag, ...], name: str, generation: Generation) -> tuple[
 def without_tag(tags: tuple[Tag, ...], name: str) -> tuple[Tag, ...]:
     """The tags without one. Raises TagError."""
     if not any(tag.name == name for tag in tags):
-        raise TagError(f"there is no tag '{name}'")
+        raise TagError(f"there is no tag {quoted(name)}")
     return tuple(tag for tag in tags if tag.name != name)
 
 

@@ -56,3 +56,13 @@ def format_size(byte_count: int) -> str:
         return f"{byte_count} bytes"
     exponent = min((byte_count.bit_length() - 1) // 10, len(_UNITS))
     return f"{byte_count / 1024**exponent:.1f} {_UNITS[exponent - 1]}"
+
+
+_LONGEST_QUOTE = 80
+
+
+def quoted(text: str) -> str:
+    """What somebody else has sent, for a message: in quotes, cut short, and with escapes for what cannot be printed."""
+    shown = text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
+    escaped = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)
+    return f"'{''.join(escaped)}'"

@@ -191,3 +191,70 @@ def test_a_moment_without_a_zone_is_local(monkeypatch):
 def test_what_is_no_moment(text):
     with pytest.raises(ConfigError):
         moments.parse(text)
+
+
+def run_in_shell(line, *words):
+    """Status and stderr of a shell line in which "$@" is the command."""
+    command = ["/usr/bin/python3", "-m", "wbcache_core", *map(str, words)]
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}", "bash", *command],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["info"], ["dump"], ["--help"], ["env", "PYTHONUNBUFFERED=1", "dump"]], ids=" ".join
+)
+def test_output_that_cannot_be_written(tmp_path, words):
+    log, _ = History("full", commits=20, largest=40).save(tmp_path)
+    *prefix, command = words
+    line = f'{" ".join(prefix)} "$@"'
+    words = [command] if command == "--help" else [command, log]
+    for stdout, reason in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
+        assert run_in_shell(f"{line} {stdout}", *words) == (2, f"wbcache: cannot write the output: {reason}\n")
+    assert run_in_shell(f"{line} | true", *words)[0] in (0, 141)
+
+
+def test_errors_that_nobody_can_see(tmp_path):
+    """The status stays what it is."""
+    for stderr in ("2>/dev/full", "2>&-", "2>&- <&-"):
+        assert run_in_shell(f'"$@" {stderr}', "info", tmp_path / "none") == (2, "")
+        assert run_in_shell(f'"$@" {stderr}', "info")[0] == 2
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    log, _ = History("bytes", commits=2).save(tmp_path)
+    odd = os.path.join(os.fsencode(tmp_path), b"log-\xff")
+    os.rename(log, odd)
+    command = [b"/usr/bin/python3", b"-m", b"wbcache_core", b"info", odd]
+    strict = dict(os.environ, PYTHONIOENCODING="utf-8:strict")
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, env=strict, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_file_uris(wbcache, tmp_path):
+    history = History("uri", commits=6)
+    folder = tmp_path / "a b%"
+    folder.mkdir()
+    log, origin = history.save(folder)
+    log_uri, origin_uri = (f"file://{str(path).replace('%', '%25').replace(' ', '%20')}" for path in (log, origin))
+    assert wbcache("info", log_uri).status == 0
+    assert wbcache("tag", log_uri, "name").status == 0
+    assert wbcache("replay", log_uri, origin_uri.replace("file://", "file://localhost")).status == 0
+    same(origin.read_bytes(), history.model)
+    for uri in ("file://elsewhere/x", "file:///x?y", "file:///", "file:///%00"):
+        outcome = wbcache("info", uri)
+        assert outcome.status == 2
+        assert uri in outcome.stderr
+
+
+def test_a_path_that_looks_like_a_uri(wbcache, tmp_path, monkeypatch):
+    history = History("like a URI", commits=6)
+    (tmp_path / "nbd:").mkdir()
+    log, origin = history.save(tmp_path / "nbd:")
+    monkeypatch.chdir(tmp_path)
+    assert wbcache("replay", f"nbd://{log.name}", f"nbd://{origin.name}").status == 0
+    same(origin.read_bytes(), history.model)

@@ -92,6 +92,27 @@ def test_what_cannot_be_opened_says_why(pair, when):
 
 
 @pytest.mark.parametrize(
+    "name", ["%ff%fe", "@%ff", "x" * 4000, "@" + "x" * 4000, "@" + "9" * 4000, "%1b%5b2J%0a"],
+    ids=["bytes", "@bytes", "long", "@long", "@number", "escapes"],
+)  # fmt: skip
+def test_odd_export_names(pair, name):
+    """Refused in one short line that shows what a terminal can show."""
+    tolerate = ["there is no export", "is no moment; write", "there is no tag", "is larger than any generation"]
+    pair.make_origin(MIB)
+    with pair.serve(**KEEP, tolerate=tolerate) as server:
+        # libnbd puts the name into its message, and that may be more than Python decodes.
+        with pytest.raises((nbd.Error, UnicodeDecodeError)), clients.connection(
+            f"nbd+unix:///{name}?socket={server.socket}"
+        ):
+            pass
+        says = [line for line in server.stderr_text().split("\n") if "error:" in line]
+        assert says and all(any(re.search(one, line) for one in tolerate) for line in says), says
+        assert all(len(line) < 400 and line.isprintable() for line in says), says
+        with clients.connection(server.uri) as handle:
+            handle.pread(512, 0)
+
+
+@pytest.mark.parametrize(
     ("when", "reason"),
     [
         ("1", "'1' is outside the window; the log covers generation 3 "),

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbcache_core.errors import ConfigError
-from wbcache_core.units import PAGE_BYTES, PAGE_MASK, PAGE_SHIFT, format_size, pages_of, parse_duration, parse_size
+from wbcache_core.units import (
+    PAGE_BYTES,
+    PAGE_MASK,
+    PAGE_SHIFT,
+    format_size,
+    pages_of,
+    parse_duration,
+    parse_size,
+    quoted,
+)
 
 
 def test_page_constants_agree():
@@ -104,3 +113,14 @@ def test_parse_duration_refuses_what_no_wait_can_take(text):
 )
 def test_format_size(byte_count, text):
     assert format_size(byte_count) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", "''"), ("größe 100%", "'größe 100%'"), ("a\nb\x1b[2J\0", r"'a\nb\x1b[2J\x00'"), ("\udcff", r"'\udcff'"),
+        ("x" * 80, f"'{'x' * 80}'"), ("x" * 4096, f"'{'x' * 80}...'"),
+    ],
+)  # fmt: skip
+def test_quoted(text, shown):
+    assert quoted(text) == shown
