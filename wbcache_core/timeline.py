@@ -246,7 +246,7 @@ class Timeline:
         if wall_ns < self._walls[0]:
             answers.maybe.add(-1)
         doubtful = Seam(len(self._walls) - 1, 0, 0, False)
-        stop, later = len(self._walls), now.wall_ns
+        stop, later = len(self._walls), now.wall_ns + 1
         if self._seam_to(now) is None and self._walls[-1] <= wall_ns <= now.wall_ns:
             answers.sure.add(stop - 1)
         for seam in self._all_seams(now):

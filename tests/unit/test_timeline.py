@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Ages and times against a machine whose true time is known, whose clock is set, and which is started anew."""
 
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from wbcache_core.clock import Reading, elapsed_ns
@@ -119,6 +119,7 @@ def test_an_age_is_right_or_refused(steps, age):
     assert found == machine.at(machine.now - age)
 
 
+@example([("jump", 2)], 0, True)
 @given(STEPS, st.integers(-300, 1500), st.booleans())
 @settings(max_examples=400)
 def test_a_time_is_right_or_refused(steps, offset, is_near_now):
