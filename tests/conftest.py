@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What all tests share. How to replay a failure is in README.md."""
 
+import atexit
 import importlib.util
+import itertools
+import os
+import shutil
+import tempfile
 
 import pytest
 
@@ -16,6 +21,9 @@ def pytest_configure():
     if missing:
         pytest.exit(f"Python modules that the tests need are missing: {', '.join(missing)}", returncode=3)
     from hypothesis import HealthCheck, settings
+
+    os.environ["WBCACHE_PAIRS"] = registry = tempfile.mkdtemp(prefix="wbcache-pairs-")
+    atexit.register(shutil.rmtree, registry, ignore_errors=True)
 
     # Examples are new in each run. A failing one is printed as a @reproduce_failure line. Other load on the machine
     # makes single examples slow, which is no failure.
@@ -37,6 +45,15 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"power cuts: {cuts} verified, at {places} writes and syncs of {runs} seeded runs")
     if compared:
         terminalreporter.write_line(f"past moments: {compared} opened and compared, byte for byte")
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def registry_of_its_own(monkeypatch):
+    """Marks of origins that cannot carry their own go to a folder of the test, also those of processes it starts."""
+    monkeypatch.setenv("WBCACHE_PAIRS", os.path.join(os.environ["WBCACHE_PAIRS"], str(next(_numbers))))
 
 
 @pytest.fixture

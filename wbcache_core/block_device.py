@@ -177,6 +177,10 @@ class FileDevice:
     def is_direct(self) -> bool:
         return self._direct_fd >= 0
 
+    def fileno(self) -> int:
+        """The descriptor, for questions to the system about the file or device."""
+        return self._fd
+
     def _check_kind(self, path: str) -> None:
         try:
             mode = os.stat(system_path(path)).st_mode

@@ -21,7 +21,7 @@ from wbcache_core.block_device import Device, FileDevice, create_file, system_pa
 from wbcache_core.carrier import Carrier
 from wbcache_core.clock import Reading
 from wbcache_core.committer import Committer
-from wbcache_core.config import DESTAGE, DISCARD_LOG, HOLD, IN_USE, ORIGIN_CHANGED, Config
+from wbcache_core.config import DESTAGE, DISCARD_LOG, HOLD, IN_USE, Config
 from wbcache_core.covered_log import CoveredLog
 from wbcache_core.destager import Destager, Settings, batch_lsns
 from wbcache_core.device_name import is_uri
@@ -39,14 +39,16 @@ from wbcache_core.log_reader import LogReader
 from wbcache_core.log_writer import LogEnd, LogWriter, bury_discarded
 from wbcache_core.moments import LAST_FLUSH
 from wbcache_core.number_line import NumberLine
+from wbcache_core.origin_mark import CLEAN, DIRTY, OriginSide
 from wbcache_core.origin_writer import OriginWriter
+from wbcache_core.pair_recovery import RecoveredPair, recover_pair
 from wbcache_core.pins import Keeping, Pins
-from wbcache_core.recovery import Recovered, recover
+from wbcache_core.recovery import Recovered
 from wbcache_core.ring_buffer import RingBuffer
 from wbcache_core.segment_table import SegmentTable
 from wbcache_core.snapshot import Snapshot, Snapshots
 from wbcache_core.superblock_format import SAMPLE_COUNT, Superblock, Tag
-from wbcache_core.superblock_store import SuperblockStore, format_log, newest
+from wbcache_core.superblock_store import SuperblockStore, format_log
 from wbcache_core.tags import Tags
 from wbcache_core.throttle import Throttle
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size, pages_of
@@ -87,7 +89,7 @@ class Cache:
         self._ring = RingBuffer(config.ring_size)
         self._log = log
         self._slots: list[Superblock | None] | None = None
-        self._retake_samples = False
+        self._pair: RecoveredPair | None = None  # until the log says what it says
         self._may_be_under_way = False
         """The log announces a batch, or did so perhaps in a part that is damaged or discarded."""
         self._origin = origin or _open_origin(config)
@@ -110,20 +112,24 @@ class Cache:
     def _open(self) -> None:
         log_bytes = self._open_log()
         pairing.check_sizes(self._origin, self._log, log_bytes)
+        self._side = OriginSide.of(self._origin)
         if self._origin.writable and not self.can_trim:
             _log.info("origin '%s' cannot deallocate blocks: clients are not offered trim", self._origin.name)
-        recovered = None
+        pair = None
         if self._log and self._log.size:
             try:
-                recovered = self._recover(self._log)
+                pair = recover_pair(self._log, self._origin, self._side, self._config.force)
             except LogRefusedError as error:
                 if DISCARD_LOG not in self._config.force:
                     raise
                 _log.warning("discarding what the log holds, as forced: %s", error)
-                self._slots = None
                 self._may_be_under_way = True
-        superblock = newest(self._slots) if self._slots else None
-        self._assemble(superblock or self._new_superblock(log_bytes), recovered)
+        volume = pair.superblock.uuid if pair else None
+        pairing.check_mark(self._side, volume, self._config.log, self._config.force)
+        self._pair, self._slots = pair, pair.slots if pair else None
+        if pair:
+            self._may_be_under_way = None in pair.slots or pair.superblock.batch_end > pair.superblock.destaged
+        self._assemble(pair.superblock if pair else self._new_superblock(log_bytes), pair and pair.recovered)
 
     def _open_log(self) -> int:
         """Open the log where there is one; returns the bytes it has or is going to have."""
@@ -140,37 +146,6 @@ class Cache:
         self._log = FileDevice(path, "log", direct=True, beside_writers=IN_USE in self._config.force)
         return self._log.size or self._config.log_size
 
-    def _recover(self, log: Device) -> Recovered | None:
-        """What the log holds; None when it is blank. Raises LogRefusedError, DeviceError."""
-        self._slots = slots = pairing.read_log(log)
-        superblock = newest(slots) if slots else None
-        if slots is None or superblock is None:
-            return None
-        self._may_be_under_way = None in slots or superblock.batch_end > superblock.destaged
-        pairing.check_size_unchanged(superblock, self._origin, log)
-        started = time.monotonic()
-        reader = LogReader(log, superblock.data_pages, superblock.uuid)
-        recovered = recover(log, reader, superblock, reads_ahead=True)
-        dirty = recovered.head > superblock.destaged
-        self._retake_samples = pairing.is_origin_changed(
-            superblock, self._origin, log, recovered.locations, dirty, ORIGIN_CHANGED in self._config.force
-        )
-        _log.info(
-            "recovered %d pages in %d segments, LSN %d to %d, in %.3f s",
-            recovered.page_count, len(recovered.table), superblock.destaged, recovered.head, time.monotonic() - started,
-        )  # fmt: skip
-        if recovered.discarded_lsn is not None:
-            _log.info(
-                "left out a last commit that is not whole in the log, from LSN %d: it was under way when the server "
-                "ended and no flush covers it, or the log has been damaged since", recovered.discarded_lsn,
-            )  # fmt: skip
-        if self._retake_samples:
-            _log.warning(
-                "origin '%s' has changed since the cache last wrote to it: accepted; past moments and tags are gone",
-                self._origin.name,
-            )
-        return recovered
-
     def _new_superblock(self, log_bytes: int) -> Superblock:
         return Superblock(
             uuid=uuid.uuid4().bytes,
@@ -179,6 +154,7 @@ class Cache:
             origin_bytes=self._origin.size,
             origin_name=self._origin.name,
             samples=(0,) * SAMPLE_COUNT,
+            origin_facts=self._side.facts,
         )
 
     def _assemble(self, superblock: Superblock, recovered: Recovered | None) -> None:
@@ -211,7 +187,7 @@ class Cache:
             line, self._ring, self._locations, self._table, self._reader, self._origin
         )  # fmt: skip
         floor, tags = superblock.batch_end, superblock.tags
-        if self._retake_samples:
+        if self._pair and self._pair.past_is_gone:
             # With an origin that others wrote to, no past moment is what it was.
             floor, tags = line.head, ()
             self._covered.generations.drop_below(floor)
@@ -236,6 +212,8 @@ class Cache:
                 raise StoppedError("the server is shutting down")
             if not self._active:
                 self._prepare_log()
+                # Before the first write can be acknowledged, and after the log is one that can be named.
+                self._side.put(self._superblock.uuid, self._config.log, DIRTY)
                 self._start()
                 self._active = True
 
@@ -266,12 +244,17 @@ class Cache:
         # A killed server may have left writes in the page cache that recovery saw and nothing made durable.
         self._log.sync()
         store = SuperblockStore(self._log, self._slots)
-        changes: dict[str, Any] = {"origin_name": self._origin.name}
-        if self._retake_samples:
-            changes |= {"samples": fingerprint.take(self._origin), "batch_end": line.committed, "tags": ()}
+        changes: dict[str, Any] = {
+            "origin_name": self._origin.name, "origin_facts": self._side.facts, "origin_bytes": self._origin.size
+        }  # fmt: skip
+        if self._pair:
+            if self._pair.samples_are_stale:
+                changes["samples"] = fingerprint.take(self._origin)
+            if self._pair.past_is_gone:
+                changes |= {"batch_end": line.committed, "tags": ()}
         for _ in range(2):
             store.write(oldest=line.destaged, oldest_place=line.destaged_place, committed=line.committed, **changes)
-        self._slots = store.slots
+        self._slots, self._pair = store.slots, None
         # Only now that neither superblock needs anything below `destaged`.
         bury_discarded(self._log, line.data_pages, line.write_place, line.destaged_place + line.data_pages)
 
@@ -462,6 +445,8 @@ class Cache:
         if not line.log_error:
             try:
                 self._store.write(committed=line.committed)
+                if self._store.current.destaged == line.head:
+                    self._side.put(self._superblock.uuid, self._config.log, CLEAN)
             except DeviceError as error:
                 _log.error("stopping: %s", error)
 

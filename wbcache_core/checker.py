@@ -19,14 +19,18 @@ from wbcache_core.errors import DamagedLogError, DamagedPageError, DeviceError, 
 from wbcache_core.location_map import entry_lsn
 from wbcache_core.log_reader import LogReader, page_views
 from wbcache_core.log_writer import fit
+from wbcache_core.origin_mark import OriginSide
 from wbcache_core.recovery import Found, Recovered, from_oldest, page_sums_of, recover
 from wbcache_core.segment_format import BLOCK_MASK, MAX_SEGMENT_PAGES, OLDEST_VERSION, Descriptor
 from wbcache_core.superblock_format import SLOT_OFFSETS, Superblock
 from wbcache_core.superblock_store import newest
 from wbcache_core.units import PAGE_SHIFT, pages_of
 
-_FIXED = ("log_bytes", "origin_bytes")
-_GROWING = ("oldest", "oldest_place", "destaged", "destaged_place", "destaged_generation", "batch_end", "committed")
+_FIXED = ("log_bytes",)
+_GROWING = (
+    "origin_bytes", "oldest", "oldest_place", "destaged", "destaged_place", "destaged_generation", "batch_end",
+    "committed",
+)  # fmt: skip
 """Times are what the wall clock said, and may go back."""
 
 
@@ -288,12 +292,19 @@ class _Check:
     def _check_origin(self, origin: Device, recovered: Recovered) -> None:
         """The origin is as the log left it wherever the log is not going to overwrite it."""
         superblock, locations = self._superblock, recovered.locations
-        pairing.check_size_unchanged(superblock, origin, self._log)
+        pairing.check_size(superblock, origin, self._log)
         changed = fingerprint.differing_blocks(
-            origin, superblock.samples, lambda block: entry_lsn(locations.get(block)) >= superblock.destaged
-        )
+            origin, superblock.samples, lambda block: entry_lsn(locations.get(block)) >= superblock.destaged,
+            superblock.origin_bytes,
+        )  # fmt: skip
         # A clean log is served all the same: it holds nothing that the origin lacks.
         told = self._find if recovered.head > superblock.destaged else self._report.remarks.append
+        side = OriginSide.of(origin)
+        pairing.check_mark(side, superblock.uuid, self._log.name, ())
+        try:
+            pairing.check_identity(superblock, side, self._log, ())
+        except LogRefusedError as error:
+            told(str(error))
         for block in dict.fromkeys(changed):
             told(
                 f"the origin has changed behind its cache: block {block} at byte {block << PAGE_SHIFT} is not as the "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from wbcache_core import __version__, moments, standard_streams
-from wbcache_core.config import ORIGIN_CHANGED
+from wbcache_core.config import ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
 from wbcache_core.device_name import device_name, local_path
 from wbcache_core.errors import ConfigError, LogRefusedError, LogVersionError, WbcacheError
 from wbcache_core.history import DEFAULT_ROWS, MOST_GROUPS
@@ -59,14 +59,19 @@ def _argument(parse: Callable[[str], object]) -> Callable[[str], object]:
 
 
 _origin = _argument(device_name)
+_PAIR_WORDS = (ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG)
 
 
-def _force_words(text: str) -> frozenset[str]:
-    words = frozenset(text.split(","))
-    allowed = (ORIGIN_CHANGED, UNCERTAIN_LOG)
-    if not words <= set(allowed):
-        raise ConfigError(f"'{text}' is not one of {', '.join(allowed)}")
-    return words
+def _words_among(*allowed: str) -> Callable[[str], frozenset[str]]:
+    """A parser of words, with commas between."""
+
+    def parse(text: str) -> frozenset[str]:
+        words = frozenset(text.split(","))
+        if not words <= set(allowed):
+            raise ConfigError(f"'{text}' is not one of {', '.join(allowed)}")
+        return words
+
+    return parse
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -142,8 +147,10 @@ def _add_replay(commands: _Commands) -> None:
     parser.add_argument("origin", metavar="ORIGIN", type=_origin, help="the origin of this log")
     parser.add_argument("--to", metavar="FILE", help="write the volume to this new, sparse file instead")
     parser.add_argument(
-        "--force", choices=[ORIGIN_CHANGED], help="write the log over an origin that was changed behind its cache"
-    )
+        "--force", metavar="WORD[,WORD]", type=_argument(_words_among(*_PAIR_WORDS)), default=frozenset(),
+        help=f"write the log over an origin that was changed behind its cache ({ORIGIN_CHANGED}), that was moved or "
+        f"restored ({ORIGIN_MOVED}), or for which another log holds data ({OTHER_LOG})",
+    )  # fmt: skip
 
 
 def _add_salvage(commands: _Commands) -> None:
@@ -157,9 +164,11 @@ def _add_salvage(commands: _Commands) -> None:
     parser.add_argument("origin", metavar="ORIGIN", type=_origin, help="the origin of this log")
     parser.add_argument("--yes", action="store_true", help="do it, and not only say what would be done")
     parser.add_argument(
-        "--force", metavar="WORD[,WORD]", type=_argument(_force_words), default=frozenset(),
-        help=f"go on although the origin seems to have changed or to be another one ({ORIGIN_CHANGED}), or although "
-        f"part of the log may be missing, or all of it given up before ({UNCERTAIN_LOG})",
+        "--force", metavar="WORD[,WORD]", type=_argument(_words_among(*_PAIR_WORDS, UNCERTAIN_LOG)),
+        default=frozenset(),
+        help=f"go on although the origin seems to have changed or to be another one ({ORIGIN_CHANGED}), was moved or "
+        f"restored ({ORIGIN_MOVED}), has another log with data for it ({OTHER_LOG}), or although part of the log may "
+        f"be missing, or all of it given up before ({UNCERTAIN_LOG})",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print what is found as one JSON object")
 

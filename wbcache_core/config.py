@@ -21,6 +21,8 @@ RAM, LOG, ORIGIN = 0, 1, 2
 COMMIT, DESTAGE = "commit", "destage"
 DROP, HOLD = "drop", "hold"
 ORIGIN_CHANGED, DISCARD_LOG, IN_USE = "origin-changed", "discard-log", "in-use"
+ORIGIN_MOVED, OTHER_LOG = "origin-moved", "other-log"
+FORCE_WORDS = (ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG, DISCARD_LOG, IN_USE)
 
 _LEVELS = {"ram": RAM, "log": LOG, "origin": ORIGIN}
 _DURABLE = {"log": LOG, "origin": ORIGIN}
@@ -89,7 +91,7 @@ def _parse_history(text: str) -> History:
 
 
 def _parse_force(text: str) -> frozenset[str]:
-    return frozenset(_choice(part, (ORIGIN_CHANGED, DISCARD_LOG, IN_USE)) for part in text.split(","))
+    return frozenset(_choice(part, FORCE_WORDS) for part in text.split(","))
 
 
 @dataclass

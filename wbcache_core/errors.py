@@ -11,6 +11,7 @@
         LogVersionError      written by a newer wbcache
         SuperblockError      ours, but no superblock is valid
         WrongPairError       log and origin do not belong together (any more)
+        OtherLogError        the origin lacks what another log holds for it
         DamagedLogError      the durable part of the log has a hole, or its end is missing
       LogFullError           the log has no room for what a command is to append
       RequestError           one request of a client cannot be served
@@ -82,6 +83,10 @@ class SuperblockError(LogRefusedError):
 
 
 class WrongPairError(LogRefusedError):
+    pass
+
+
+class OtherLogError(LogRefusedError):
     pass
 
 

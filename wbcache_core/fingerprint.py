@@ -27,11 +27,12 @@ def sampled_blocks(origin_bytes: int) -> list[int]:
     return blocks + [(pages - 1) * (index + 1) // spread for index in range(spread)]
 
 
-def sample_page(origin: Device, block: int) -> int:
-    """Checksum of one page, padded with zeros beyond the end. Raises DeviceError."""
+def sample_page(origin: Device, block: int, origin_bytes: int | None = None) -> int:
+    """Checksum of one page, padded with zeros beyond the end, or what was the end. Raises DeviceError."""
     page = bytearray(PAGE_BYTES)
     offset = block << PAGE_SHIFT
-    origin.read_into(memoryview(page)[: min(PAGE_BYTES, origin.size - offset)], offset)
+    end = origin.size if origin_bytes is None else origin_bytes
+    origin.read_into(memoryview(page)[: min(PAGE_BYTES, end - offset)], offset)
     return xxh3_64_intdigest(page)
 
 
@@ -40,12 +41,19 @@ def take(origin: Device) -> tuple[int, ...]:
     return tuple(sample_page(origin, block) for block in sampled_blocks(origin.size))
 
 
-def differing_blocks(origin: Device, samples: tuple[int, ...], is_dirty: Callable[[int], bool]) -> list[int]:
-    """Sampled blocks that are not as recorded, except those that the log is going to overwrite. Raises DeviceError."""
+def differing_blocks(
+    origin: Device, samples: tuple[int, ...], is_dirty: Callable[[int], bool], origin_bytes: int | None = None
+) -> list[int]:
+    """Sampled blocks that are not as recorded, except those that the log is going to overwrite.
+
+    origin_bytes is the size with which they were recorded, where it is not that of today: at most that of today.
+    Raises DeviceError.
+    """
+    size = origin.size if origin_bytes is None else origin_bytes
     return [
         block
-        for block, recorded in zip(sampled_blocks(origin.size), samples, strict=True)
-        if not is_dirty(block) and sample_page(origin, block) != recorded
+        for block, recorded in zip(sampled_blocks(size), samples, strict=True)
+        if not is_dirty(block) and sample_page(origin, block, size) != recorded
     ]
 
 

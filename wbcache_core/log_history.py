@@ -18,6 +18,7 @@ from wbcache_core.log_reader import LogReader
 from wbcache_core.moments import parse_when, resolve
 from wbcache_core.number_line import NumberLine
 from wbcache_core.offline_devices import opened_origin
+from wbcache_core.origin_mark import OriginSide
 from wbcache_core.recovery import Found, from_oldest, recover
 from wbcache_core.ring_buffer import RingBuffer
 from wbcache_core.superblock_store import newest
@@ -90,7 +91,7 @@ class LogHistory:
     def paired_origin(self, text: str | None, log: FileDevice) -> Iterator[Device]:
         """The origin, open for reading: the one named, or the one that the log was last served with.
 
-        Raises ConfigError, DeviceError when it cannot be opened, WrongPairError when it is not as the log left it.
+        Raises ConfigError, DeviceError when it cannot be opened, LogRefusedError when it is not as the log left it.
         """
         with ExitStack() as stack:
             try:
@@ -102,9 +103,11 @@ class LogHistory:
                     f"the origin, which has some of the data, cannot be opened as it was last: {error}; "
                     "name it with --origin"
                 ) from None
-            pairing.check_size_unchanged(self.superblock, origin, log)
+            side = OriginSide.of(origin)
+            pairing.check_size(self.superblock, origin, log)
+            pairing.check_mark(side, self.superblock.uuid, log.name, ())
             # A change is refused also where a server would accept it: this is about what the origin was.
             pairing.is_origin_changed(
-                self.superblock, origin, log, self.recovered.locations, dirty=True, accept=False
+                self.superblock, side, origin, log, self.recovered.locations, dirty=True, force=()
             )  # fmt: skip
             yield origin

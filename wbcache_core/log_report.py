@@ -4,7 +4,7 @@
 import json
 import sys
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from wbcache_core import history, moments, pairing
@@ -14,6 +14,7 @@ from wbcache_core.errors import LogRefusedError
 from wbcache_core.generations import Generation
 from wbcache_core.log_reader import LogReader
 from wbcache_core.offline_devices import ForgivingLog, opened_origin
+from wbcache_core.origin_mark import OriginSide
 from wbcache_core.progress import Progress
 from wbcache_core.recovery import Found, Recovered, recover
 from wbcache_core.superblock_format import SLOT_OFFSETS, Superblock
@@ -76,7 +77,25 @@ def _identity(superblock: Superblock) -> Facts:
         "volume": str(uuid.UUID(bytes=superblock.uuid)),
         "format": superblock.version,
         "log_bytes": superblock.log_bytes,
-        "origin": {"name": superblock.origin_name, "bytes": superblock.origin_bytes},
+        "origin": {
+            "name": superblock.origin_name,
+            "bytes": superblock.origin_bytes,
+            "identity": superblock.origin_facts.described(),
+            "mark": _mark(superblock),
+        },
+    }
+
+
+def _mark(superblock: Superblock) -> Facts | None:
+    """What the origin has on it today, where it can be seen from here under the name of then."""
+    mark = None
+    with suppress(OSError):
+        mark = OriginSide.at(superblock.origin_name).mark
+    return mark and {
+        "state": mark.state,
+        "log": mark.log,
+        "volume": str(uuid.UUID(bytes=mark.volume)),
+        "of_this_log": mark.volume == superblock.uuid,
     }
 
 
@@ -138,6 +157,11 @@ def _lines(facts: Facts) -> list[str]:
         origin = facts["origin"]
         add("volume", f"{facts['volume']}, format {facts['format']}")
         add("origin", f"'{origin['name']}', {format_size(origin['bytes'])} ({origin['bytes']} bytes)")
+        add("identity", ", ".join(origin["identity"]))
+        if origin["mark"]:
+            mark = origin["mark"]
+            whose = "this volume" if mark["of_this_log"] else f"another volume, {mark['volume']}"
+            add("mark", f"{mark['state']}, of {whose}, log '{mark['log']}'")
         for slot in facts["superblocks"]:
             text = f"sequence {slot['sequence']}, written {slot['written']}" if slot["valid"] else "not valid"
             add("superblock", f"at byte {slot['offset']}: {text}")

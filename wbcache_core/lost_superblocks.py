@@ -14,6 +14,7 @@ from xxhash import xxh3_64_intdigest
 
 from wbcache_core import moments
 from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.config import ORIGIN_CHANGED
 from wbcache_core.errors import FormatError, SuperblockError, WrongPairError
 from wbcache_core.fingerprint import sample_page, sampled_blocks
 from wbcache_core.log_entries import entries_of
@@ -23,7 +24,6 @@ from wbcache_core.segment_format import MAX_SEGMENT_PAGES
 from wbcache_core.superblock_format import SLOT_OFFSETS, Superblock, decode
 from wbcache_core.units import PAGE_BYTES, pages_of
 
-ORIGIN_CHANGED = "origin-changed"
 UNCERTAIN_LOG = "uncertain-log"
 
 _COMPARED_BLOCKS = 64
@@ -235,7 +235,7 @@ def _doubts_about_origin(
     log: ForgivingLog, origin: Device, survey: Survey, chain: list[Segment], hints: list[_Hint]
 ) -> list[Doubt]:
     """Whether it seems to be the log's. Raises WrongPairError where it cannot be."""
-    evidence = _Evidence(origin, survey, chain)
+    evidence = _Evidence(origin, survey, chain, hints)
     if evidence.end_block > pages_of(origin.size):
         raise WrongPairError(
             f"log '{log.name}' holds data for blocks up to {evidence.end_block - 1}, and origin '{origin.name}' ends "
@@ -243,7 +243,7 @@ def _doubts_about_origin(
             "been changed"
         )
     matching, compared = evidence.matching_pages()
-    unchanged, sampled = evidence.matching_samples(hints)
+    unchanged, sampled = evidence.matching_samples()
     if matching or unchanged * 4 > sampled * 3:
         return [
             Doubt(
@@ -264,11 +264,12 @@ def _doubts_about_origin(
 class _Evidence:
     """What the segments say about the origin, gathered in one pass over their entries."""
 
-    def __init__(self, origin: Device, survey: Survey, chain: list[Segment]) -> None:
+    def __init__(self, origin: Device, survey: Survey, chain: list[Segment], hints: list[_Hint]) -> None:
         self._origin = origin
         self.end_block = 0
         self._versions: dict[int, set[int]] = {}
-        self._sampled = set(sampled_blocks(origin.size))
+        self._fitting = [hint.superblock for hint in hints if 0 < hint.superblock.origin_bytes <= origin.size]
+        self._sampled = {block for one in self._fitting for block in sampled_blocks(one.origin_bytes)}
         self._written: set[int] = set()
         for segment in chain:
             # The oldest blocks are the likeliest to have reached the origin.
@@ -290,11 +291,11 @@ class _Evidence:
             sum_ in sums and sum_ != _ZERO_PAGE_SUM for sum_, sums in zip(found, compared.values(), strict=True)
         ), len(compared)
 
-    def matching_samples(self, hints: list[_Hint]) -> tuple[int, int]:
-        """How many of how many pages are as a damaged superblock for an origin of this size recorded them."""
-        fitting = [hint.superblock for hint in hints if hint.superblock.origin_bytes == self._origin.size]
-        if not fitting:
+    def matching_samples(self) -> tuple[int, int]:
+        """How many of how many pages are as a damaged superblock recorded them, for an origin of at most this size."""
+        if not self._fitting:
             return 0, 0
-        recorded = zip(sampled_blocks(self._origin.size), fitting[-1].samples, strict=True)
+        size, samples = self._fitting[-1].origin_bytes, self._fitting[-1].samples
+        recorded = zip(sampled_blocks(size), samples, strict=True)
         wanted = {block: sum_ for block, sum_ in recorded if block not in self._written and sum_ != _ZERO_PAGE_SUM}
-        return sum(sample_page(self._origin, block) == sum_ for block, sum_ in wanted.items()), len(wanted)
+        return sum(sample_page(self._origin, block, size) == sum_ for block, sum_ in wanted.items()), len(wanted)

@@ -2,15 +2,26 @@
 """Whether a log is blank, ours, and this origin's: everything that is refused before recovery, and why."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from os.path import isfile
+from uuid import UUID
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core import fingerprint
+from wbcache_core import fingerprint, origin_facts
 from wbcache_core.block_device import Device, aligned_buffer, system_path
-from wbcache_core.errors import ConfigError, DamagedLogError, ForeignLogError, SuperblockError, WrongPairError
+from wbcache_core.config import DISCARD_LOG, ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
+from wbcache_core.errors import (
+    ConfigError,
+    DamagedLogError,
+    ForeignLogError,
+    OtherLogError,
+    SuperblockError,
+    WrongPairError,
+)
 from wbcache_core.location_map import LocationMap
+from wbcache_core.origin_identity import real_path
+from wbcache_core.origin_mark import OriginSide
 from wbcache_core.segment_format import has_magic as is_descriptor
 from wbcache_core.superblock_format import DATA_START, MAGIC, MIN_LOG_BYTES, SLOT_OFFSETS, Superblock
 from wbcache_core.superblock_store import newest, read_slots
@@ -136,37 +147,110 @@ def _was_ours(log: Device) -> bool:
     return is_descriptor(memoryview(page))
 
 
-def check_size_unchanged(superblock: Superblock, origin: Device, log: Device) -> None:
-    """Raises WrongPairError when the log was made for an origin of another size."""
-    if superblock.origin_bytes != origin.size:
+def check_size(superblock: Superblock, origin: Device, log: Device) -> None:
+    """Raises WrongPairError when the origin is smaller than the one the log was made for. It may have grown."""
+    if superblock.origin_bytes > origin.size:
         raise WrongPairError(
             f"log '{log.name}' belongs to origin '{superblock.origin_name}' of {superblock.origin_bytes} bytes, and "
-            f"origin '{origin.name}' has {origin.size}: the origin was resized or it is the wrong pair; nothing has "
-            f"been changed; bring back the old size, or, {_DISCARD_HINT}"
+            f"origin '{origin.name}' has only {origin.size}: the origin was resized or it is the wrong pair; nothing "
+            f"has been changed; bring back the old size, or, {_DISCARD_HINT}"
+        )
+
+
+def check_mark(side: OriginSide, volume: bytes | None, log_name: str, force: Collection[str]) -> None:
+    """Raises OtherLogError where the origin's mark says that another log than this one holds data for it.
+
+    volume is that of the log, None where it is blank, missing, or about to be formatted anew.
+    """
+    mark = side.mark
+    if mark is None or not mark.is_dirty or mark.volume == volume or OTHER_LOG in force:
+        return
+    if volume is None and DISCARD_LOG in force and real_path(mark.log) == real_path(log_name):
+        return
+    copied = origin_facts.differences(mark.facts, side.facts)
+    whose = f"is a copy of '{mark.origin}', which" if copied else ""
+    raise OtherLogError(
+        f"origin '{side.name}' {whose or 'belongs together with another log: it'} lacks data that log '{mark.log}' "
+        f"(volume {UUID(bytes=mark.volume)}) holds, or held when its server was killed, and log '{log_name}' is "
+        f"another; nothing has been changed; start it with log={mark.log}, or bring the origin up to date (wbcache "
+        f"replay '{mark.log}' '{side.name}'); if that log is lost, or what it holds is to be given up, add "
+        "force=other-log"
+    )
+
+
+def check_identity(superblock: Superblock, side: OriginSide, log: Device, force: Collection[str]) -> None:
+    """Raises WrongPairError where the origin of a dirty log is another one than the log recorded, or has been served
+    with another log since."""
+    mark, hint = side.mark, f"nothing has been changed; or, {_DISCARD_HINT}"
+    if mark and mark.volume != superblock.uuid and not mark.is_dirty and ORIGIN_CHANGED not in force:
+        raise WrongPairError(
+            f"origin '{side.name}' was last written through another log, '{mark.log}' (volume "
+            f"{UUID(bytes=mark.volume)}), while log '{log.name}' still holds data for it: the two have different "
+            f"histories; to write what this log holds over it all the same, add force=origin-changed; {hint}"
+        )
+    told = origin_facts.differences(superblock.origin_facts, side.facts)
+    if told and ORIGIN_MOVED not in force:
+        raise WrongPairError(
+            f"origin '{side.name}' is not the one that log '{log.name}' holds data for, '{superblock.origin_name}', "
+            f"but a copy or twin of it, or another one ({'; '.join(told)}); if it was moved or restored there on "
+            f"purpose, and is as the log left it, add force=origin-moved; {hint}"
+        )
+
+
+def check_rest_of_page(superblock: Superblock, origin: Device, log: Device, locations: LocationMap) -> None:
+    """Raises WrongPairError for an origin that grew within a page and has data there, where the log holds that page.
+
+    The log has zeros for what was beyond the end.
+    """
+    old_end = superblock.origin_bytes
+    rest = min(-old_end % PAGE_BYTES, origin.size - old_end)
+    if not rest or not locations.get(old_end // PAGE_BYTES):
+        return
+    found = bytearray(rest)
+    origin.read_into(memoryview(found), old_end)
+    if any(found):
+        raise WrongPairError(
+            f"origin '{origin.name}' has grown from {old_end} bytes, and the {rest} bytes from there on are not zero, "
+            f"while log '{log.name}' holds the whole page that they are in; nothing has been changed; fill them with "
+            f"zeros, or bring back the old size until the log is drained (wbcache replay); or, {_DISCARD_HINT}"
         )
 
 
 def is_origin_changed(
-    superblock: Superblock, origin: Device, log: Device, locations: LocationMap, dirty: bool, accept: bool
-) -> bool:
-    """Whether the origin is not as the log left it, where that may be accepted.
+    superblock: Superblock, side: OriginSide, origin: Device, log: Device, locations: LocationMap, dirty: bool,
+    force: Collection[str],
+) -> bool:  # fmt: skip
+    """Whether the origin is not as the log left it, where that may be accepted. The superblock as it is in the log.
 
-    With a dirty log it may not, unless `accept`; with a clean one nothing is
-    lost as long as it is the same origin. Raises WrongPairError, DeviceError.
+    With a dirty log it may not, unless forced; with a clean one nothing is lost as long as it is the same origin.
+    Raises WrongPairError, DeviceError.
     """
-    changed = fingerprint.differing_blocks(origin, superblock.samples, lambda block: bool(locations.get(block)))
-    if not changed or accept:
-        return bool(changed)
-    where = ", ".join(str(block * PAGE_BYTES) for block in changed[:3])
+    changed = fingerprint.differing_blocks(
+        origin, superblock.samples, lambda block: bool(locations.get(block)), superblock.origin_bytes
+    )
+    if ORIGIN_CHANGED not in force and changed:
+        where = ", ".join(str(block * PAGE_BYTES) for block in changed[:3])
+        if dirty:
+            raise WrongPairError(
+                f"origin '{origin.name}' has changed behind its cache (at byte {where}) while log '{log.name}' still "
+                "holds data for it: it was used without the cache, or it is the wrong pair; nothing has been changed; "
+                f"to write the log's data over it all the same, add force=origin-changed; or, {_DISCARD_HINT}"
+            )
+        if not _is_same(superblock, side, origin):
+            raise WrongPairError(
+                f"log '{log.name}' belongs to another origin, '{superblock.origin_name}'; it holds no data that is "
+                f"not there, so nothing is lost: {_DISCARD_HINT}"
+            )
     if dirty:
-        raise WrongPairError(
-            f"origin '{origin.name}' has changed behind its cache (at byte {where}) while log '{log.name}' still "
-            "holds data for it: it was used without the cache, or it is the wrong pair; nothing has been changed; "
-            f"to write the log's data over it all the same, add force=origin-changed; or, {_DISCARD_HINT}"
-        )
-    if os.path.basename(superblock.origin_name) != os.path.basename(origin.name):
-        raise WrongPairError(
-            f"log '{log.name}' belongs to another origin, '{superblock.origin_name}'; it holds no data that is "
-            f"not there, so nothing is lost: {_DISCARD_HINT}"
-        )
-    return True
+        check_identity(superblock, side, log, force)
+        check_rest_of_page(superblock, origin, log, locations)
+    return bool(changed)
+
+
+def _is_same(superblock: Superblock, side: OriginSide, origin: Device) -> bool:
+    """Whether it is the origin that the log was made for, changed or not: by what tells it from others, or by name."""
+    recorded = superblock.origin_facts
+    if recorded.is_told_from_twins and side.facts.is_told_from_twins:
+        if not origin_facts.differences(recorded, side.facts):
+            return True
+    return os.path.basename(superblock.origin_name) == os.path.basename(origin.name)

@@ -6,13 +6,14 @@ The cache itself does it, so a replay that was killed is a server that was kille
 
 import os
 import threading
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 
 from wbcache_core import moments, pairing
-from wbcache_core.block_device import FileDevice
+from wbcache_core.block_device import Device, FileDevice
 from wbcache_core.cache import Cache
 from wbcache_core.config import Config
-from wbcache_core.errors import DeviceError, WbcacheError
+from wbcache_core.errors import DeviceError, ReadOnlyError, WbcacheError
 from wbcache_core.new_file import new_file, refuse_existing, write_all
 from wbcache_core.offline_devices import opened_origin
 from wbcache_core.progress import Progress
@@ -28,21 +29,23 @@ _HOLE_BYTES = 64 * 1024
 _ZEROS = bytes(_HOLE_BYTES)
 
 
-def run_replay(path: str, origin: str, target: str | None, force: str | None) -> int:
+def run_replay(path: str, origin: str, target: str | None, force: Collection[str]) -> int:
     """Print how it went; returns the exit status. Raises WbcacheError when log or origin cannot be looked at."""
     if target:
         refuse_existing(target)
     pairs = [("origin", origin), ("log", path), ("ring-size", "1M")]
-    config = Config.from_pairs([*pairs, ("force", force)] if force else pairs)
+    config = Config.from_pairs([*pairs, ("force", ",".join(force))] if force else pairs)
     read_only = target is not None
     with ExitStack() as stack:
         log = FileDevice(path, "log", direct=True, read_only=read_only)
         stack.callback(log.close)
         device = stack.enter_context(opened_origin(config.origin, log, read_only))
         try:
-            if pairing.read_log(log) is None and target is None:
-                print(f"log '{path}' is blank: there is nothing to replay")
-                return 0
+            if target is None:
+                if pairing.read_log(log) is None:
+                    print(f"log '{path}' is blank: there is nothing to replay")
+                    return 0
+                _check_writable(log, device, path, origin)
             cache = Cache(config, device, log)
             stack.callback(cache.stop)
             if target:
@@ -50,6 +53,9 @@ def run_replay(path: str, origin: str, target: str | None, force: str | None) ->
                 print(f"'{target}' is the volume; origin and log are as they were")
             else:
                 _report(path, origin, _drain(cache, log))
+        except ReadOnlyError as error:
+            tell(f"wbcache: {error}")
+            return 1
         except WbcacheError as error:
             tell(f"wbcache: {error}")
             tell(_what_now(path, origin, target))
@@ -57,12 +63,30 @@ def run_replay(path: str, origin: str, target: str | None, force: str | None) ->
     return 0
 
 
+def _check_writable(log: Device, device: Device, path: str, origin: str) -> None:
+    """Raises ReadOnlyError, before anything is written: a log that cannot note how far it came would be replayed again,
+    over whatever was written to the origin since."""
+    if not device.writable:
+        raise ReadOnlyError(
+            f"origin '{origin}' cannot be written; nothing has been changed; make it writable, or write the volume to "
+            f"a new image: wbcache replay --to FILE '{path}' '{origin}'"
+        )
+    if not log.writable:
+        raise ReadOnlyError(
+            f"log '{path}' cannot be written, so that it could not be noted there how far the origin has come; nothing "
+            "has been changed; copy the log to where it can be written, replay the copy, and do not use the old one "
+            f"again; or write the volume to a new image: wbcache replay --to FILE '{path}' '{origin}'"
+        )
+
+
 def _what_now(path: str, origin: str, target: str | None) -> str:
     if target:
         return f"wbcache: '{target}' has not been made; what can be had in spite of damage: wbcache salvage"
     return (
         "wbcache: not everything is on the origin: keep the log with it. When the cause is gone, run the same command "
-        f"again; if it is damage in the log, see what can be had: wbcache salvage '{path}' '{origin}'"
+        "again; if the log cannot be written any more, replay a copy of it, or write the volume to a new image: "
+        f"wbcache replay --to FILE '{path}' '{origin}'; if it is damage in the log, see what can be had: "
+        f"wbcache salvage '{path}' '{origin}'"
     )
 
 

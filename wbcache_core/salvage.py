@@ -22,8 +22,8 @@ from wbcache_core.destage_batch import Clear, DestageBatch
 from wbcache_core.errors import ConfigError, DeviceError, LogRefusedError, ReadOnlyError, WbcacheError
 from wbcache_core.log_reader import LogReader
 from wbcache_core.log_survey import Segment
-from wbcache_core.lost_superblocks import ORIGIN_CHANGED
 from wbcache_core.offline_devices import ForgivingLog, opened_origin
+from wbcache_core.origin_mark import CLEAN, DIRTY, OriginSide
 from wbcache_core.origin_writer import OriginWriter
 from wbcache_core.progress import Progress
 from wbcache_core.salvage_plan import Plan, make_plan
@@ -86,7 +86,8 @@ def _not_needed(plan: Plan, path: str, origin: str) -> int:
         _say(sentence)
     what_next = f"to write what it holds to the origin: wbcache replay '{path}' '{origin}'"
     if wrong:
-        what_next += f" --force={ORIGIN_CHANGED}, if that is what you want"
+        words = sorted({doubt.force for doubt in plan.doubts if doubt.force})
+        what_next += f" --force={','.join(words)}, if that is what you want"
     _say(f"log '{path}' is not damaged: nothing to salvage; {what_next}")
     return 1 if wrong else 0
 
@@ -106,7 +107,9 @@ def carry_out(plan: Plan, log: ForgivingLog, origin: Device) -> None:
     """Bring the prefix to the origin and make the log a new, empty one. Raises WbcacheError, then run it again."""
     for device in (log, origin):
         if not device.writable:
-            raise ReadOnlyError(f"'{device.name}' cannot be written")
+            raise ReadOnlyError(
+                f"'{device.name}' cannot be written; nothing has been changed; make it writable, or salvage a copy"
+            )
     log_bytes = _size_of_new_log(plan, log)
     # The server that the log is of may have been killed a moment ago. What is written to the origin waits for that.
     origin.suspect_requests()
@@ -118,14 +121,18 @@ def carry_out(plan: Plan, log: ForgivingLog, origin: Device) -> None:
     else:
         # The store goes on from a superblock that is not on the device; its successor spares the slot.
         store = SuperblockStore(log, [_new_superblock(plan, log_bytes, origin), None])
+    side = OriginSide.of(origin)
+    side.put(plan.uuid, log.name, DIRTY)
     _replay(plan, log, origin)
     if log.size < log_bytes:
         log.grow(log_bytes)
-    fresh = dataclasses.asdict(_new_superblock(plan, log_bytes, origin))
+    new = _new_superblock(plan, log_bytes, origin)
+    fresh = {one.name: getattr(new, one.name) for one in dataclasses.fields(new)}
     for name in ("sequence", "written_ns"):
         del fresh[name]
     for _ in range(2):
         store.write(**fresh)
+    side.put(fresh["uuid"], log.name, CLEAN)
     _clear(log, log_bytes)
 
 
@@ -138,6 +145,7 @@ def _new_superblock(plan: Plan, log_bytes: int, origin: Device) -> Superblock:
         log_bytes=log_bytes,
         origin_bytes=origin.size,
         origin_name=origin.name,
+        origin_facts=OriginSide.of(origin).facts,
         samples=fingerprint.take(origin),
         oldest=lsn,
         destaged=lsn,

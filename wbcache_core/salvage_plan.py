@@ -13,12 +13,15 @@ from xxhash import xxh3_64_intdigest
 
 from wbcache_core import fingerprint, pairing
 from wbcache_core.block_device import Device, aligned_buffer
+from wbcache_core.config import ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
+from wbcache_core.errors import LogRefusedError
 from wbcache_core.location_map import LocationMap
 from wbcache_core.log_entries import entries_of
 from wbcache_core.log_reader import LogReader
 from wbcache_core.log_survey import Segment, Survey
-from wbcache_core.lost_superblocks import ORIGIN_CHANGED, Doubt, Start, find_start, last_whole_commit, told_later
+from wbcache_core.lost_superblocks import Doubt, Start, find_start, last_whole_commit, told_later
 from wbcache_core.offline_devices import ForgivingLog
+from wbcache_core.origin_mark import OriginSide
 from wbcache_core.progress import Progress
 from wbcache_core.recovery import apply_entries
 from wbcache_core.segment_format import MAX_SEGMENT_PAGES
@@ -100,8 +103,9 @@ def make_plan(log: ForgivingLog, origin: Device) -> Plan:
         planner = _Planner(log, origin, slots, None, survey, find_start(log, origin, survey))
         plan = planner.plan()
         plan.reasons = _reasons(plan, log)
+        plan.doubts += _doubts_about_pair(plan, log, origin)
         return plan
-    pairing.check_size_unchanged(superblock, origin, log)
+    pairing.check_size(superblock, origin, log)
     plan = _Planner(log, origin, slots, superblock, survey, _start_from(superblock, survey, None)).plan()
     reasons = _reasons(plan, log)
     told = told_later(log, survey, superblock) if reasons else None
@@ -111,7 +115,28 @@ def make_plan(log: ForgivingLog, origin: Device) -> Plan:
         planner = _Planner(log, origin, slots, superblock, survey, _start_from(later, survey, slot), later)
         plan = planner.plan()
     plan.reasons = reasons
+    plan.doubts += _doubts_about_pair(plan, log, origin)
     return plan
+
+
+def _doubts_about_pair(plan: Plan, log: Device, origin: Device) -> list[Doubt]:
+    """What the origin's mark and identity say against the pair, where the log holds anything."""
+    side = OriginSide.of(origin)
+    if not (plan.prefix or plan.reasons):
+        return []
+    doubts = []
+    superblock = plan.superblock
+    try:
+        pairing.check_mark(side, plan.uuid, log.name, ())
+    except LogRefusedError as error:
+        doubts.append(Doubt(str(error), OTHER_LOG))
+    for word, others in ((ORIGIN_CHANGED, (ORIGIN_MOVED,)), (ORIGIN_MOVED, (ORIGIN_CHANGED,))):
+        try:
+            if superblock:
+                pairing.check_identity(superblock, side, log, others)
+        except LogRefusedError as error:
+            doubts.append(Doubt(str(error), word))
+    return doubts
 
 
 def _start_from(superblock: Superblock, survey: Survey, spared_slot: int | None) -> Start:
@@ -180,12 +205,14 @@ class _Planner:
         self._damaged: list[_DamagedPage] = []
 
     def plan(self) -> Plan:
-        """Raises DeviceError."""
+        """Raises WrongPairError, DeviceError."""
         start, survey = self._start, self._survey
         committed = {segment.committed for segment in survey.segments_of(start.uuid)}
         committed.add(self._superblock.committed if self._superblock else 0)
         known = max(committed)
         prefix = self._read_prefix(known)
+        if self._superblock:
+            pairing.check_rest_of_page(self._superblock, self._origin, self._log, self._locations)
         end_lsn, end_page = start.lsn, start.page
         if prefix:
             last = prefix[-1]
@@ -285,9 +312,12 @@ class _Planner:
 
     def _changed_blocks(self, superblock: Superblock) -> list[int]:
         """Sampled blocks of the origin that are as no superblock says."""
-        changed = fingerprint.differing_blocks(self._origin, superblock.samples, self._is_written)
+        changed = fingerprint.differing_blocks(
+            self._origin, superblock.samples, self._is_written, superblock.origin_bytes
+        )  # fmt: skip
         if self._later:
-            also = fingerprint.differing_blocks(self._origin, self._later.samples, self._is_written)
+            later = self._later
+            also = fingerprint.differing_blocks(self._origin, later.samples, self._is_written, later.origin_bytes)
             changed = [block for block in changed if block in also]
         return list(dict.fromkeys(changed))
 

@@ -4,10 +4,12 @@
     superblock := magic version zero32 uuid sequence log_bytes data_start page_bytes sample_count
                   origin_bytes oldest oldest_place destaged destaged_place destaged_previous
                   destaged_generation destaged_time_ns batch_end committed written_ns zero[104]
-                  origin_name[512] samples[32] tag[32] zero[248] checksum
+                  origin_name[512] samples[32] tag[32] facts[248] checksum
     tag        := name[64] generation end_lsn time_ns
+    facts      := see origin_facts.py
 
-Version 1 has zeros where the tags are; it is read, and written as version 2.
+Version 1 has zeros where the tags are, versions 1 and 2 where the facts are;
+they are read, and written as version 3.
 All integers are little-endian. A place is a page number in the data area that
 only grows: modulo the area's pages it is the physical page.
 docs/format.md has the grammar and a worked example.
@@ -20,12 +22,14 @@ from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from wbcache_core import origin_facts
 from wbcache_core.errors import FormatError
+from wbcache_core.origin_facts import FACTS_BYTES, NO_FACTS, OriginFacts
 from wbcache_core.units import KIB, MIB, PAGE_BYTES
 
 MAGIC = b"WBCACHEL"
-VERSION = 2
-_VERSION_WITHOUT_TAGS = 1
+VERSION = 3
+_VERSION_WITHOUT_TAGS, _VERSION_WITHOUT_FACTS = 1, 2
 
 SLOT_OFFSETS = (0, 32 * KIB)
 """Where the two superblocks are, in bytes; apart, so that one bad erase block does not take both."""
@@ -36,7 +40,7 @@ NAME_BYTES = 512
 TAG_COUNT = 32
 TAG_NAME_BYTES = 64
 
-_LAYOUT = struct.Struct(f"<8sII16sQQQIIQQQQQQQQQQQ104s{NAME_BYTES}s{SAMPLE_COUNT}Q2816s248s")
+_LAYOUT = struct.Struct(f"<8sII16sQQQIIQQQQQQQQQQQ104s{NAME_BYTES}s{SAMPLE_COUNT}Q2816s{FACTS_BYTES}s")
 _TAG = struct.Struct(f"<{TAG_NAME_BYTES}sQQQ")
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
@@ -79,6 +83,7 @@ class Superblock:
     committed: int = 1
     written_ns: int = 0
     tags: tuple[Tag, ...] = ()
+    origin_facts: OriginFacts = NO_FACTS
     version: int = field(default=VERSION, compare=False)
     """What it was read as; it is always written as VERSION."""
 
@@ -112,7 +117,8 @@ def encode(superblock: Superblock) -> bytes:
         SAMPLE_COUNT, superblock.origin_bytes, superblock.oldest, superblock.oldest_place, superblock.destaged,
         superblock.destaged_place, superblock.destaged_previous, superblock.destaged_generation,
         superblock.destaged_time_ns, superblock.batch_end, superblock.committed, superblock.written_ns,
-        bytes(104), name, *superblock.samples, _encode_tags(superblock.tags), bytes(248),
+        bytes(104), name, *superblock.samples, _encode_tags(superblock.tags),
+        origin_facts.encode(superblock.origin_facts),
     )  # fmt: skip
     return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
 
@@ -149,20 +155,22 @@ def decode(page: memoryview) -> Superblock:
         raise FormatError("the superblock fails its checksum")
     (_, version, flags, uuid, sequence, log_bytes, data_start, page_bytes, sample_count, origin_bytes, oldest,
      oldest_place, destaged, destaged_place, destaged_previous, destaged_generation, destaged_time_ns, batch_end,
-     committed, written_ns, reserved, name, *samples, tag_table, tail) = _LAYOUT.unpack_from(page, 0)  # fmt: skip
+     committed, written_ns, reserved, name, *samples, tag_table, fact_table) = _LAYOUT.unpack_from(page, 0)  # fmt: skip
     if version > VERSION:
         raise NewerVersionError(f"log of format version {version}; this wbcache reads up to version {VERSION}")
     tags = _decode_tags(tag_table)
+    facts = origin_facts.decode(fact_table)
     superblock = Superblock(
         uuid, sequence, log_bytes, origin_bytes, name.rstrip(b"\0").decode("utf-8", "surrogateescape"),
         tuple(samples), oldest, oldest_place, destaged, destaged_place, destaged_previous, destaged_generation,
-        destaged_time_ns, batch_end, committed, written_ns, tags, version,
+        destaged_time_ns, batch_end, committed, written_ns, tags, facts, version,
     )  # fmt: skip
     sound = (
-        (version == VERSION or (version == _VERSION_WITHOUT_TAGS and not tags))
+        version >= _VERSION_WITHOUT_TAGS
+        and (version > _VERSION_WITHOUT_TAGS or not tags)
+        and (version > _VERSION_WITHOUT_FACTS or not any(fact_table))
         and (flags, data_start, page_bytes, sample_count) == (0, DATA_START, PAGE_BYTES, SAMPLE_COUNT)
         and not any(reserved)
-        and not any(tail)
         and log_bytes >= MIN_LOG_BYTES
         and log_bytes % PAGE_BYTES == 0
         and 1 <= oldest <= destaged <= committed

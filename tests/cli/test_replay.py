@@ -7,6 +7,9 @@ import pytest
 
 from tests.cli.history import PAGE, History
 from tests.support.matching import same
+from wbcache_core.block_device import FileDevice
+from wbcache_core.origin_mark import DIRTY, OriginSide
+from wbcache_core.superblock_store import SuperblockStore, read_slots
 
 
 @pytest.fixture(params=("off", "zstd"))
@@ -134,3 +137,71 @@ def test_the_same_file_twice(wbcache, tmp_path, command):
     outcome = wbcache(*command, log, log)
     assert outcome.status == 2
     assert "are the same" in outcome.stderr
+
+
+@pytest.mark.parametrize("which", ["log", "origin"])
+def test_what_cannot_be_written(wbcache, history, tmp_path, monkeypatch, which):
+    """Refused before the first byte, and the message leads on; both are unchanged, and an image can be had."""
+    log, origin = history.save(tmp_path)
+    names = {"log": log, "origin": origin}
+    opened = FileDevice._open_for_writing
+    monkeypatch.setattr(
+        FileDevice, "_open_for_writing",
+        lambda device, path: None if path == str(names[which]) else opened(device, path),
+    )  # fmt: skip
+    outcome = wbcache("replay", log, origin)
+    assert outcome.status == 1
+    assert f"{which} '{names[which]}' cannot be written; " in outcome.stderr.replace(", so that", "; so that")
+    for words in ("nothing has been changed", "wbcache replay --to FILE"):
+        assert words in outcome.stderr
+    assert "salvage" not in outcome.stderr
+    assert ("replay the copy" in outcome.stderr) == (which == "log")
+    assert (log.read_bytes(), origin.read_bytes()) == (history.log, history.origin)
+    assert wbcache("replay", log, origin, "--to", tmp_path / "image").status == 0
+    same((tmp_path / "image").read_bytes(), history.model)
+    copy = tmp_path / "copy"
+    copy.write_bytes(log.read_bytes())
+    if which == "log":
+        assert wbcache("replay", copy, origin).status == 0
+        same(origin.read_bytes(), history.model)
+
+
+def test_an_origin_that_grew(wbcache, history, tmp_path):
+    history.origin.extend(bytes(3 * PAGE))
+    log, origin = history.save(tmp_path)
+    grown = history.model + bytes(3 * PAGE)
+    assert wbcache("check", log, "--origin", origin).status == 0
+    assert wbcache("replay", log, origin, "--to", tmp_path / "image").status == 0
+    same((tmp_path / "image").read_bytes(), grown)
+    assert wbcache("replay", log, origin).status == 0
+    same(origin.read_bytes(), grown)
+    assert wbcache("check", log, "--origin", origin).status == 0
+
+
+def test_an_origin_that_another_log_has_data_for(wbcache, history, tmp_path):
+    log, origin = history.save(tmp_path)
+    OriginSide.at(str(origin)).put(b"other" + bytes(11), "/srv/other.log", DIRTY)
+    for words in (("replay", log, origin), ("replay", log, origin, "--to", tmp_path / "image")):
+        outcome = wbcache(*words)
+        assert outcome.status == 1
+        assert "/srv/other.log" in outcome.stderr
+        assert "other-log" in outcome.stderr
+    assert "of another volume" in wbcache_info_of(wbcache, log, origin)
+    assert origin.read_bytes() == history.origin
+    assert wbcache("replay", log, origin, "--force=other-log").status == 0
+    same(origin.read_bytes(), history.model)
+    told = wbcache("info", "--json", log).json["origin"]
+    assert told["mark"]["state"] == "clean"
+    assert told["mark"]["of_this_log"]
+    assert told["identity"][0] == "file"
+
+
+def wbcache_info_of(wbcache, log, origin):
+    """What info says of a log whose superblocks name this origin."""
+    device = FileDevice(str(log), "log")
+    try:
+        store = SuperblockStore(device, read_slots(device))
+        store.write(origin_name=str(origin))
+    finally:
+        device.close()
+    return wbcache("info", log).stdout

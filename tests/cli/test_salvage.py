@@ -270,12 +270,24 @@ def test_a_changed_origin_is_not_written_over(wbcache, history, tmp_path):
 
 def test_an_origin_of_another_size(wbcache, history, tmp_path):
     history.damage_descriptor(history.segments()[3])
-    history.origin.extend(bytes(PAGE))
+    del history.origin[-PAGE:]
     log, origin = history.save(tmp_path)
     outcome = wbcache("salvage", "--yes", log, origin)
     assert outcome.status == 2
     assert "wrong pair" in outcome.stderr
     assert log.read_bytes() == history.log
+
+
+def test_an_origin_that_grew(wbcache, history, tmp_path):
+    """What is in the log is as valid as before."""
+    segments = history.segments()
+    history.damage_descriptor(segments[3])
+    history.origin.extend(bytes(2 * PAGE))
+    log, origin = history.save(tmp_path)
+    assert wbcache("salvage", "--yes", log, origin).status == 0
+    same(origin.read_bytes(), history.states[segments[3].first_lsn] + bytes(2 * PAGE))
+    info = wbcache("info", "--json", log).json
+    assert (info["state"], info["origin"]["bytes"]) == ("clean", len(history.origin))
 
 
 @pytest.mark.parametrize("content", [bytes(4 << 20), b"letters " * (1 << 19)], ids=["blank", "foreign"])
@@ -296,6 +308,7 @@ def test_a_log_that_cannot_be_written(wbcache, history, tmp_path, monkeypatch):
     outcome = wbcache("salvage", "--yes", log, origin)
     assert outcome.status == 1
     assert "cannot be written" in outcome.stderr
+    assert "salvage a copy" in outcome.stderr
     assert origin.read_bytes() == history.origin
 
 

@@ -14,7 +14,7 @@ from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.block_device import FileDevice
 from wbcache_core.cache import Cache
 from wbcache_core.config import Config
-from wbcache_core.superblock_format import SLOT_OFFSETS, TAG_COUNT
+from wbcache_core.superblock_format import SLOT_OFFSETS, TAG_COUNT, VERSION
 from wbcache_core.superblock_store import newest, read_slots
 
 
@@ -238,12 +238,12 @@ def test_history_changes_nothing(wbcache, history, tmp_path):
 
 
 def test_tags_of_an_older_format(wbcache, tmp_path):
-    """The first tag makes the superblock one of version 2."""
+    """The first tag makes the superblock one of this version."""
     log = tmp_path / "log"
     log.write_bytes(gzip.decompress((REPOSITORY / "tests" / "data" / "log-v1.img.gz").read_bytes()))
     assert newest(read_slots(MemoryDisk(bytearray(log.read_bytes())))).version == 1
     assert wbcache("tag", log, "a").status == 0
-    assert newest(read_slots(MemoryDisk(bytearray(log.read_bytes())))).version == 2
+    assert newest(read_slots(MemoryDisk(bytearray(log.read_bytes())))).version == VERSION
     assert wbcache("check", log).status == 0
 
 

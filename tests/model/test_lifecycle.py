@@ -204,12 +204,12 @@ def test_a_log_whose_size_is_no_multiple_of_a_page(pair):
 
 
 def test_the_log_of_another_origin_is_refused(pair):
-    pair.make_origin(MIB)
-    pair.start().stop()
     pair.make_origin(2 * MIB)
+    pair.start().stop()
+    pair.make_origin(MIB)
     with pytest.raises(WrongPairError, match="nothing has been changed"):
         Cache(pair.config())
-    with pytest.raises(WrongPairError, match="1048576 bytes"):
+    with pytest.raises(WrongPairError, match="2097152 bytes"):
         Cache(pair.config())
 
 

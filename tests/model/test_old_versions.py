@@ -4,21 +4,24 @@
 import gzip
 from pathlib import Path
 
+import pytest
+
 from tests.model.test_pins import numbers, page_of, superblock_of, write_page
 from tests.support.checker import check_pair
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
 from wbcache_core import segment_format
-from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS
+from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS, VERSION
 from wbcache_core.units import MIB, PAGE_BYTES
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
 
-def test_a_log_of_version_1_is_served_and_becomes_one_of_version_2(pair):
-    """The image was made by wbcache at c0ce269: see its README."""
-    pair.origin.write_bytes(gzip.decompress((DATA / "origin-v1.img.gz").read_bytes()))
-    pair.log.write_bytes(gzip.decompress((DATA / "log-v1.img.gz").read_bytes()))
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_log_of_an_older_version_is_served_and_becomes_one_of_this(pair, version):
+    """The images were made by wbcache of then: see their README."""
+    pair.origin.write_bytes(gzip.decompress((DATA / f"origin-v{version}.img.gz").read_bytes()))
+    pair.log.write_bytes(gzip.decompress((DATA / f"log-v{version}.img.gz").read_bytes()))
     expected = bytearray(MIB)
     expected[4096 : 4096 + 3 * 4096] = b"one" * 4096
     first = bytes(expected)
@@ -26,20 +29,20 @@ def test_a_log_of_version_1_is_served_and_becomes_one_of_version_2(pair):
     second = bytes(expected)
     expected[65536 : 65536 + 8192] = bytes(8192)
     expected[70000 : 70000 + 10000] = b"three" * 2000
-    assert superblock_of(pair.log).version == 1
+    assert superblock_of(pair.log).version == version
     cache = pair.start(**QUIET)
     assert numbers(cache) == [1, 2, 3]
     for number, content in ((1, first), (2, second), (3, expected)):
         found = bytearray(MIB)
         cache.open_snapshot(str(number)).read_into(found, 0)
         same(found, content)
-    cache.tag("from version 1", "2")
+    cache.tag("from then", "2")
     cache.stop()
     image = pair.log.read_bytes()
-    assert {image[offset + 8] for offset in SLOT_OFFSETS} == {2}
+    assert {image[offset + 8] for offset in SLOT_OFFSETS} == {VERSION}
     check_pair(pair.log, pair.origin)
     cache = pair.start(**QUIET)
-    assert cache.open_snapshot("from version 1").generation.number == 2
+    assert cache.open_snapshot("from then").generation.number == 2
 
 
 def test_segments_of_version_2_follow_those_of_version_1(pair):

@@ -3,4 +3,21 @@
 
 from tests.mutations.mutation import Mutation
 
-MUTATIONS: tuple[Mutation, ...] = ()
+MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        "twins-are-one",
+        "a dirty log takes any origin whose samples fit, whatever it recorded of its own",
+        "pairing.py",
+        "    if told and ORIGIN_MOVED not in force:",
+        "    if False:",
+        "tests/model/test_pair_identity.py",
+    ),
+    Mutation(
+        "forget-dirty-logs",
+        "an origin is not marked as lacking what its log holds",
+        "cache.py",
+        "                self._side.put(self._superblock.uuid, self._config.log, DIRTY)\n",
+        "",
+        "tests/model/test_pair_identity.py",
+    ),
+)

@@ -4,6 +4,8 @@
 Each is refused with or without -r, nothing changes, and only the force= that the message names accepts it.
 """
 
+import contextlib
+import os
 import random
 
 import pytest
@@ -52,6 +54,8 @@ class Pair(CachePair):
             # A second's pause, and the server took it for idle.
             self.make_origin(len(self.old), self.old)
             self.log.unlink()
+            with contextlib.suppress(OSError):
+                os.removexattr(self.origin, "user.wbcache")
             self._write(data, dirty)
         if not dirty:
             self.old = self.new
@@ -230,7 +234,7 @@ def test_wiped_data_area(make_pair):
     assert_refused_until_discarded(pair, ["damaged", "lost", UNTOUCHED, "restore the log"])
 
 
-@pytest.mark.parametrize(("size", "dirty"), [(SIZE + 512, True), (SIZE // 2, True), (SIZE // 2, False)])
+@pytest.mark.parametrize(("size", "dirty"), [(SIZE - 512, True), (SIZE // 2, True), (SIZE // 2, False)])
 def test_origin_resized(make_pair, size, dirty):
     pair = make_pair(dirty=dirty)
     with open(pair.origin, "r+b") as origin:
@@ -240,14 +244,30 @@ def test_origin_resized(make_pair, size, dirty):
 
 
 def test_origin_of_the_old_size_again(make_pair):
-    """Refused after it grew; what was in the log is there when that was undone."""
+    """Refused after it shrank; what was in the log is there when that was undone."""
     pair = make_pair()
+    end = pair.origin.read_bytes()[-4096:]
     with open(pair.origin, "r+b") as origin:
-        origin.truncate(SIZE + 4096)
+        origin.truncate(SIZE - 4096)
     pair.assert_refused(["resized"])
-    with open(pair.origin, "r+b") as origin:
-        origin.truncate(SIZE)
+    with open(pair.origin, "ab") as origin:
+        origin.write(end)
     pair.assert_serves(pair.new)
+
+
+@pytest.mark.parametrize("dirty", [True, False], ids=["dirty", "clean"])
+@pytest.mark.parametrize("more", [512, 4096, SIZE])
+def test_origin_that_grew(make_pair, more, dirty):
+    """What is in the log is as valid as before; with -r nothing is changed."""
+    pair = make_pair(dirty=dirty)
+    with open(pair.origin, "r+b") as origin:
+        origin.truncate(SIZE + more)
+    grown = ["has grown from"]
+    with unchanged(pair.folder), pair.serve(options=["-r"], tolerate=grown) as server:
+        with clients.connection(server.uri) as handle:
+            same(clients.read_all(handle), pair.new + bytes(more))
+    pair.assert_serves(pair.new + bytes(more), tolerate=grown)
+    pair.assert_serves(with_fresh(pair.new) + bytes(more))
 
 
 @pytest.mark.parametrize("dirty", [True, False], ids=["dirty", "clean"])

@@ -12,6 +12,7 @@ from wbcache_core import recovery, segment_format, superblock_format
 from wbcache_core.block_device import FileDevice
 from wbcache_core.location_map import HOLE_FLAG, ZERO_FLAG
 from wbcache_core.log_reader import LogReader
+from wbcache_core.origin_facts import BLOCK, OriginFacts
 from wbcache_core.units import MIB, PAGE_BYTES
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "format.md"
@@ -73,9 +74,10 @@ def test_the_superblock_says_what_the_text_says():
         committed=97,
         written_ns=TIME_NS + 5 * SECOND_NS,
         tags=(superblock_format.Tag("before-upgrade", 9, 97, TIME_NS),),
+        origin_facts=OriginFacts(BLOCK, hardware="naa.5000c500a1b2c3d4", serial="S3X1"),
     )
     assert xxh3_64_intdigest(bytes(PAGE_BYTES)) == 0x93D76FE148C689BA
-    assert int.from_bytes(page[0xFF8:], "little") == 0x4169E32BEB8A67D9
+    assert int.from_bytes(page[0xFF8:], "little") == 0xDE9354814E25A959
 
 
 def test_the_descriptor_says_what_the_text_says():
@@ -116,6 +118,9 @@ def test_the_descriptor_says_what_the_text_says():
         ("superblock", 0x400, b"before-upgrade\0"),
         ("superblock", 0x440, (9).to_bytes(8, "little") + (97).to_bytes(8, "little")),
         ("superblock", 0x450, TIME_NS.to_bytes(8, "little")),
+        ("superblock", 0xF00, (2).to_bytes(4, "little")),
+        ("superblock", 0xF30, b"naa.5000c500a1b2c3d4\0"),
+        ("superblock", 0xF70, b"S3X1\0"),
         ("descriptor", 0x00, b"WBCSEGMT"),
         ("descriptor", 0x20, (97).to_bytes(8, "little")),
         ("descriptor", 0x30, (97).to_bytes(8, "little") + (10).to_bytes(8, "little")),

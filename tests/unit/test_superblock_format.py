@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.errors import FormatError
+from wbcache_core.origin_facts import FILE, OriginFacts
 from wbcache_core.superblock_format import (
     DATA_START,
     MAGIC,
@@ -54,7 +55,8 @@ FIELDS_AT = {
     "committed": ("<Q", 136),
     "written_ns": ("<Q", 144),
 }
-RESERVED = (*range(152, 256), *range(3840, CHECKSUM_AT))
+FACTS_AT = 3840
+RESERVED = (*range(152, 256), *range(FACTS_AT + 4, FACTS_AT + 8), *range(FACTS_AT + 224, CHECKSUM_AT))
 TAGS_AT, TAG_BYTES = 1024, TAG_NAME_BYTES + 3 * 8
 TAG_NAMES = st.text("aZ09 .-_@é→漢🙂", min_size=1, max_size=16)
 
@@ -179,7 +181,7 @@ def test_reserved_bytes_have_to_be_zero():
     page = bytearray(encode(example()))
     for position in RESERVED:
         page[position] = 1
-        with pytest.raises(FormatError, match="contradicts"):
+        with pytest.raises(FormatError, match=r"contradicts|that no wbcache writes"):
             decode(memoryview(sealed(page)))
         page[position] = 0
 
@@ -191,10 +193,17 @@ def without_tags(version):
     return memoryview(sealed(page))
 
 
-def test_version_1_is_version_2_without_tags():
-    assert decode(without_tags(version=1)) == decode(without_tags(version=2)) == example().with_changes(tags=())
+def test_version_1_is_version_2_without_tags_is_version_3_without_facts():
+    plain = example().with_changes(tags=())
+    assert [decode(without_tags(version)) for version in (1, 2, 3)] == [plain] * 3
     with pytest.raises(FormatError, match="contradicts"):
         decode(memoryview(altered(version=1)))
+    page = bytearray(encode(plain.with_changes(origin_facts=OriginFacts(FILE, inode=7))))
+    assert decode(memoryview(page)).origin_facts.inode == 7
+    for version in (1, 2):
+        struct.pack_into("<I", page, 8, version)
+        with pytest.raises(FormatError, match="contradicts"):
+            decode(memoryview(sealed(page)))
 
 
 def test_the_most_and_longest_tags():
