@@ -31,6 +31,8 @@ _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024)
 _BULK_DEPTH = 128
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
 _BLKROGET = 0x125E
+_NO_FOLDER_SYNC = NO_LOCKS | {errno.EACCES, errno.EISDIR, errno.EROFS}
+"""What is answered by file systems that sync no folders (CIFS, 9p), and to users who may write to one and not read."""
 
 _log = logging.getLogger("wbcache")
 
@@ -136,9 +138,10 @@ _ZEROS = aligned_buffer(MIB).toreadonly()
 
 
 def _is_read_only(fd: int) -> bool:
-    """Whether a block device takes no writes; Linux opens it for writing all the same. Raises OSError."""
-    answer = fcntl.ioctl(fd, _BLKROGET, bytes(4))
-    return answer != bytes(4)
+    """Whether a block device takes no writes, where it tells; Linux opens it for writing all the same."""
+    with contextlib.suppress(OSError):
+        return fcntl.ioctl(fd, _BLKROGET, bytes(4)) != bytes(4)
+    return False
 
 
 class FileDevice:
@@ -160,6 +163,9 @@ class FileDevice:
         self._check_kind(path)
         self._fd, self.writable = self._open(path, read_only)
         self._direct_fd = -1
+        self._io_fd = self._fd
+        """What is written and read past the caches: _direct_fd, until it turns out that this works for reads of one
+        page only. Any thread may set it back to _fd, none the other way."""
         self._optional = OptionalRequests()
         self._aio: KernelAio | None = None  # of the thread that uses write_bulk()
         try:
@@ -175,7 +181,7 @@ class FileDevice:
 
     @property
     def is_direct(self) -> bool:
-        return self._direct_fd >= 0
+        return self._io_fd != self._fd
 
     def fileno(self) -> int:
         """The descriptor, for questions to the system about the file or device."""
@@ -253,7 +259,16 @@ class FileDevice:
         except OSError:
             os.close(fd)
             return
-        self._direct_fd = fd
+        self._direct_fd = self._io_fd = fd
+
+    def _leaves_direct(self, fd: int, error: OSError) -> bool:
+        """Whether that was a refusal of O_DIRECT as such; from the first one on there is none."""
+        if error.errno != errno.EINVAL or fd != self._direct_fd:
+            return False
+        if self._io_fd != self._fd:
+            self._io_fd = self._fd
+            _log.warning("%s '%s' refuses direct I/O: it goes through the page cache from now on", self.role, self.name)
+        return True
 
     def _error(self, verb: str, error: OSError) -> DeviceError:
         value = error.errno or errno.EIO
@@ -263,7 +278,7 @@ class FileDevice:
         self._read(self._fd, view, offset)
 
     def read_uncached_into(self, view: memoryview, offset: int) -> None:
-        self._read(self._direct_fd if self._direct_fd >= 0 else self._fd, view, offset)
+        self._read(self._io_fd, view, offset)
 
     def _read(self, fd: int, view: memoryview, offset: int) -> None:
         done, length = 0, len(view)
@@ -271,13 +286,16 @@ class FileDevice:
             try:
                 count = os.preadv(fd, (view[done:] if done else view,), offset + done)
             except OSError as error:
+                if self._leaves_direct(fd, error):
+                    self._read(self._fd, view[done:], offset + done)
+                    return
                 raise self._error("read", error) from None
             if count == 0:
                 raise DeviceError(f"{self.role} '{self.name}' ends at byte {offset + done}: it has been truncated")
             done += count
 
     def write(self, views: Sequence[memoryview], offset: int) -> None:
-        fd = self._direct_fd if self._direct_fd >= 0 else self._fd
+        fd = self._io_fd
         for start in range(0, len(views), _IOV_MAX):
             batch = views[start : start + _IOV_MAX]
             length = sum(map(len, batch))
@@ -286,6 +304,9 @@ class FileDevice:
                 if count < length:
                     self._write_rest(fd, batch, offset, count)
             except OSError as error:
+                if self._leaves_direct(fd, error):
+                    self.write(views[start:], offset)
+                    return
                 raise self._error("write to", error) from None
             offset += length
 
@@ -334,7 +355,7 @@ class FileDevice:
             if self._aio is None:
                 # Not before the server has gone into the background: the kernel keeps it for a process.
                 self._aio = KernelAio(_BULK_DEPTH)
-            return self._aio.write(self._direct_fd if self._direct_fd >= 0 else self._fd, writes)
+            return self._aio.write(self._io_fd, writes)
         except OSError:
             self._aio = None
             return [NOT_TAKEN] * len(writes)
@@ -445,7 +466,7 @@ class FileDevice:
                 # Network and FUSE file systems report here what goes wrong now; all that matters was synced before.
                 with contextlib.suppress(OSError):
                     os.close(fd)
-        self._fd = self._direct_fd = -1
+        self._fd = self._direct_fd = self._io_fd = -1
 
 
 def create_file(path: str, length: int) -> None:
@@ -455,16 +476,26 @@ def create_file(path: str, length: int) -> None:
         try:
             os.truncate(fd, length)
             os.fsync(fd)
+            sync_folder(system_path(os.path.dirname(path)))
         except OSError:
             os.unlink(system_path(path))
             raise
         finally:
             os.close(fd)
-        folder = os.open(system_path(os.path.dirname(path) or "."), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except OSError as error:
         value = error.errno or errno.EIO
         raise DeviceError(f"cannot create log '{path}': {os.strerror(value)}; check the folder", value) from None
+
+
+def sync_folder(folder: str | bytes) -> None:
+    """Make new names in a folder durable, where there is a way. Raises OSError where that was tried and failed."""
+    fd = -1
+    try:
+        fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        if fd >= 0:
+            os.close(fd)

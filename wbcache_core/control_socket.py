@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from wbcache_core.block_device import system_path
 from wbcache_core.errors import ControlError
+from wbcache_core.image_claim import NO_LOCKS
 
 LONGEST_PATH = 107
 """Bytes that the kernel takes for the path of a Unix socket."""
@@ -67,8 +68,13 @@ class ControlSocket:
 
 @contextlib.contextmanager
 def _locked_folder(folder: bytes) -> Iterator[None]:
-    """Hold the lock of a folder, which leaves no file behind. Raises OSError."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Hold the lock of a folder, which leaves no file behind, where it has one. Raises OSError."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        # To make a socket in it, nobody has to be allowed to read it.
+        yield
+        return
     try:
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
@@ -79,6 +85,10 @@ def _locked_folder(folder: bytes) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                break
         yield
     finally:
         os.close(fd)

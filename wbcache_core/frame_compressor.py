@@ -20,9 +20,17 @@ _PROBE_EVERY = 8
 """After a segment that did not compress, one frame in so many is tried of the next one."""
 
 
+def _cpu_count() -> int:
+    """Those that this process may use, where the system tells."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except OSError:
+        return os.cpu_count() or 1
+
+
 class FrameCompressor:
     def __init__(self, level: int) -> None:
-        self._threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+        self._threads = min(_cpu_count(), _MOST_THREADS)
         self._compressors = [zstandard.ZstdCompressor(level=level) for _ in range(_MOST_THREADS)]
         """One for each part of a segment: a compressor serves one thread at a time."""
         self._pool = ThreadPoolExecutor(_MOST_THREADS, "wbcache-zstd")

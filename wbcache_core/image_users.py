@@ -74,7 +74,7 @@ def processes(image: Identity) -> list[Process]:
     """Other processes that have it open, those that may write first. Raises nothing; gives up after a second."""
     deadline = time.monotonic() + _LONGEST_SEARCH_SECONDS
     found: list[Process] = []
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+    for name in _names_in("/proc"):
         if time.monotonic() > deadline:
             break
         if name.isdigit() and int(name) != os.getpid():
@@ -84,6 +84,14 @@ def processes(image: Identity) -> list[Process]:
                 if modes:
                     found.append(Process(int(name), _command(name), any(modes)))
     return sorted(found, key=lambda process: (not process.writes, process.pid))
+
+
+def _names_in(folder: str) -> list[str]:
+    """Nothing where it may not be read."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _modes(folder: str, image: Identity) -> Iterator[bool]:

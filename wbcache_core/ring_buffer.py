@@ -35,7 +35,9 @@ class RingBuffer:
             mapping = mmap.mmap(-1, self._bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError:
             raise ConfigError(f"no memory for ring-size {format_size(byte_count)}; choose a smaller one") from None
-        mapping.madvise(mmap.MADV_HUGEPAGE)
+        # A kernel without huge pages refuses the hint.
+        with contextlib.suppress(OSError):
+            mapping.madvise(mmap.MADV_HUGEPAGE)
         self._mapping = mapping
         self.memory = memoryview(mapping)
 

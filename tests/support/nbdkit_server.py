@@ -46,7 +46,7 @@ _serial = itertools.count(1)
 class NbdkitServer:
     """One nbdkit process, running from the constructor on, with its socket, pid file and stderr in `folder`."""
 
-    def __init__(self, folder, arguments, lifetime_s=180, wait=True):
+    def __init__(self, folder, arguments, lifetime_s=180, wait=True, prefix=()):
         name = f"nbdkit{next(_serial)}"
         self.socket = Path(folder) / f"{name}.sock"
         self.pid_file = Path(folder) / f"{name}.pid"
@@ -54,7 +54,7 @@ class NbdkitServer:
         self.uri = f"nbd+unix:///?socket={self.socket}"
         self.was_killed = False
         self.overdue = False
-        command = ["nbdkit", "-f", "--exit-with-parent", "-U", self.socket, "-P", self.pid_file, *arguments]
+        command = [*prefix, "nbdkit", "-f", "--exit-with-parent", "-U", self.socket, "-P", self.pid_file, *arguments]
         self.command = [str(word) for word in command]
         with open(self.stderr_path, "wb") as stderr:
             self._process = subprocess.Popen(
@@ -177,12 +177,14 @@ class CachePair:
             origin.truncate(size)
         return self.origin
 
-    def start(self, *, filters=(), options=(), filter_parameters=(), wait=True, lifetime_s=180, **parameters):
+    def start(
+        self, *, filters=(), options=(), filter_parameters=(), wait=True, lifetime_s=180, prefix=(), **parameters
+    ):
         """Start nbdkit with the plugin; `ring_size="1M"` becomes ring-size=1M. Unless told, the log has 32 MiB."""
         settings = {"origin": self.origin, "log": self.log, "log_size": "32M", **parameters}
         words = [f"{key.replace('_', '-')}={value}" for key, value in settings.items()]
         arguments = [*options, *(f"--filter={name}" for name in filters), "python", PLUGIN, *words]
-        server = NbdkitServer(self.folder, [*arguments, *filter_parameters], lifetime_s, wait)
+        server = NbdkitServer(self.folder, [*arguments, *filter_parameters], lifetime_s, wait, prefix)
         self._servers.append(server)
         return server
 

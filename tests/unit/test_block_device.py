@@ -413,6 +413,65 @@ def test_create_file_that_cannot_be_made_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_create_file_in_a_folder_that_cannot_be_synced(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def fsync(fd):
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(value, os.strerror(value))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for value in (errno.EINVAL, errno.EBADF, errno.EACCES):
+        create_file(str(tmp_path / str(value)), MIB)
+        (tmp_path / str(value)).unlink()
+    value = errno.EIO
+    with pytest.raises(DeviceError, match="cannot create log"):
+        create_file(str(tmp_path / "log"), MIB)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("through", ["write", "write_bulk", "read"])
+def test_direct_io_that_is_refused_later_is_given_up(path, opened, monkeypatch, caplog, through):
+    device = opened(path, "log", direct=True)
+    direct_fd = device._direct_fd
+    caplog.set_level("WARNING", "wbcache")
+
+    def refusing(real):
+        def call(fd, *arguments):
+            if fd == direct_fd:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return real(fd, *arguments)
+
+        return call
+
+    for name in ("preadv", "pwritev"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    monkeypatch.setattr(block_device, "KernelAio", fail_with(errno.ENOSYS))
+    page = aligned_buffer(PAGE_BYTES)
+    for letter in (b"a", b"b"):
+        page[:] = letter * PAGE_BYTES
+        if through == "write":
+            device.write([page], PAGE_BYTES)
+        elif through == "write_bulk":
+            assert device.write_bulk([(PAGE_BYTES, [page])]) == []
+        else:
+            device.read_uncached_into(page, 0)
+    assert not device.is_direct
+    device.sync()
+    with open(path, "rb") as file:
+        expected = file.read(2 * PAGE_BYTES)[0 if through == "read" else PAGE_BYTES :][:PAGE_BYTES]
+    assert bytes(page) == expected
+    assert [record.getMessage() for record in caplog.records] == [
+        f"log '{path}' refuses direct I/O: it goes through the page cache from now on"
+    ]
+
+
+def test_a_block_device_that_does_not_tell_whether_it_is_read_only(path):
+    with open(path, "rb") as file:
+        assert not block_device._is_read_only(file.fileno())
+
+
 def test_aligned_buffer():
     view = aligned_buffer(PAGE_BYTES)
     assert len(view) == PAGE_BYTES
