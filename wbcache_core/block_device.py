@@ -164,8 +164,7 @@ class FileDevice:
         self._fd, self.writable = self._open(path, read_only)
         self._direct_fd = -1
         self._io_fd = self._fd
-        """What is written and read past the caches: _direct_fd, until it turns out that this works for reads of one
-        page only. Any thread may set it back to _fd, none the other way."""
+        """_direct_fd, where it works for more than reads of one page. Any thread sets it back, none the other way."""
         self._optional = OptionalRequests()
         self._aio: KernelAio | None = None  # of the thread that uses write_bulk()
         try:
@@ -261,14 +260,13 @@ class FileDevice:
             return
         self._direct_fd = self._io_fd = fd
 
-    def _leaves_direct(self, fd: int, error: OSError) -> bool:
-        """Whether that was a refusal of O_DIRECT as such; from the first one on there is none."""
+    def _leave_direct(self, fd: int, verb: str, error: OSError) -> None:
+        """Do without O_DIRECT from now on, where that is what was refused. Raises DeviceError for other errors."""
         if error.errno != errno.EINVAL or fd != self._direct_fd:
-            return False
+            raise self._error(verb, error) from None
         if self._io_fd != self._fd:
             self._io_fd = self._fd
             _log.warning("%s '%s' refuses direct I/O: it goes through the page cache from now on", self.role, self.name)
-        return True
 
     def _error(self, verb: str, error: OSError) -> DeviceError:
         value = error.errno or errno.EIO
@@ -286,10 +284,9 @@ class FileDevice:
             try:
                 count = os.preadv(fd, (view[done:] if done else view,), offset + done)
             except OSError as error:
-                if self._leaves_direct(fd, error):
-                    self._read(self._fd, view[done:], offset + done)
-                    return
-                raise self._error("read", error) from None
+                self._leave_direct(fd, "read", error)
+                self._read(self._fd, view[done:], offset + done)
+                return
             if count == 0:
                 raise DeviceError(f"{self.role} '{self.name}' ends at byte {offset + done}: it has been truncated")
             done += count
@@ -304,10 +301,9 @@ class FileDevice:
                 if count < length:
                     self._write_rest(fd, batch, offset, count)
             except OSError as error:
-                if self._leaves_direct(fd, error):
-                    self.write(views[start:], offset)
-                    return
-                raise self._error("write to", error) from None
+                self._leave_direct(fd, "write to", error)
+                self.write(views[start:], offset)
+                return
             offset += length
 
     def _write_rest(self, fd: int, views: Sequence[memoryview], offset: int, done: int) -> None:
