@@ -37,8 +37,10 @@ def lines(pair, origin):
     """Countdowns for error_at(), each with a new pair, until no line is left; the test sets `left`."""
     for countdown in itertools.count():
         assert countdown < MOST_LINES, "the injection never ends"
-        pair.make_origin(origin)
+        # A new file: the one before is marked as that of its log.
+        pair.origin.unlink(missing_ok=True)
         pair.log.unlink(missing_ok=True)
+        pair.make_origin(origin)
         yield countdown
         pair.abandon()
 
