@@ -42,7 +42,7 @@ def _this_boot() -> int:
     except (OSError, ValueError):
         # Each process counts as a boot of its own.
         name = str(uuid.uuid4())
-    return xxh3_64_intdigest(name) % (2**32 - 1) + 1
+    return xxh3_64_intdigest(name.encode()) % (2**32 - 1) + 1
 
 
 def _container_offset_ns() -> int:

@@ -23,6 +23,17 @@ def test_each_process_is_a_boot_of_its_own_where_that_is_not_known(tmp_path, mon
     assert len(found) == 8 and 0 not in found
 
 
+def test_only_bytes_are_hashed(tmp_path, monkeypatch):
+    """New releases of xxhash refuse text, older ones took it as UTF-8; the number of a boot is the same with both."""
+    (tmp_path / "boot_id").write_text("0f2e3c1a-5d3b-4a4e-9d0b-6f3a1c2b4d5e\n")
+    monkeypatch.setattr(clock, "_BOOT_ID", tmp_path / "boot_id")
+    number = clock._this_boot()
+    given = []
+    monkeypatch.setattr(clock, "xxh3_64_intdigest", lambda data: given.append(data) or number - 1)
+    assert clock._this_boot() == number
+    assert given == [b"0f2e3c1a-5d3b-4a4e-9d0b-6f3a1c2b4d5e"]
+
+
 @pytest.mark.parametrize(
     ("text", "offset_ns"),
     [("monotonic  5 6\nboottime  7 8\n", 7 * 10**9 + 8), ("boottime -3 500000000", -2_500_000_000),
