@@ -11,6 +11,9 @@
 #   test        tests/run.sh
 #   bench       benchmarks/run
 #   check       .ci/run
+#   pip         pip install .
+#   deb         packaging/build-deb
+#   packages    tests/packages.sh
 #   fresh       tests/fresh.sh
 #
 # This is the one place that names packages. All messages go to stderr.
@@ -27,6 +30,9 @@ packages[backup]="${packages[run]} libnbd-bin python3-libnbd"
 packages[undo]="${packages[run]} libnbd-bin e2fsprogs fuse3 mount util-linux"
 packages[picture]="${packages[run]} python3-matplotlib"
 packages[check]="${packages[run]} python3-venv shellcheck"
+packages[pip]="python3-pip python3-venv"
+packages[deb]="build-essential debhelper dh-python dpkg-dev pybuild-plugin-pyproject python3-all python3-setuptools"
+packages[packages]="${packages[deb]} autopkgtest lintian python3-pip python3-venv python3-wheel"
 packages[fresh]="debian-archive-keyring debootstrap git mount procps util-linux"
 
 say() { echo "install-packages: $*" >&2; }

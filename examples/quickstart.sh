@@ -2,20 +2,30 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Shows the cache at work on a file: fills it with a file system, kills the server, recovers, drains, compares.
 #
-# Usage: quickstart.sh [--keep DIR]
+# Usage: quickstart.sh [--plugin PLUGIN] [--keep DIR]
 #
+# PLUGIN is the path of a wbcache.py, unless told that of these sources, or wbcache for the one that is installed in nbdkit.
 # Installs the packages it needs (with sudo unless root), works in a temporary folder and removes it.
 # With --keep it works in DIR, which must be new or empty, and leaves the files there.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-plugin=$repository/plugin/wbcache.py
+plugin=(python "$repository/plugin/wbcache.py")
 kept=
-case "$#:${1:-}" in
-    0:) ;;
-    2:--keep) mkdir -p "$2"; kept=$(cd "$2" && pwd) ;;
-    *) echo "usage: quickstart.sh [--keep DIR]" >&2; exit 2 ;;
-esac
+while [ $# -gt 0 ]; do
+    case "$#:$1" in
+        1:*) set -- usage; break ;;
+        *:--keep) mkdir -p "$2"; kept=$(cd "$2" && pwd) ;;
+        *:--plugin)
+            case "$2" in
+                */*) plugin=(python "$(realpath "$2")") ;;
+                *) plugin=("$2") ;;
+            esac ;;
+        *) set -- usage; break ;;
+    esac
+    shift 2
+done
+[ $# -eq 0 ] || { echo "usage: quickstart.sh [--plugin PLUGIN] [--keep DIR]" >&2; exit 2; }
 if [ -n "$kept" ] && [ -n "$(ls -A "$kept")" ]; then
     echo "quickstart: $kept is not empty" >&2
     exit 2
@@ -53,7 +63,7 @@ start_server() {
     shift
     rm -f "$socket" "$scratch/pid"
     nbdkit --foreground --verbose --unix "$socket" --pidfile "$scratch/pid" \
-        python "$plugin" "origin=$folder/origin.img" "log=$folder/origin.wblog" "$@" 2>"$log_of_server" &
+        "${plugin[@]}" "origin=$folder/origin.img" "log=$folder/origin.wblog" "$@" 2>"$log_of_server" &
     server=$!
     for _ in $(seq 300); do
         [ ! -s "$scratch/pid" ] || return 0
@@ -145,7 +155,7 @@ check_file_system "$folder/origin.img"
 cat <<EXAMPLES
 
 Passed. To serve a disk of yours (its content stays; the log, if blank, is formatted):
-    nbdkit --unix /run/wbcache.sock python $plugin origin=/dev/sdX log=/dev/nvmeYnZ
+    nbdkit --unix /run/wbcache.sock ${plugin[*]} origin=/dev/sdX log=/dev/nvmeYnZ
 To attach it to a virtual machine:
     qemu-system-x86_64 ... -blockdev driver=nbd,node-name=disk0,server.type=unix,server.path=/run/wbcache.sock \\
         -device virtio-blk-pci,drive=disk0

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Runs the quickstart and all tests on a system on which nothing is installed: a minimal Debian or Ubuntu made by debootstrap
+# Runs the quickstart, the packages' test and all tests on a system on which nothing is installed: a minimal Debian or Ubuntu made by debootstrap
 # in a temporary folder, with a clean clone of this repository's last commit. Removes all of it again.
 #
-# Usage: fresh.sh SUITE [MIRROR]     SUITE: bookworm, trixie, or noble (Ubuntu 24.04)
+# Usage: fresh.sh [--only PART] SUITE [MIRROR]     SUITE: bookworm, trixie, or noble (Ubuntu 24.04)
 #
+# PART is quickstart, packages (tests/packages.sh) or tests.
 # Needs root (asks sudo) and about 3 GB below ${TMPDIR:-/var/tmp}. The mirror is the one this machine's apt uses, for another
 # distribution than this machine's the distribution's own.
 set -euo pipefail
@@ -22,7 +23,7 @@ mirror_of_this_machine() {
 
 # Runs in its own mount and process namespaces: what it mounts is not seen outside, and both end with this function.
 inside() {
-    local work=$1 suite=$2 mirror=$3 root=$1/root failed=0 leftover name
+    local work=$1 suite=$2 mirror=$3 only=$4 root=$1/root failed=0 leftover name
     local environment=(HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin)
     [ -n "${http_proxy:-}" ] || eval "$(apt-config shell http_proxy Acquire::http::Proxy)"
     export http_proxy=${http_proxy:-}
@@ -44,6 +45,11 @@ inside() {
     cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
     apt-config dump Acquire | { grep -E '^Acquire::(http|https|Retries|ForceIPv|Check-)' || true; } \
         >"$root/etc/apt/apt.conf.d/90network"
+    # pip has a list of certificates of its own; on this machine a proxy may have one that is not on it.
+    if [ -e /etc/ssl/certs/ca-certificates.crt ]; then
+        cp --dereference /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/of-the-machine.crt"
+        environment+=(PIP_CERT=/etc/ssl/certs/of-the-machine.crt)
+    fi
     mv "$work/clone" "$root/root/wbcache"
     mount -t proc proc "$root/proc"
     mount --rbind /sys "$root/sys"
@@ -59,10 +65,13 @@ inside() {
         results+=("$name on $suite: $result after $((SECONDS - started)) s")
     }
     local results=()
-    timed quickstart /root/wbcache/examples/quickstart.sh
+    wanted() { [ -z "$only" ] || [ "$only" = "$1" ]; }
+    # The packages before all else: what they need has to come with them.
+    ! wanted packages || timed packages /root/wbcache/tests/packages.sh
+    ! wanted quickstart || timed quickstart /root/wbcache/examples/quickstart.sh
     leftover=$(ls -A "$root/tmp")
-    [ -z "$leftover" ] || { results+=("quickstart left files: $leftover"); failed=1; }
-    timed tests /root/wbcache/tests/run.sh
+    [ -z "$leftover" ] || { results+=("files left in /tmp: $leftover"); failed=1; }
+    ! wanted tests || timed tests /root/wbcache/tests/run.sh
     leftover=$(ps -e -o comm= | grep -E '^(nbdkit|nbdfuse|qemu-|fio|python)' || true)
     [ -z "$leftover" ] || { results+=("processes left: $leftover"); failed=1; }
     printf 'fresh: %s\n' "${results[@]}"
@@ -74,11 +83,19 @@ if [ "${1:-}" = --inside ]; then
     inside "$@"
     exit
 fi
+[ "$(id -u)" -eq 0 ] || exec sudo "${BASH_SOURCE[0]}" "$@"
+only=
+if [ "${1:-}" = --only ]; then
+    only=${2:-}
+    case "$only" in
+        quickstart | packages | tests) shift 2 ;;
+        *) say "no part '$only': quickstart, packages or tests" >&2; exit 2 ;;
+    esac
+fi
 if [ $# -lt 1 ] || [ $# -gt 2 ]; then
-    echo "usage: fresh.sh SUITE [MIRROR]" >&2
+    echo "usage: fresh.sh [--only PART] SUITE [MIRROR]" >&2
     exit 2
 fi
-[ "$(id -u)" -eq 0 ] || exec sudo "${BASH_SOURCE[0]}" "$@"
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$repository/examples/install-packages.sh" fresh
@@ -120,7 +137,7 @@ printf '[safe]\n\tdirectory = *\n' >"$work/gitconfig"
 GIT_CONFIG_GLOBAL=$work/gitconfig git clone --quiet --no-hardlinks "$repository" "$work/clone"
 say "commit $(git -C "$work/clone" log -1 --format='%h %s')"
 # In the background, since bash runs no trap while a program in the foreground runs.
-unshare --mount --propagation slave --pid --fork --kill-child --mount-proc "$BASH" "${BASH_SOURCE[0]}" --inside "$work" "$suite" "$mirror" &
+unshare --mount --propagation slave --pid --fork --kill-child --mount-proc "$BASH" "${BASH_SOURCE[0]}" --inside "$work" "$suite" "$mirror" "$only" &
 namespace=$!
 wait "$namespace" && status=0 || status=$?
 namespace=
