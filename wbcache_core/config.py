@@ -110,6 +110,8 @@ class Config:
     destage_delay: float = 5.0
     destage_depth: int = 64
     origin_settle: float = NbdTimes().settle
+    origin_timeout: float = NbdTimes().timeout
+    origin_connect_timeout: float = NbdTimes().connect
     low_watermark: int = 25
     high_watermark: int = 75
     on_exit: str = COMMIT
@@ -145,6 +147,8 @@ class Config:
             "destage_delay": parse_duration,
             "destage_depth": _parse_depth,
             "origin_settle": parse_duration,
+            "origin_timeout": parse_duration,
+            "origin_connect_timeout": parse_duration,
             "low_watermark": _parse_percent,
             "high_watermark": _parse_percent,
             "on_exit": lambda text: _choice(text, (COMMIT, DESTAGE)),
@@ -168,7 +172,7 @@ class Config:
 
     @property
     def nbd_times(self) -> NbdTimes:
-        return NbdTimes(settle=self.origin_settle)
+        return NbdTimes(self.origin_settle, self.origin_timeout, self.origin_connect_timeout)
 
     def check(self) -> None:
         """What holds between parameters; fills in defaults that depend on others. Raises ConfigError."""
@@ -190,8 +194,9 @@ class Config:
                 f"ring-size={self.ring_size} is too small: the ring needs at least {format_size(_MIN_RING_BYTES)}"
             )
         self.commit_size = min(self.commit_size or self.ring_size // 4, self.ring_size // 2)
-        if self.commit_interval <= 0:
-            raise ConfigError("commit-interval has to be longer than 0")
+        for name in ("commit_interval", "origin_timeout", "origin_connect_timeout"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name.replace('_', '-')} has to be longer than 0")
         if self.low_watermark >= self.high_watermark:
             raise ConfigError(
                 f"low-watermark={self.low_watermark} has to be below high-watermark={self.high_watermark}"

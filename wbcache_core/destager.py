@@ -111,6 +111,7 @@ class Destager:
         Ends early when the origin fails, when cancel() is called, and at the first tag. No lock held.
         """
         line = self._line
+        self._writer.be_patient()
         with line.lock:
             # Whatever failed before may work by now: the stop makes one more attempt.
             if not self._has_ended:
@@ -163,6 +164,8 @@ class Destager:
             try:
                 if end > self._line.destaged:
                     self._destage(end)
+                else:
+                    self._writer.check_idle()
                 self._reclaim()
             except StoppedError:
                 break
@@ -170,7 +173,8 @@ class Destager:
                 self._hold_up(error)
 
     def _wait_for_work(self) -> int | None:
-        """The LSN up to which to destage; the present `destaged` for only reclaiming; None to stop. Lock held."""
+        """The LSN up to which to destage; None to stop; the present `destaged` for only reclaiming, and looking after
+        connections. Lock held."""
         line = self._line
         while not line.destager_must_stop:
             timeout = max(self._retry_at, line.origin_settles_at) - time.monotonic()
@@ -184,13 +188,13 @@ class Destager:
                         return end
                 if self._reclaim_wanted():
                     return line.destaged
-            if 0 < timeout < _FOREVER:
-                line.destage_wanted.wait(timeout)
-            else:
-                self._image = None
-                line.destager_idle = True
-                line.destage_wanted.wait()
-                line.destager_idle = False
+            if not 0 < timeout < _FOREVER:
+                self._image, line.destager_idle, timeout = None, True, _FOREVER
+            pause = min(timeout, self._writer.check_seconds)
+            was_notified = line.destage_wanted.wait(pause if pause < _FOREVER else None)
+            line.destager_idle = False
+            if not was_notified and pause < timeout:
+                return line.destaged
         return None
 
     def _seconds_until_due(self, limit: int) -> float:

@@ -11,6 +11,8 @@ repeats the batch.
 A write that was under way on a lost connection may be carried out later: the
 server has received it, and does not know that nobody waits any more. Until
 `settles_at` nothing is written, so all of these come before the repetition.
+
+docs/nbd-origins.md has the states of a connection and all time limits as a table.
 """
 
 import contextlib
@@ -23,17 +25,20 @@ from typing import Any
 import nbd
 
 from wbcache_core.block_device import Extent, Write
-from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError
-from wbcache_core.nbd_connection import ALLOCATION, PIPELINE_DEPTH, NbdConnection, Part
-from wbcache_core.nbd_times import NbdTimes
+from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, StoppedError
+from wbcache_core.nbd_connection import ALLOCATION, FLUSH, PIPELINE_DEPTH, NbdConnection, Part, Rules
+from wbcache_core.nbd_times import NbdTimes, Patience
 from wbcache_core.optional_requests import MAP, PREFETCH, TRIM, ZERO, OptionalRequests
 from wbcache_core.units import GIB, MIB, PAGE_BYTES
 
 _RETRY_SECONDS = 15.0
-"""How long a read waits for a server that went away, before its client gets an error."""
+"""How long after the first loss a read begins anew, before its client gets an error."""
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.05, 2.0
 _FIRST_GROW_PAUSE, _LONGEST_GROW_PAUSE = 5.0, 300.0
 """Before more connections are tried again than the server took the last time."""
+_CHECK_SECONDS = 15.0
+"""Connections that nobody has used for about so long are asked whether the server is still there, or is to end."""
+_CLOSE_SECONDS = 10.0
 _LARGEST_DATA = 16 * MIB
 _LARGEST_RANGE = GIB
 _HOLE, _ZERO = 1, 2
@@ -47,6 +52,7 @@ class NbdDevice:
         """Raises ConfigError, DeviceError."""
         self.name = uri
         self.pipeline_depth = PIPELINE_DEPTH
+        self.check_seconds = _CHECK_SECONDS
         self._lock = threading.Lock()
         self._returned = threading.Condition(self._lock)
         self._most = self._limit = connections
@@ -54,12 +60,18 @@ class NbdDevice:
         self._idle: list[NbdConnection] = []
         self._all: set[NbdConnection] = set()
         self._connecting = 0
+        self._waiting = 0
+        self._failures = 0
+        self._last_failure: DeviceError | None = None
         self._lost_writes = False
         self._times = times
         self._settles_at = 0.0
         self._stopping = False
+        self._draining = False
+        self._patience = Patience(times.timeout)
+        self._rules = Rules(self._is_stopping, self._is_draining, self._patience, self._others_answered_at)
         self._optional = OptionalRequests()
-        connection = NbdConnection(uri, self._is_stopping)
+        connection = self._new_connection()
         handle = connection.handle
         self.size: int = handle.get_size()
         self.writable: bool = not handle.is_read_only()
@@ -74,24 +86,75 @@ class NbdDevice:
         self._largest_data = min(handle.get_block_size(nbd.SIZE_MAXIMUM) or _LARGEST_DATA, _LARGEST_DATA)
         self._all.add(connection)
         self._idle.append(connection)
-        self._connected_at = time.monotonic()
+        self._connected_at = connection.connected_at
 
     def _is_stopping(self) -> bool:
         return self._stopping
 
+    def _is_draining(self) -> bool:
+        return self._draining
+
+    def _new_connection(self) -> NbdConnection:
+        """Raises ConfigError, DeviceLostError."""
+        return NbdConnection(self.name, self._rules, self._times.connect, self._times.timeout)
+
+    def _others_answered_at(self, silent: NbdConnection) -> float:
+        """The last answer of this connection's server on any connection. One that began after the last answer on
+        `silent` says nothing: a successor may have taken it."""
+        with self._lock:
+            return max(
+                (other.answered_at for other in self._all if other.connected_at <= silent.answered_at), default=0.0
+            )
+
     def _take(self) -> NbdConnection:
-        """A connection nobody else uses: an idle one, a new one up to the limit, or the next that is returned."""
-        while True:
-            with self._lock:
-                while not self._idle and len(self._all) + self._connecting >= self._limit_now():
-                    pause = self._grow_at - time.monotonic() if self._limit < self._most else None
-                    self._returned.wait(pause)
-                if self._idle:
-                    return self._idle.pop()
-                self._connecting += 1
-            connection = self._connect()
-            if connection:
-                return connection
+        """A connection nobody else uses: an idle one, or the next that is returned or new.
+
+        Raises DeviceError where there is none at all and none can be had.
+        """
+        with self._lock:
+            failures = self._failures
+            while not self._idle:
+                limit = self._limit_now()
+                if not self._all:
+                    if self._last_failure and self._failures != failures:
+                        # What somebody else has tried meanwhile is not tried once more by each.
+                        raise type(self._last_failure)(str(self._last_failure), self._last_failure.errno_value)
+                    if not self._connecting:
+                        break
+                elif self._connecting <= self._waiting and len(self._all) + self._connecting < limit:
+                    self._connect_one_more()
+                self._waiting += 1
+                try:
+                    self._returned.wait(self._grow_at - time.monotonic() if self._limit < self._most else None)
+                finally:
+                    self._waiting -= 1
+            else:
+                return self._idle.pop()
+            self._connecting += 1
+        return self._connect()
+
+    def _connect_one_more(self) -> None:
+        """Start a thread that adds a connection to the idle ones: who waits may go on earlier with another. Lock held.
+
+        Some servers take only so many and leave the next one waiting.
+        """
+        self._connecting += 1
+        try:
+            threading.Thread(target=self._add_idle, name="wbcache-connect", daemon=True).start()
+        except RuntimeError:
+            # No more threads: the connections that there are have to do.
+            self._connecting -= 1
+            self._note_no_more()
+
+    def _add_idle(self) -> None:
+        with contextlib.suppress(DeviceError, ConfigError):
+            self._give_back(self._connect())
+
+    def _note_no_more(self) -> None:
+        """The server takes no more connections than there are, for the moment. Lock held."""
+        self._limit = max(len(self._all), 1)
+        self._grow_at = time.monotonic() + self._grow_pause
+        self._grow_pause = min(2 * self._grow_pause, _LONGEST_GROW_PAUSE)
 
     def _limit_now(self) -> int:
         """How many connections there may be. Lock held."""
@@ -99,14 +162,11 @@ class NbdDevice:
             self._limit = self._most
         return self._limit
 
-    def _connect(self) -> NbdConnection | None:
-        """A new connection; None where the server takes no more of them. Raises DeviceError when there is none at all.
-
-        Some servers take only so many and leave the next one waiting.
-        """
+    def _connect(self) -> NbdConnection:
+        """A new connection, counted in `_connecting` so far. Raises DeviceError, ConfigError."""
         connection = None
         try:
-            connection = NbdConnection(self.name, self._is_stopping)
+            connection = self._new_connection()
             if (size := connection.handle.get_size()) != self.size:
                 connection = None
                 raise DeviceError(
@@ -114,20 +174,20 @@ class NbdDevice:
                     "bring back what was there, or restart the cache"
                 )
             self._grow_pause = _FIRST_GROW_PAUSE
-        except DeviceLostError:
+            return connection
+        except DeviceError as error:
             with self._lock:
-                if not self._all:
-                    raise
-                self._limit = len(self._all)
-                self._grow_at = time.monotonic() + self._grow_pause
-                self._grow_pause = min(2 * self._grow_pause, _LONGEST_GROW_PAUSE)
+                self._failures += 1
+                self._last_failure = error
+                if self._all:
+                    self._note_no_more()
+            raise
         finally:
             with self._lock:
                 self._connecting -= 1
                 if connection:
                     self._all.add(connection)
                 self._returned.notify_all()
-        return connection
 
     def _give_back(self, connection: NbdConnection) -> None:
         with self._lock:
@@ -135,15 +195,21 @@ class NbdDevice:
             self._returned.notify_all()
 
     def _drop(self, connection: NbdConnection) -> None:
-        """Forget a connection that was lost, and the idle ones: as a rule the server has gone, and all with it."""
+        """Forget a connection that was lost, and idle ones of the same server: as a rule all have gone with it. One
+        that began after the last answer on the lost one may be of a successor, and is asked."""
         with self._lock:
-            for lost in (connection, *self._idle):
+            kept = [
+                idle
+                for idle in self._idle
+                if idle.connected_at > connection.answered_at and not idle.has_ended()
+            ]
+            for lost in (connection, *(idle for idle in self._idle if idle not in kept)):
                 self._all.discard(lost)
                 lost.hang_up()
                 self._lost_writes |= lost.unflushed
                 if lost.unanswered:
                     self._settles_at = time.monotonic() + self._times.settle
-            self._idle.clear()
+            self._idle[:] = kept
             self._returned.notify_all()
         # What comes next may be another server.
         self._optional.forget()
@@ -185,7 +251,7 @@ class NbdDevice:
 
     def _ask(self, verb: str, method: str, *arguments: Any) -> None:
         """A request that changes nothing: repeated for a while when the server goes away."""
-        deadline = time.monotonic() + _RETRY_SECONDS
+        deadline = 0.0
         back_off = _FIRST_BACK_OFF
         while True:
             try:
@@ -194,6 +260,7 @@ class NbdDevice:
                     connection.perform(verb, method, *arguments)
                 return
             except DeviceLostError:
+                deadline = deadline or time.monotonic() + _RETRY_SECONDS
                 if self._stopping or time.monotonic() + back_off > deadline:
                     raise
             with self._lock:
@@ -244,12 +311,22 @@ class NbdDevice:
             if connection is None:
                 return
             if self._can_flush:
-                with self._using(connection):
-                    connection.perform("flush", "aio_flush")
+                self._flush(connection)
             else:
                 self._give_back(connection)
             with self._lock:
                 connection.unflushed = False
+
+    def _flush(self, connection: NbdConnection) -> None:
+        """Raises DeviceError; who gets it repeats all that is unflushed."""
+        try:
+            with self._using(connection):
+                connection.perform(FLUSH, "aio_flush")
+        except DeviceLostError:
+            with self._lock:
+                self._lost_writes = False
+            raise
+        self._patience.note_flushed()
 
     def _take_unflushed(self) -> NbdConnection | None:
         """An idle connection that wrote; waits for one that is in use. Lock held. Raises DeviceError after a loss."""
@@ -339,6 +416,25 @@ class NbdDevice:
         with self._lock:
             self._settles_at = max(self._settles_at, self._connected_at + self._times.settle)
 
+    def be_patient(self) -> None:
+        self._draining = True
+
+    def check_idle(self) -> None:
+        since = time.monotonic() - self.check_seconds / 2
+        page = memoryview(bytearray(min(PAGE_BYTES, self.size)))
+        while not self._stopping:
+            with self._lock:
+                unused = next((idle for idle in self._idle if idle.answered_at < since), None)
+                if unused is None:
+                    break
+                self._idle.remove(unused)
+            with contextlib.suppress(DeviceError, StoppedError), self._using(unused):
+                try:
+                    unused.perform("read", "aio_pread", page, 0)
+                finally:
+                    # Also what it refuses is an answer.
+                    unused.answered_at = max(unused.answered_at, since)
+
     def interrupt(self) -> None:
         with self._lock:
             self._stopping = True
@@ -346,6 +442,9 @@ class NbdDevice:
 
     def close(self) -> None:
         with self._lock:
+            self._stopping = True
+            # A thread that outlived the process's Python would harm it.
+            self._returned.wait_for(lambda: not self._connecting, _CLOSE_SECONDS)
             self._idle.clear()
             self._all.clear()
 

@@ -1,7 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How long each part of talking to an NBD origin may take."""
+"""How long each part of talking to an NBD origin may take. docs/nbd-origins.md has the whole of it as one table."""
 
+import threading
+import time
 from typing import NamedTuple
+
+_FLUSH_FACTOR = 10
+"""A flush may write out all that a server holds back."""
+_MOST_RAISED = 64
+_RAISED_FOR = 20
+"""A raised limit holds for so many times itself, or until a flush is answered."""
 
 
 class NbdTimes(NamedTuple):
@@ -9,3 +17,47 @@ class NbdTimes(NamedTuple):
 
     settle: float = 30.0
     """A server carries nothing out any more so long after the connection has ended on which it was asked."""
+    timeout: float = 30.0
+    """A connection is given up when nothing comes on it for so long though a request is under way."""
+    connect: float = 20.0
+    """So long it may take until a new connection can be used."""
+
+
+class Patience:
+    """How long the requests to one origin may go unanswered. What was given up gets twice the time the next time:
+    an origin that is only slow is never asked for ever in vain. `_lock` guards all fields that change."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._factor = 1
+        self._flush_factor = 1
+        self._raised_at = self._raised_until = 0.0
+        self._flush_raised_at = 0.0
+
+    def limit(self, is_flush: bool) -> float:
+        """Seconds without a sign of life."""
+        with self._lock:
+            if is_flush:
+                return self._timeout * _FLUSH_FACTOR * self._flush_factor
+            if time.monotonic() > self._raised_until:
+                self._factor = 1
+            return self._timeout * self._factor
+
+    def note_given_up(self, is_flush: bool, since: float) -> None:
+        """A request of that time was given up: one of many that wait at the same time counts."""
+        with self._lock:
+            now = time.monotonic()
+            if is_flush:
+                if since > self._flush_raised_at:
+                    self._flush_factor = min(2 * self._flush_factor, _MOST_RAISED)
+                    self._flush_raised_at = now
+            elif since > self._raised_at:
+                self._factor = min(2 * self._factor, _MOST_RAISED)
+                self._raised_at = now
+                self._raised_until = now + _RAISED_FOR * self._factor * self._timeout
+
+    def note_flushed(self) -> None:
+        """A flush was answered: what the origin was asked before is done."""
+        with self._lock:
+            self._factor = self._flush_factor = 1

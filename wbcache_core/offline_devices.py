@@ -55,7 +55,10 @@ def open_origin(text: str, read_only: bool) -> Device:
         from wbcache_core.nbd_device import NbdDevice
     except ImportError:
         raise ConfigError(f"origin '{text}' needs libnbd's Python module; install python3-libnbd") from None
-    return NbdDevice(text, Config().destage_depth, Config().nbd_times)
+    device = NbdDevice(text, Config().destage_depth, Config().nbd_times)
+    # Who waits for a command can end it, and would have to begin again where it gave up.
+    device.be_patient()
+    return device
 
 
 @contextmanager

@@ -120,6 +120,21 @@ class OriginWriter:
         """See block_device.Device."""
         return self._origin.settles_at
 
+    @property
+    def check_seconds(self) -> float:
+        """How often check_idle() is to be called; infinity where there is nothing to check."""
+        return self._pipelined.check_seconds if self._pipelined else float("inf")
+
+    def check_idle(self) -> None:
+        """See block_device.PipelinedDevice."""
+        if self._pipelined:
+            self._pipelined.check_idle()
+
+    def be_patient(self) -> None:
+        """See block_device.PipelinedDevice."""
+        if self._pipelined:
+            self._pipelined.be_patient()
+
     def write(self, batch: DestageBatch, avoid: Iterable[int] = ()) -> int:
         """Make the batch durable on the origin; returns the number of requests it took. Waits until it has settled.
 

@@ -20,4 +20,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         "            pass\n",
         "tests/nbdkit/test_lost_requests.py::test_a_write_that_lands_after_the_cache_was_killed",
     ),
+    Mutation(
+        "wait-for-silent-servers",
+        "a server that says nothing any more is waited for without end",
+        "nbd_connection.py",
+        "            raise connection.give_up(now - self._since)\n",
+        "            pass\n",
+        "tests/nbdkit/test_silent_origin.py::test_a_client_reads_from_the_successor_of_a_silent_server",
+    ),
+    Mutation(
+        "given-up-writes-need-not-settle",
+        "writes that a silent server has not answered count as never sent",
+        "nbd_connection.py",
+        "        self.state = State.SILENT\n",
+        "        self.state = State.SILENT\n        self.unanswered = 0\n",
+        "tests/nbdkit/test_silent_origin.py::test_writes_that_got_no_answer_have_to_settle",
+    ),
 )

@@ -39,7 +39,7 @@ BAD_CHOICES = [
     ("destage-depth", "257", "1 to 256"),
 ]
 
-TIMES = ("commit-interval", "destage-delay", "origin-settle")
+TIMES = ("commit-interval", "destage-delay", "origin-settle", "origin-timeout", "origin-connect-timeout")
 
 
 @pytest.fixture
@@ -102,6 +102,8 @@ def test_value_that_is_not_a_size(folder, origin, name, value):
         ("commit-interval", "-1s"),
         ("commit-interval", "inf"),
         ("destage-delay", "1h30m"),
+        ("origin-timeout", "none"),
+        ("origin-connect-timeout", "-1"),
         ("destage-delay", "1e3"),
         ("destage-delay", "5 s"),
     ],

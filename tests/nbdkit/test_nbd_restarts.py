@@ -10,9 +10,10 @@ import pytest
 
 from tests.support.gated_origin import in_background, wait_until
 from tests.support.nbdkit_server import NbdkitServer
-from wbcache_core import nbd_connection, nbd_device
+from wbcache_core import nbd_device
 from wbcache_core.errors import DeviceError
 from wbcache_core.nbd_device import NbdDevice
+from wbcache_core.nbd_times import NbdTimes
 
 PAGE = 4096
 SIZE = 64 * PAGE
@@ -44,9 +45,8 @@ def read(device):
 
 
 def test_connections_come_back_after_a_stall(address, monkeypatch):
-    monkeypatch.setattr(nbd_connection, "_CONNECT_SECONDS", 0.4)
     monkeypatch.setattr(nbd_device, "_FIRST_GROW_PAUSE", 0.3)
-    device = NbdDevice(address.uri, 3)
+    device = NbdDevice(address.uri, 3, NbdTimes(connect=0.4))
     device._take()
     os.kill(address.server.pid, signal.SIGSTOP)
     waiting = in_background(device._take)

@@ -11,7 +11,8 @@ from wbcache_core.units import GIB, MIB
 
 NAMES = (
     "origin log log-size ring-size ack flush fua commit-interval commit-size destage-delay destage-depth "
-    "origin-settle low-watermark high-watermark on-exit compress history history-full force pin-thread-state"
+    "origin-settle origin-timeout origin-connect-timeout low-watermark high-watermark on-exit compress history "
+    "history-full force pin-thread-state"
 ).split()
 
 
@@ -34,6 +35,8 @@ def test_defaults():
         destage_delay=5.0,
         destage_depth=64,
         origin_settle=30.0,
+        origin_timeout=30.0,
+        origin_connect_timeout=20.0,
         low_watermark=25,
         high_watermark=75,
         on_exit=COMMIT,
@@ -65,6 +68,8 @@ def test_defaults():
         ("destage_depth", "1", 1),
         ("origin_settle", "0", 0),
         ("origin_settle", "2m", 120),
+        ("origin_timeout", "1500ms", 1.5),
+        ("origin_connect_timeout", "1m", 60),
         ("destage_depth", "256", 256),
         ("low_watermark", "0", 0),
         ("low_watermark", "74%", 74),
@@ -120,6 +125,11 @@ def test_values(name, text, value):
         ("fua", "ram"),
         ("commit-interval", "0"),
         ("commit-interval", "soon"),
+        ("origin-timeout", "0"),
+        ("origin-timeout", "-1s"),
+        ("origin-timeout", "never"),
+        ("origin-connect-timeout", "0"),
+        ("origin-connect-timeout", "10000000000"),
         ("commit-interval", "10000000000"),
         ("commit-size", "1.5M"),
         ("destage-delay", "-1"),
