@@ -97,7 +97,7 @@ class NbdConnection:
             waited = time.monotonic() - started
             if waited > seconds or (self._rules.is_stopping() and waited > _GRACE_SECONDS):
                 raise DeviceLostError(
-                    f"origin '{self._uri}' does not answer: not connected within {waited:.3g} s (origin-connect-timeout)",
+                    f"origin '{self._uri}' does not answer: no connection in {waited:.3g} s (origin-connect-timeout)",
                     errno.EIO,
                 )
             self.handle.poll(_POLL_MS)

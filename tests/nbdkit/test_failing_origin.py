@@ -18,7 +18,7 @@ from tests.support.nbdkit_server import HANG_UP_ERRORS
 MIB = 1 << 20
 PAGE = 4096
 SIZE = 8 * MIB
-SETTINGS = {"ring_size": "1M", "log_size": "4M", "destage_delay": "100ms", "lifetime_s": 60}
+SETTINGS = {"ring_size": "1M", "log_size": "4M", "destage_delay": "100ms", "origin_settle": "0", "lifetime_s": 60}
 
 # Requests that need the origin wait five seconds for one that fails to come back.
 FAILURE_LIMIT_S = 8

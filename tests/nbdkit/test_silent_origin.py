@@ -49,7 +49,7 @@ class Address:
 
     def destroy(self):
         for server in self._servers:
-            server.kill()
+            server.destroy()
 
 
 @pytest.fixture
