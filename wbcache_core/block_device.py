@@ -101,15 +101,6 @@ class PipelinedDevice(Device, Protocol):
 
     pipeline_depth: int
     """More in one thread bring nothing."""
-    check_seconds: float
-    """How often check_idle() is to be called where nothing else is asked of the device."""
-
-    def be_patient(self) -> None:
-        """From now on changes and flushes may take as long as they take: a drain needs them."""
-
-    def check_idle(self) -> None:
-        """Notice whether the other end is to end, or has gone, on connections that nobody uses. Raises nothing."""
-
     def write_many(
         self, take: Callable[[], Write | None], fail: Callable[[Write, DeviceError], None], depth: int
     ) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import islice
 
 from wbcache_core.block_device import BulkDevice, Device, PipelinedDevice, Write
+from wbcache_core.connected_device import ConnectedDevice
 from wbcache_core.destage_batch import Clear, DestageBatch
 from wbcache_core.errors import DeviceError, DeviceLostError, StoppedError
 from wbcache_core.fingerprint import sample_page
@@ -107,6 +108,7 @@ class OriginWriter:
         self._depth = depth
         self._should_stop = should_stop
         self._pipelined = origin if isinstance(origin, PipelinedDevice) else None
+        self._connected = origin if isinstance(origin, ConnectedDevice) else None
         self._bulk = origin if isinstance(origin, BulkDevice) else None
         self._pool: ThreadPoolExecutor | None = None
         self._most_refused = most_refused
@@ -123,17 +125,17 @@ class OriginWriter:
     @property
     def check_seconds(self) -> float:
         """How often check_idle() is to be called; infinity where there is nothing to check."""
-        return self._pipelined.check_seconds if self._pipelined else float("inf")
+        return self._connected.check_seconds if self._connected else float("inf")
 
     def check_idle(self) -> None:
-        """See block_device.PipelinedDevice."""
-        if self._pipelined:
-            self._pipelined.check_idle()
+        """See connected_device.ConnectedDevice."""
+        if self._connected:
+            self._connected.check_idle()
 
     def be_patient(self) -> None:
-        """See block_device.PipelinedDevice."""
-        if self._pipelined:
-            self._pipelined.be_patient()
+        """See connected_device.ConnectedDevice."""
+        if self._connected:
+            self._connected.be_patient()
 
     def write(self, batch: DestageBatch, avoid: Iterable[int] = ()) -> int:
         """Make the batch durable on the origin; returns the number of requests it took. Waits until it has settled.

@@ -31,7 +31,7 @@ LAYERS = (
     "segment_format superblock_format origin_facts nbd_times device_name",
     "nbd_uri",
     "thread_state shutdown_watcher control_client",
-    "kernel_aio discard_support optional_requests clock image_claim",
+    "kernel_aio connected_device discard_support optional_requests clock image_claim",
     "qemu_locks image_users",
     "background units",
     "errors",
