@@ -66,7 +66,7 @@ _make_importable()
 
 from wbcache_core import __version__, moments, segment_format, superblock_format, thread_state
 from wbcache_core.cache import Cache
-from wbcache_core.client_sockets import hang_up
+from wbcache_core.client_sockets import ClientSockets, allow_more_descriptors
 from wbcache_core.config import Config
 from wbcache_core.control_commands import COMMANDS, TOO_LONG, ControlCommands
 from wbcache_core.control_server import ControlServer
@@ -89,6 +89,7 @@ _SNAPSHOT = "@"
 
 _config = Config()
 _cache = None
+_client_sockets = None
 _watcher = None
 _control = None
 _control_socket = None
@@ -192,7 +193,9 @@ def config_complete():
 
 
 def get_ready():
-    global _cache, _control_socket
+    global _cache, _client_sockets, _control_socket
+    allow_more_descriptors()
+    _client_sockets = ClientSockets()
     _cache = Cache(_config)
     if _config.control:
         _control_socket = ControlSocket(_config.control)
@@ -225,7 +228,7 @@ def _end_when_settled():
 
 def _send_clients_away():
     if _cache.is_settled:
-        hang_up(_control_socket.listener if _control_socket else None)
+        _client_sockets.hang_up(_control_socket.listener if _control_socket else None)
 
 
 def cleanup():

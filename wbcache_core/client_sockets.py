@@ -8,41 +8,90 @@ nbdkit sees the end of the client's requests and closes the connection itself.
 
 import contextlib
 import os
+import resource
 import socket
 import stat
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+_MOST_DESCRIPTORS = 1 << 16
+
+_Found = TypeVar("_Found")
 
 
-def hang_up(spared: socket.socket | None = None) -> int:
-    """Shut down the reading side of all connections that were accepted by listening sockets of this process.
-
-    Connections that the process made itself, say to an NBD origin, are left alone, and so are those that were
-    accepted by `spared`. Returns their number.
-    """
-    listening: list[socket.socket] = []
-    connected: list[socket.socket] = []
-    for name in os.listdir("/proc/self/fd"):
-        # Sockets come and go in other threads while this looks at them.
-        with contextlib.suppress(OSError):
-            if stat.S_ISSOCK(os.stat(int(name)).st_mode):
-                _sort(socket.socket(fileno=os.dup(int(name))), listening, connected)
-    names = {_name(listener) for listener in listening}
-    if spared:
-        names.discard(_name(spared))
-    count = 0
-    for connection in connected:
-        with contextlib.suppress(OSError):
-            connection.getpeername()
-            if _name(connection) in names:
-                connection.shutdown(socket.SHUT_RD)
-                count += 1
-    for connection in listening + connected:
-        connection.close()
-    return count
+def allow_more_descriptors() -> None:
+    """Each client takes one: have as many as this process may give itself."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _sort(endpoint: socket.socket, listening: list[socket.socket], connected: list[socket.socket]) -> None:
-    is_listening = endpoint.type == socket.SOCK_STREAM and endpoint.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    (listening if is_listening else connected).append(endpoint)
+class ClientSockets:
+    """Works also when clients have taken all descriptors: it has kept two. For one thread at a time."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._slot = os.dup(self._null)
+        """While a socket is looked at, another descriptor of it: its number may become something else meanwhile."""
+
+    def hang_up(self, spared: socket.socket | None = None) -> int:
+        """Shut down the reading side of all connections that were accepted by listening sockets of this process.
+
+        Connections that the process made itself, say to an NBD origin, are left alone, and so are those that were
+        accepted by `spared`. Returns their number.
+        """
+        numbers = list(_descriptors())
+        listeners = set(filter(None, self._of_each(numbers, _listener_name)))
+        if spared:
+            listeners.discard(_name(spared))
+
+        def end(endpoint: socket.socket) -> bool:
+            endpoint.getpeername()
+            if _is_listening(endpoint) or _name(endpoint) not in listeners:
+                return False
+            endpoint.shutdown(socket.SHUT_RD)
+            return True
+
+        return sum(self._of_each(numbers, end))
+
+    def _of_each(self, numbers: list[int], look: Callable[[socket.socket], _Found]) -> list[_Found]:
+        """What look() finds at each socket; nothing where it raises OSError."""
+        found: list[_Found] = []
+        for number in numbers:
+            # Sockets come and go in other threads while this looks at them.
+            with contextlib.suppress(OSError):
+                if number == self._slot or not stat.S_ISSOCK(os.stat(number).st_mode):
+                    continue
+                os.dup2(number, self._slot, inheritable=False)
+                try:
+                    endpoint = socket.socket(fileno=self._slot)
+                    try:
+                        found.append(look(endpoint))
+                    finally:
+                        endpoint.detach()
+                finally:
+                    # The other end is not to see a connection that lives on here.
+                    os.dup2(self._null, self._slot, inheritable=False)
+        return found
+
+
+def _descriptors() -> Iterable[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        # Also this takes a descriptor. Where there is none left, all numbers are in use.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return range(min(most, _MOST_DESCRIPTORS) if most >= 0 else _MOST_DESCRIPTORS)
+
+
+def _is_listening(endpoint: socket.socket) -> bool:
+    is_stream = endpoint.type == socket.SOCK_STREAM
+    return is_stream and endpoint.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
+
+
+def _listener_name(endpoint: socket.socket) -> tuple[int, object] | None:
+    return _name(endpoint) if _is_listening(endpoint) else None
 
 
 def _name(endpoint: socket.socket) -> tuple[int, object]:

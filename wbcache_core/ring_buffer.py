@@ -8,8 +8,8 @@ uncompressed log, descriptors included.
 
 import contextlib
 import mmap
-import os
 
+from wbcache_core import memory_limit
 from wbcache_core.errors import ConfigError
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size
 
@@ -22,11 +22,11 @@ class RingBuffer:
 
     def __init__(self, byte_count: int) -> None:
         """Raises ConfigError when the memory cannot be had."""
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if byte_count > memory // 2:
+        memory = memory_limit.available()
+        if byte_count > memory.byte_count // 2:
             raise ConfigError(
-                f"ring-size {format_size(byte_count)} is more than half of this machine's memory "
-                f"({format_size(memory)}); choose a smaller ring-size"
+                f"ring-size {format_size(byte_count)} is more than half of the memory of {memory.whose} "
+                f"({format_size(memory.byte_count)}); choose a smaller ring-size"
             )
         self.pages = byte_count >> PAGE_SHIFT
         self._bytes = self.pages << PAGE_SHIFT

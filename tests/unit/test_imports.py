@@ -33,7 +33,7 @@ LAYERS = (
     "thread_state shutdown_watcher control_client",
     "kernel_aio connected_device discard_support optional_requests clock image_claim",
     "qemu_locks image_users",
-    "background units",
+    "background units memory_limit",
     "errors",
 )
 LONGEST_FILE_LINES = 500

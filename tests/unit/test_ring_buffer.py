@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wbcache_core import memory_limit
 from wbcache_core.errors import ConfigError
 from wbcache_core.ring_buffer import RingBuffer
 from wbcache_core.units import PAGE_BYTES
@@ -80,6 +81,47 @@ def test_more_than_half_of_memory_is_refused():
         RingBuffer(memory // 2 + PAGE_BYTES)
     with pytest.raises(ConfigError, match="ring-size"):
         RingBuffer(2**63)
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": "max\n"}, None),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": "1048576\n"}, 1 << 20),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "9999", "sys/fs/cgroup/memory.max": "96"}, 96),
+        ({"proc/self/cgroup": "0::/docker/x\n", "sys/fs/cgroup/memory.max": "8192\n"}, 8192),
+        ({"proc/self/cgroup": "0::/../..\n", "sys/fs/cgroup/memory.max": "8192\n"}, 8192),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/unified/memory.max": "8192\n"}, 8192),
+        (
+            {
+                "proc/self/cgroup": "9:name=systemd:/x\n4:cpu,memory:/a:c\n0::/\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "sys/fs/cgroup/memory/a:c/memory.limit_in_bytes": "12288\n",
+            },
+            12288,
+        ),
+        ({"proc/self/cgroup": "4:memory:/\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "9" * 18}, None),
+        ({"proc/self/cgroup": "nonsense\n"}, None),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "nonsense\n"}, None),
+    ],
+)  # fmt: skip
+def test_limits_of_control_groups(tmp_path, files, limit):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    memory = memory_limit.available(str(tmp_path))
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory.byte_count == (machine if limit is None else limit)
+    assert ("control group" in memory.whose) == (limit is not None)
+
+
+def test_more_than_half_of_what_the_control_group_may_use_is_refused(monkeypatch):
+    memory = memory_limit.Memory(4 << 20, "this control group")
+    monkeypatch.setattr(memory_limit, "available", lambda: memory)
+    RingBuffer(2 << 20)
+    with pytest.raises(ConfigError, match=r"ring-size 3.0 MiB is more than half of .* control group \(4.0 MiB\)"):
+        RingBuffer(3 << 20)
 
 
 def test_memory_that_cannot_be_had_is_refused(monkeypatch):
