@@ -171,14 +171,15 @@ class Committer:
         self._superblock_place = self._writer.end.place
 
     def _run(self) -> None:
-        while self._wait_until_due():
-            try:
+        try:
+            while self._wait_until_due():
                 self.commit_all()
-            except LogFailedError:
-                return
-            except Exception:
-                _log.exception("internal error in commit, please report it")
-                return
+        except LogFailedError:
+            pass
+        except Exception as error:
+            _log.exception("internal error in commit, please report it")
+            # Who waits for room in the ring waits for this thread.
+            self._line.fail(LogFailedError(f"internal error in commit: {error!r}; the volume takes no more writes"))
 
     def _wait_until_due(self) -> bool:
         """Return True when there is something to commit, False when the server stops or the log has failed."""

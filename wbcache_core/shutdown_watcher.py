@@ -7,11 +7,13 @@ signals are blocked in every thread and taken by one thread of ours, which
 wakes the requests and passes the stop on to nbdkit.
 """
 
-import contextlib
+import logging
 import os
 import signal
 import threading
 from collections.abc import Callable
+
+_log = logging.getLogger("wbcache")
 
 _SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP))
 
@@ -42,10 +44,21 @@ class ShutdownWatcher:
             self._thread.join()
 
     def _watch(self) -> None:
+        told = ""
         signal.sigwait(_SIGNALS)
         while not self._finished:
-            self._on_signal()
+            try:
+                self._on_signal()
+            except Exception:
+                # A second signal must be heard, and the ticks go on.
+                _log.exception("internal error at a signal to stop, please report it")
             while not (signal.sigtimedwait(_SIGNALS, _TICK_SECONDS) or self._finished):
                 # What fails (no descriptors left) is tried again at the next tick: a second signal must be heard.
-                with contextlib.suppress(OSError):
+                try:
                     self._on_tick()
+                except OSError:
+                    pass
+                except Exception as error:
+                    if repr(error) != told:
+                        _log.exception("internal error while stopping, please report it")
+                    told = repr(error)
