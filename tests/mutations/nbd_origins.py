@@ -26,7 +26,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "nbd_connection.py",
         "            raise connection.give_up(now - self._since)\n",
         "            pass\n",
-        "tests/nbdkit/test_silent_origin.py::test_a_client_reads_from_the_successor_of_a_silent_server",
+        "tests/nbdkit/test_silent_origin.py::test_all_that_wait_for_a_silent_server_go_on",
     ),
     Mutation(
         "given-up-writes-need-not-settle",
