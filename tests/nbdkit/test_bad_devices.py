@@ -159,7 +159,8 @@ class TestOriginUriRefused:
             listener.bind(str(folder / "silent.sock"))
             listener.listen()
             uri = f"nbd+unix:///?socket={folder}/silent.sock"
-            assert_refused(folder, [f"origin={uri}", f"log={folder}/log"], ["origin", uri, "does not answer"])
+            words = [f"origin={uri}", f"log={folder}/log", "origin-connect-timeout=1s"]
+            assert_refused(folder, words, ["origin", uri, "does not answer"])
 
     @pytest.mark.parametrize("uri", ["http://localhost/", "nbd+unix:///no-socket"])
     def test_no_nbd_uri(self, folder, uri):

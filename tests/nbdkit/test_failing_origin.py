@@ -23,7 +23,7 @@ SETTINGS = {"ring_size": "1M", "log_size": "4M", "destage_delay": "100ms", "orig
 # Requests that need the origin wait five seconds for one that fails to come back.
 FAILURE_LIMIT_S = 8
 STOP_LIMIT_S = 5
-NOISE = ["destaging", "log is full", "origin '.*': ", "origin is not complete", *HANG_UP_ERRORS]
+NOISE = ["destaging", "log is full", "cannot be marked", "origin '.*': ", "origin is not complete", *HANG_UP_ERRORS]
 
 OLD = random.Random(1).randbytes(SIZE)
 
@@ -266,7 +266,7 @@ def test_read_error(pair, faulty_origin, kind):
 def test_read_error_at_start(pair, faulty_origin):
     """Then nobody can tell whether it is the right origin."""
     origin = faulty_origin()
-    with pair.serve(**SETTINGS) as server:
+    with pair.serve(tolerate=NOISE, **SETTINGS) as server:
         clients.qemu_io(server.uri, "write -P 0x77 0 4096")
         server.kill()
     before = pair.log.read_bytes()
@@ -278,7 +278,7 @@ def test_read_error_at_start(pair, faulty_origin):
     assert f"cannot read origin '{origin.path}': Input/output error" in server.stderr_text(), server.describe()
     assert pair.log.read_bytes() == before
     origin.heal()
-    with pair.serve(**SETTINGS) as server:
+    with pair.serve(tolerate=NOISE, **SETTINGS) as server:
         clients.qemu_io(server.uri, "read -P 0x77 0 4096")
 
 
@@ -299,7 +299,8 @@ def test_origin_that_vanishes(pair, faulty_origin, kind):
                 assert_fails(lambda: clients.read_all(handle), "EIO")
         assert server.stop() < STOP_LIMIT_S
     pair.origin = origin.backing
-    with pair.serve(on_exit="destage", **SETTINGS) as server, clients.connection(server.uri) as handle:
+    moved = {**SETTINGS, "force": "origin-moved"}
+    with pair.serve(on_exit="destage", **moved) as server, clients.connection(server.uri) as handle:
         written.check(handle)
     written.check_origin(origin.backing)
 

@@ -49,7 +49,8 @@ class Machine:
             self.log.start(**log_disk or {})
             log = self._file(self.log.uri, "log")
             origin = self._file(self.origin.uri, "origin") if origin_is_file else self.origin.uri
-            settings = {"origin": origin, "log": log, **parameters}
+            # The origin is now a file and now an export; what it had not answered dies with it.
+            settings = {"origin": origin, "log": log, "force": "origin-moved", "origin_settle": "0", **parameters}
             words = [f"{key.replace('_', '-')}={value}" for key, value in settings.items()]
             self._cache = NbdkitServer(self._folder, ["-v", "python", PLUGIN, *words], _LIFETIME_S)
             self._stack.callback(self._cache.destroy)
