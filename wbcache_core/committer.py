@@ -27,6 +27,9 @@ Recovery then has to look for later segments only in a window behind the end of 
 """
 
 
+_INTERNAL = "internal error in commit: {}; the volume takes no more writes; start the server again"
+
+
 class Committer:
     def __init__(
         self,
@@ -50,6 +53,8 @@ class Committer:
         self._writer = writer  # the leader's
         self._store = store
         self._superblock_place = writer.end.place  # the leader's
+        self._unfinished = False  # the leader's
+        """A commit has begun and not come to its end: the log may hold what nobody knows of."""
         self._interval = interval
         self._low_pages = low_pages
         self._thread = threading.Thread(target=self._run, name="wbcache-commit", daemon=True)
@@ -120,22 +125,35 @@ class Committer:
         self.commit_until(head)
 
     def _commit(self) -> None:
-        """One write and one sync, by the leader. A failure is latched in the line."""
+        """One write and one sync, by the leader. A failure is latched in the line, whatever it is."""
+        line = self._line
+        if self._unfinished:
+            # Not even that could be latched.
+            line.fail(LogFailedError(_INTERNAL.format("a commit did not come to its end")))
+            return
+        self._unfinished = True
+        try:
+            self._write_next()
+        except DeviceError as error:
+            line.fail_log(error)
+        except BaseException as error:
+            # What is durable, and what the table knows, may differ: nothing may be committed behind such a gap.
+            line.fail(LogFailedError(_INTERNAL.format(repr(error))))
+            raise
+        else:
+            self._unfinished = False
+            if self._writer.end.place - self._superblock_place > SUPERBLOCK_PAGES:
+                self._note_in_superblock()
+
+    def _write_next(self) -> None:
+        """Make the next segments durable, then known, then committed. Raises DeviceError."""
         line = self._line
         with line.lock:
-            segments = self._take()
+            segments = self._next_segments()
             committed, reclaimed_place = line.committed, line.reclaimed_place
         if not segments:
             return
-        try:
-            written = self._writer.write(segments, committed, reclaimed_place)
-        except DeviceError as error:
-            line.fail_log(error)
-            return
-        except BaseException as error:
-            # The segments have left the queue: whatever happened, nothing may be committed behind the gap.
-            line.fail(LogFailedError(f"internal error in commit: {error!r}; the volume takes no more writes"))
-            raise
+        written = self._writer.write(segments, committed, reclaimed_place)
         with line.lock:
             for segment in written:
                 descriptor = segment.descriptor
@@ -144,23 +162,28 @@ class Committer:
                 )
                 self._covered.append(descriptor)
             line.note_committed(segments[-1].end_lsn, self._writer.end.place)
+            for _ in segments:
+                line.closed_segments.popleft()
             if line.destager_idle or line.dirty_pages > self._low_pages:
                 line.destage_wanted.notify()
-        if self._writer.end.place - self._superblock_place > SUPERBLOCK_PAGES:
-            self._note_in_superblock()
 
-    def _take(self) -> list[PendingSegment]:
-        """The next closed segments, at most COMMIT_PAGES; closes the open one if there is room. Volume lock held."""
+    def _next_segments(self) -> list[PendingSegment]:
+        """The next closed segments, at most COMMIT_PAGES; closes the open one if there is room. Volume lock held.
+
+        They stay in the queue until they are committed.
+        """
         line = self._line
-        taken: list[PendingSegment] = []
+        found: list[PendingSegment] = []
         room = COMMIT_PAGES
-        while line.closed_segments and 1 + line.closed_segments[0].page_count <= room:
-            taken.append(line.closed_segments.popleft())
-            room -= 1 + taken[-1].page_count
-        if not line.closed_segments and line.open_segment and 1 + line.open_segment.page_count <= room:
-            taken.append(line.open_segment)
-            line.open_segment = None
-        return taken
+        for segment in line.closed_segments:
+            room -= 1 + segment.page_count
+            if room < 0:
+                return found
+            found.append(segment)
+        if line.open_segment and 1 + line.open_segment.page_count <= room:
+            line.close_segment()
+            found.append(line.closed_segments[-1])
+        return found
 
     def _note_in_superblock(self) -> None:
         """By the leader."""

@@ -19,6 +19,7 @@
         ReadOnlyError        the volume cannot be written
         DamagedPageError     a page in the log fails its checksum
         LogFailedError       the log device failed: the volume takes no more writes
+        WritesEndedError     a write failed half-way: the volume takes no more writes
         OriginFailedError    the origin fails and the log cannot take more
         StoppedError         the server is shutting down
         SnapshotEndedError   writers needed the log space that kept the snapshot
@@ -122,6 +123,10 @@ class LogFailedError(RequestError):
     def __init__(self, message: str, errno_value: int = errno.EIO) -> None:
         super().__init__(message)
         self.errno_value = errno_value
+
+
+class WritesEndedError(RequestError):
+    pass
 
 
 class OriginFailedError(RequestError):

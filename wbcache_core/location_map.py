@@ -222,9 +222,10 @@ class LocationMap:
         """set_page() in a region without a dense leaf."""
         region, index = block >> REGION_SHIFT, block & REGION_MASK
         leaf = self.regions.get(region)
-        if leaf is None:
-            leaf = self.regions[region] = array("Q")
-        if len(leaf) == SPARSE_BLOCKS or lsn > _WORD_LSN_MASK:
+        if leaf is None and lsn <= _WORD_LSN_MASK:
+            self.regions[region] = array("Q", [index << _INDEX_SHIFT | lsn])
+            return
+        if leaf is None or len(leaf) == SPARSE_BLOCKS or lsn > _WORD_LSN_MASK:
             self._dense_leaf(region)[index] = lsn
             return
         word = index << _INDEX_SHIFT
@@ -340,7 +341,12 @@ class LocationMap:
                 dense = array("Q", [leaf]) * REGION_BLOCKS if leaf else _EMPTY_LEAF[:]
             else:
                 dense = _unpacked(leaf, 0, REGION_BLOCKS, self._span(region))
-            self.regions[region] = self._dense[region] = dense
+            self._dense[region] = dense
+            try:
+                self.regions[region] = dense
+            except BaseException:
+                del self._dense[region]
+                raise
         return dense
 
     def sweep(self, first_region: int, limit: int, oldest: int) -> int | None:

@@ -22,6 +22,7 @@ from wbcache_core.errors import (
     ReadOnlyError,
     RequestError,
     StoppedError,
+    WritesEndedError,
 )
 from wbcache_core.pending_segment import PendingSegment
 from wbcache_core.segment_format import MAX_SEGMENT_PAGES
@@ -75,6 +76,8 @@ class NumberLine:
         self.room_waiters = 0
         """Writers that wait for log space."""
         self.writable = False
+        self.writes_ended = False
+        """A write failed between two of its steps: no other may follow it. What was accepted before is whole."""
         self.stopping = False
         self.draining = False
         """While stopping: the destager goes on until the origin is complete."""
@@ -120,7 +123,7 @@ class NumberLine:
         What is let into the ring has its place in the log: a commit never waits for destaging. A segment that
         does not fit before the end of the log leaves less than MAX_SEGMENT_PAGES unused there.
         """
-        if self.log_error or self.stopping or not self.writable:
+        if self.log_error or self.writes_ended or self.stopping or not self.writable:
             self.limit = self.soft_limit = 0
             return
         room = min(self.ring_pages - self.carry_ring, self.free_pages - MAX_SEGMENT_PAGES - self._carry_pages)
@@ -138,8 +141,19 @@ class NumberLine:
         self.raise_if_log_failed()
         if self.stopping:
             raise StoppedError("the server is shutting down")
+        if self.writes_ended:
+            raise WritesEndedError(
+                "a write failed half-way, most likely for want of memory: the volume takes no more; what was accepted "
+                "before is kept; start the server again"
+            )
         if not self.writable:
             raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
+
+    def end_writes(self) -> None:
+        """A write failed between two of its steps. Lock held. Nothing here takes memory before it counts."""
+        self.writes_ended = True
+        self.limit = self.soft_limit = 0
+        self.moved.notify_all()
 
     def request_commit(self) -> None:
         """Lock held."""
@@ -249,10 +263,12 @@ class NumberLine:
 
     def open_next_segment(self) -> PendingSegment:
         """A segment with the next LSN for its descriptor. Lock held; there is room and no open segment."""
-        segment = self.open_segment = PendingSegment(self.head)
-        self.head += 1
+        segment, end, now = PendingSegment(self.head), self.head + 1, time.monotonic()
+        # What can fail for want of memory comes before: these two belong together.
+        self.open_segment = segment
+        self.head = end
         if not self.pending_since:
-            self.pending_since = time.monotonic()
+            self.pending_since = now
             if self.committer_idle:
                 self.commit_wanted.notify()
         return segment

@@ -46,8 +46,18 @@ class PendingSegment:
 
     def add_range(self, kind: int, block: int, count: int) -> None:
         """A trim or zero of count blocks, at the last LSN."""
-        self.ranges[len(self.heads)] = count
+        index = len(self.heads)
         self.heads.append(kind << KIND_SHIFT | block)
+        try:
+            self.ranges[index] = count
+        except BaseException:
+            self.heads.pop()
+            raise
+
+    def cut(self, end_lsn: int) -> None:
+        """Take away the pages from end_lsn on, which are the last entries: the request that added them has failed."""
+        while self.end_lsn > end_lsn:
+            self.heads.pop()
 
     def arguments(self, page_sums: list[int]) -> list[int]:
         """The descriptor's argument of each entry."""

@@ -13,6 +13,7 @@ from wbcache_core.errors import OutOfRangeError
 from wbcache_core.extents import ExtentMapper
 from wbcache_core.location_map import HOLE_FLAG, LSN_MASK, ZERO_FLAG, LocationMap
 from wbcache_core.number_line import NumberLine
+from wbcache_core.pending_segment import PendingSegment
 from wbcache_core.ring_buffer import RingBuffer
 from wbcache_core.segment_format import MAX_ENTRIES, TRIM, ZERO
 from wbcache_core.throttle import Throttle
@@ -77,12 +78,16 @@ class Volume:
                 segment = line.open_segment or line.open_next_segment()
                 lsn = line.head
                 self._ring.put(lsn, data)
-                self._map.set_page(block, lsn)
-                heads = segment.heads
-                heads.append(block)
-                line.head = end = lsn + 1
-                if len(heads) == MAX_ENTRIES:
-                    line.close_segment()
+                try:
+                    self._map.set_page(block, lsn)
+                    heads = segment.heads
+                    heads.append(block)
+                    line.head = end = lsn + 1
+                    if len(heads) == MAX_ENTRIES:
+                        line.close_segment()
+                except BaseException:
+                    self._end_writes(segment)
+                    raise
         else:
             self._check_range(count, offset)
             end = self._write_pieces(memoryview(data), offset)
@@ -163,18 +168,33 @@ class Volume:
             lsn = line.head
             if pages == 1:
                 self._ring.put(lsn, data if count == 1 else data[:PAGE_BYTES])
-                self._map.set_page(block, lsn)
             else:
                 self._ring.copy_in(lsn, data[: pages << PAGE_SHIFT])
-                self._map.set_run(block, pages, lsn)
-            segment.add_pages(block, pages)
-            line.head = lsn + pages
-            if not segment.room:
-                line.close_segment()
+            try:
+                if pages == 1:
+                    self._map.set_page(block, lsn)
+                else:
+                    self._map.set_run(block, pages, lsn)
+                segment.add_pages(block, pages)
+                line.head = lsn + pages
+                if not segment.room:
+                    line.close_segment()
+            except BaseException:
+                self._end_writes(segment)
+                raise
             block += pages
             count -= pages
             if count:
                 data = data[pages << PAGE_SHIFT :]
+
+    def _end_writes(self, segment: PendingSegment) -> None:
+        """Between map, segment and head a write has failed. Lock held.
+
+        The map may name LSNs that nobody has: no other write may get them. The segment is made to agree with `head`
+        again, so that what came before can be committed.
+        """
+        self._line.end_writes()
+        segment.cut(self._line.head)
 
     def _patch(self, block: int, start: int, piece: memoryview) -> int:
         """Log a page of which only piece, from byte start, is new; atomic against all other writers of the page.
@@ -234,9 +254,13 @@ class Volume:
             if line.open_segment and not line.open_segment.takes_range:
                 line.close_segment()
             segment = line.open_segment or line.open_next_segment()
-            segment.add_range(kind, block, count)
-            # The range stands at the LSN before it: later than every page up to there, earlier than the next.
-            self._map.set_all(block, count, flags | line.head - 1)
-            if not segment.room:
-                line.close_segment()
+            try:
+                # The range stands at the LSN before it: later than every page up to there, earlier than the next.
+                self._map.set_all(block, count, flags | line.head - 1)
+                segment.add_range(kind, block, count)
+                if not segment.room:
+                    line.close_segment()
+            except BaseException:
+                self._end_writes(segment)
+                raise
             return line.head

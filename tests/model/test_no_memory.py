@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""MemoryError at every line of a write and of a commit: what is promised holds, and what is in memory agrees.
+
+A request may fail then, and the volume may take no more writes. But no commit goes beyond a segment that nobody knows,
+no LSN is given to two blocks, and what a client sees now is what a restart finds.
+"""
+
+import contextlib
+import itertools
+
+import pytest
+
+from tests.support.checker import check_pair
+from tests.support.injected_errors import error_at
+from tests.support.local_pair import QUIET
+from wbcache_core.errors import RequestError
+from wbcache_core.units import MIB, PAGE_BYTES
+
+STRUCTURES = ("segment_table.py", "covered_log.py", "record_index.py", "generations.py", "location_map.py")
+COMMIT = ("committer.py", "log_writer.py", "number_line.py", "segment_format.py", *STRUCTURES)
+WRITE = ("volume.py", "number_line.py", "ring_buffer.py", "pending_segment.py", "location_map.py")
+FAR = MIB
+MOST_LINES = 2000
+
+
+def read(volume, count, offset):
+    found = bytearray(count)
+    volume.read_into(found, offset)
+    return bytes(found)
+
+
+def page(letter):
+    return letter * PAGE_BYTES
+
+
+def lines(pair, origin):
+    """Countdowns for error_at(), each with a new pair, until no line is left; the test sets `left`."""
+    for countdown in itertools.count():
+        assert countdown < MOST_LINES, "the injection never ends"
+        # A new file: the one before is marked as that of its log.
+        pair.origin.unlink(missing_ok=True)
+        pair.log.unlink(missing_ok=True)
+        pair.make_origin(origin)
+        yield countdown
+        pair.abandon()
+
+
+def attempt(function, *arguments):
+    """Whether it succeeded."""
+    with contextlib.suppress(RequestError, MemoryError):
+        function(*arguments)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("compress", ["off", "zstd"])
+def test_a_commit(pair, compress):
+    """The flush that fails, and the next one, which goes on behind it or must not."""
+    struck = []
+    for countdown in lines(pair, b"o" * 2 * MIB):
+        cache = pair.start(compress=compress, **QUIET)
+        volume = cache.volume
+        volume.write(page(b"a"), 0, fua=True)
+        volume.write(page(b"b") * 3, 5 * PAGE_BYTES)
+        volume.trim(PAGE_BYTES, 9 * PAGE_BYTES)
+        with error_at(countdown, COMMIT, ("_commit",)) as injection:
+            first = attempt(volume.flush)
+        if injection.struck is None:
+            assert first
+            break
+        struck.append(injection.struck)
+        second = attempt(volume.write, page(b"c"), FAR) and attempt(volume.flush)
+        expected = {0: b"a", 5: b"b", 6: b"b", 7: b"b", 9: b"\0"}
+        if second:
+            expected[FAR // PAGE_BYTES] = b"c"
+        for block, letter in expected.items():
+            assert read(volume, PAGE_BYTES, block * PAGE_BYTES) == page(letter), injection.struck
+        with cache._line.lock:
+            cache._line.check()
+        pair.abandon()
+        check_pair(pair.log, pair.origin)
+        again = pair.start(**QUIET)
+        durable = expected if first or second else {0: b"a"}
+        for block, letter in durable.items():
+            assert read(again.volume, PAGE_BYTES, block * PAGE_BYTES) == page(letter), injection.struck
+        again.drain()
+        content = pair.origin.read_bytes()
+        for block, letter in durable.items():
+            assert content[block * PAGE_BYTES :][:PAGE_BYTES] == page(letter), injection.struck
+    assert len(struck) > 40
+    assert any("committer.py" in where for where in struck) and any("segment_table.py" in where for where in struck)
+
+
+REQUESTS = {
+    "a page": lambda volume: volume.write(page(b"n"), 0),
+    "pages": lambda volume: volume.write(page(b"n") * 8, 0),
+    "part of a page": lambda volume: volume.write(b"n" * 100, 50),
+    "the 246th page": lambda volume: volume.write(page(b"n"), 0),
+    "two regions": lambda volume: volume.write(page(b"n") * 8, 2 * MIB - 4 * PAGE_BYTES),
+    "a trim": lambda volume: volume.trim(2 * MIB + 5 * PAGE_BYTES, PAGE_BYTES),
+    "zeros": lambda volume: volume.zero(8 * PAGE_BYTES, 0, may_trim=False),
+}
+ENTRIES = 246
+
+
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_a_write(pair, request_name):
+    """What is read after the failure, and after another write, is what a restart and the origin have."""
+    struck = 0
+    for countdown in lines(pair, b"o" * 4 * MIB):
+        cache = pair.start(**QUIET)
+        volume = cache.volume
+        before = ENTRIES - 1 if request_name.startswith("the ") else 3
+        for index in range(before):
+            volume.write(page(b"%d" % (index % 10)), 3 * MIB + index * PAGE_BYTES)
+        with error_at(countdown, WRITE, ("write", "trim", "zero")) as injection:
+            attempt(REQUESTS[request_name], volume)
+        if injection.struck is None:
+            break
+        struck += 1
+        attempt(volume.write, page(b"x"), 4 * MIB - PAGE_BYTES)
+        attempt(volume.trim, PAGE_BYTES, 4 * MIB - 2 * PAGE_BYTES)
+        first = read(volume, 4 * MIB, 0)
+        for index in range(before):
+            assert first[3 * MIB + index * PAGE_BYTES :][:PAGE_BYTES] == page(b"%d" % (index % 10)), injection.struck
+        volume.flush()
+        assert read(volume, 4 * MIB, 0) == first, injection.struck
+        with cache._line.lock:
+            cache._line.check()
+        cache.stop()
+        check_pair(pair.log, pair.origin)
+        again = pair.start(**QUIET)
+        if not getattr(cache._line, "writes_ended", False):
+            assert read(again.volume, 4 * MIB, 0) == first, injection.struck
+        assert read(again.volume, MIB, 3 * MIB) == first[3 * MIB :], injection.struck
+        again.drain()
+        assert pair.origin.read_bytes() == read(again.volume, 4 * MIB, 0)
+    assert struck > 5
