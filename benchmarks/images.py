@@ -3,7 +3,7 @@
 
 import os
 
-from wbcache_core.superblock_format import SLOT_OFFSETS
+from wbcache_core.format.superblock import SLOT_OFFSETS
 from wbcache_core.units import MIB, PAGE_BYTES
 
 _PIECE = os.urandom(4 * MIB)

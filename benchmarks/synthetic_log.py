@@ -6,11 +6,11 @@ import uuid
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core import fingerprint
-from wbcache_core.block_device import FileDevice, aligned_buffer
-from wbcache_core.segment_format import MAX_ENTRIES, RAW, Descriptor, encode
-from wbcache_core.superblock_format import DATA_START, SAMPLE_COUNT, Superblock
-from wbcache_core.superblock_store import SuperblockStore, format_log
+from wbcache_core.device.file_device import FileDevice, aligned_buffer
+from wbcache_core.format.segment import MAX_ENTRIES, RAW, Descriptor, encode
+from wbcache_core.format.superblock import DATA_START, SAMPLE_COUNT, Superblock
+from wbcache_core.log.superblocks import SuperblockStore, format_log
+from wbcache_core.pairing import fingerprint
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
 _ZERO_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))

@@ -64,16 +64,20 @@ def _loads(name):
 
 _make_importable()
 
-from wbcache_core import __version__, moments, segment_format, superblock_format, thread_state
-from wbcache_core.cache import Cache
-from wbcache_core.client_sockets import ClientSockets, allow_more_descriptors
-from wbcache_core.config import Config
-from wbcache_core.control_commands import COMMANDS, TOO_LONG, ControlCommands
-from wbcache_core.control_server import ControlServer
-from wbcache_core.control_socket import ControlSocket
+from wbcache_core import __version__
 from wbcache_core.errors import ExportNameError, StoppedError, WbcacheError, errno_for_client
-from wbcache_core.shutdown_watcher import ShutdownWatcher
-from wbcache_core.thread_state import ThreadStatePin
+from wbcache_core.format import segment as segment_bytes
+from wbcache_core.format import superblock as superblock_bytes
+from wbcache_core.memory import moments
+from wbcache_core.nbdkit_process import thread_state
+from wbcache_core.nbdkit_process.client_sockets import ClientSockets, allow_more_descriptors
+from wbcache_core.nbdkit_process.shutdown import ShutdownWatcher
+from wbcache_core.nbdkit_process.thread_state import ThreadStatePin
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import Config
+from wbcache_core.server.control.commands import COMMANDS, TOO_LONG, ControlCommands
+from wbcache_core.server.control.server import ControlServer
+from wbcache_core.server.control.socket import ControlSocket
 from wbcache_core.units import MIB, PAGE_BYTES, quoted
 
 API_VERSION = 2
@@ -170,8 +174,8 @@ def _request(function):
 
 def dump_plugin():
     print(f"wbcache_version={__version__}")
-    print(f"wbcache_segment_format={segment_format.VERSION}")
-    print(f"wbcache_superblock_format={superblock_format.VERSION}")
+    print(f"wbcache_segment_format={segment_bytes.VERSION}")
+    print(f"wbcache_superblock_format={superblock_bytes.VERSION}")
     print("wbcache_compress=off,zstd")
     print("wbcache_history=off,size,time")
     print("wbcache_history_full=drop,hold")

@@ -3,7 +3,7 @@
 
 import sys
 
-from wbcache_core.command_line import main
+from wbcache_core.tools.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

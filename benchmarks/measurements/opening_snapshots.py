@@ -7,9 +7,9 @@ import time
 from functools import partial
 
 from benchmarks.rounds import Outcome, Spread, Target, in_turn
-from wbcache_core.location_map import LocationMap
-from wbcache_core.record_index import RecordIndex
-from wbcache_core.segment_format import MAX_ENTRIES
+from wbcache_core.format.segment import MAX_ENTRIES
+from wbcache_core.memory.block_map import LocationMap
+from wbcache_core.memory.record_index import RecordIndex
 from wbcache_core.units import GIB, PAGE_BYTES
 
 TITLE = "Opening a past moment"

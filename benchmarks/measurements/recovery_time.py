@@ -5,7 +5,7 @@ from functools import partial
 
 from benchmarks import images, synthetic_log, timed_recovery
 from benchmarks.rounds import Outcome, Spread, Target, in_turn, ratio
-from wbcache_core.segment_format import MAX_ENTRIES
+from wbcache_core.format.segment import MAX_ENTRIES
 from wbcache_core.units import GIB
 
 TITLE = "Recovery of a dirty log"

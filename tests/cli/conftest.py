@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from wbcache_core.command_line import main
+from wbcache_core.tools.main import main
 
 
 class Outcome(NamedTuple):

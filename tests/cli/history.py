@@ -6,13 +6,13 @@ import random
 from unittest import mock
 
 from tests.support.simulated_disk import MemoryDisk
-from wbcache_core import destager
-from wbcache_core.cache import Cache
-from wbcache_core.config import Config
-from wbcache_core.log_entries import entries_of
-from wbcache_core.log_survey import Survey
-from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS
-from wbcache_core.superblock_store import SuperblockStore, format_log, newest, read_slots
+from wbcache_core.flow import destager
+from wbcache_core.format.log_entries import entries_of
+from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS
+from wbcache_core.log.superblocks import SuperblockStore, format_log, newest, read_slots
+from wbcache_core.log.survey import Survey
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import Config
 
 PAGE = 4096
 LOG_BYTES = 8 << 20
@@ -136,7 +136,7 @@ class History:
         return Survey(MemoryDisk(self.log), self.superblock.data_pages, lambda count: None)
 
     def segments(self):
-        """Those that the origin lacks, as wbcache_core.log_survey.Segment, in order; before any damage."""
+        """Those that the origin lacks, as wbcache_core.log.survey.Segment, in order; before any damage."""
         superblock = self.superblock
         return self._survey().chain_from(
             superblock.uuid, superblock.destaged, superblock.destaged_place, superblock.destaged_previous

@@ -11,7 +11,7 @@ import pytest
 from tests.cli.history import PAGE, History
 from tests.support import clients
 from tests.support.matching import same
-from wbcache_core.log_entries import entries_of
+from wbcache_core.format.log_entries import entries_of
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.clients import REPOSITORY
 from wbcache_core import __version__
-from wbcache_core.command_line import build_parser
+from wbcache_core.tools.main import build_parser
 
 PACKAGING = REPOSITORY / "packaging"
 PARSER = build_parser()

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from tests.cli.history import PAGE, History
-from wbcache_core.block_device import FileDevice
-from wbcache_core.segment_format import KIND_SHIFT, RAW, TRIM, ZERO, Descriptor
-from wbcache_core.write_density import WriteDensity, touched_blocks
+from wbcache_core.device.file_device import FileDevice
+from wbcache_core.format.segment import KIND_SHIFT, RAW, TRIM, ZERO, Descriptor
+from wbcache_core.tools.write_density import WriteDensity, touched_blocks
 
 GREEN, GREY, ORANGE, RED, DARKEST_BLUE = (46, 139, 87), (184, 188, 194), (242, 160, 61), (179, 18, 60), (8, 48, 107)
 

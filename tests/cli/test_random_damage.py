@@ -9,11 +9,11 @@ import pytest
 from tests.cli.history import PAGE, History, SalvageDisk
 from tests.cli.test_salvage import assert_volume
 from tests.support.simulated_disk import MemoryDisk
-from wbcache_core.checker import check_log
 from wbcache_core.errors import LogRefusedError
-from wbcache_core.salvage import carry_out
-from wbcache_core.salvage_plan import make_plan
-from wbcache_core.superblock_format import DATA_START
+from wbcache_core.format.superblock import DATA_START
+from wbcache_core.tools.checker import check_log
+from wbcache_core.tools.salvage.plan import make_plan
+from wbcache_core.tools.salvage.salvage import carry_out
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
 ROUNDS = 20

@@ -10,12 +10,12 @@ import pytest
 from tests.cli.history import PAGE, QUIET, History
 from tests.support.matching import same
 from tests.support.simulated_disk import MemoryDisk
-from wbcache_core.cache import Cache
-from wbcache_core.checker import check_log
-from wbcache_core.config import Config
-from wbcache_core.log_writer import COMMIT_PAGES
-from wbcache_core.rewind import Rewind
-from wbcache_core.superblock_format import DATA_START
+from wbcache_core.format.superblock import DATA_START
+from wbcache_core.log.writer import COMMIT_PAGES
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import Config
+from wbcache_core.tools.checker import check_log
+from wbcache_core.tools.rewind import Rewind
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
 

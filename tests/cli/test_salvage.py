@@ -6,13 +6,13 @@ import pytest
 from tests.cli.history import PAGE, History
 from tests.support.matching import same
 from tests.support.simulated_disk import MemoryDisk
-from wbcache_core.block_device import FileDevice
-from wbcache_core.cache import Cache
-from wbcache_core.checker import check_log
-from wbcache_core.config import Config
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import DeviceError
-from wbcache_core.pending_segment import MAX_RANGES_PER_PAGE
-from wbcache_core.segment_format import MAX_ENTRIES
+from wbcache_core.format.segment import MAX_ENTRIES
+from wbcache_core.memory.open_segment import MAX_RANGES_PER_PAGE
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import Config
+from wbcache_core.tools.checker import check_log
 
 COMPRESS = ("off", "zstd")
 

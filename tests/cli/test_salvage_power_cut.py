@@ -10,11 +10,11 @@ from tests.cli.history import PAGE, History, SalvageDisk
 from tests.crash.replay import Replay
 from tests.support.matching import same
 from tests.support.simulated_disk import STYLES, Journal, MemoryDisk, SimulatedDisk
-from wbcache_core.cache import Cache
-from wbcache_core.config import Config
 from wbcache_core.errors import DamagedPageError, LogRefusedError
-from wbcache_core.salvage import carry_out
-from wbcache_core.salvage_plan import make_plan
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import Config
+from wbcache_core.tools.salvage.plan import make_plan
+from wbcache_core.tools.salvage.salvage import carry_out
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
 LOG, ORIGIN = 0, 1

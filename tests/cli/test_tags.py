@@ -11,11 +11,11 @@ from tests.cli.history import PAGE, History
 from tests.support.clients import REPOSITORY
 from tests.support.matching import same
 from tests.support.simulated_disk import MemoryDisk
-from wbcache_core.block_device import FileDevice
-from wbcache_core.cache import Cache
-from wbcache_core.config import Config
-from wbcache_core.superblock_format import SLOT_OFFSETS, TAG_COUNT, VERSION
-from wbcache_core.superblock_store import newest, read_slots
+from wbcache_core.device.file_device import FileDevice
+from wbcache_core.format.superblock import SLOT_OFFSETS, TAG_COUNT, VERSION
+from wbcache_core.log.superblocks import newest, read_slots
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import Config
 
 
 @pytest.fixture

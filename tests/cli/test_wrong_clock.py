@@ -8,7 +8,7 @@ import pytest
 from tests.cli.history import History
 from wbcache_core import clock
 from wbcache_core.clock import Reading
-from wbcache_core.lost_superblocks import _last_written
+from wbcache_core.tools.salvage.lost_superblocks import _last_written
 
 YEARS = 10 * 365 * 86400
 

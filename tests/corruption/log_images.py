@@ -7,10 +7,10 @@ from functools import cache
 
 from tests.support.simulated_disk import MemoryDisk
 from tests.support.simulated_threads import Simulation
-from wbcache_core.cache import Cache
-from wbcache_core.config import Config
 from wbcache_core.errors import WbcacheError
-from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS
+from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import Config
 from wbcache_core.units import MIB, PAGE_BYTES
 
 LOG_BYTES = 4 * MIB + 16 * PAGE_BYTES

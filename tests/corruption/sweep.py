@@ -11,8 +11,8 @@ import time
 from unittest import mock
 
 from tests.corruption.log_images import SHAPES, Damaged, log_image, short_history
-from wbcache_core import recovery
-from wbcache_core.superblock_format import DATA_START
+from wbcache_core.format.superblock import DATA_START
+from wbcache_core.log import recovery
 from wbcache_core.units import PAGE_BYTES
 
 SEARCH_PAGES = 64

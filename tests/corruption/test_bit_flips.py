@@ -24,11 +24,11 @@ from tests.corruption.log_images import (
 from tests.corruption.sweep import sweep
 from tests.support.simulated_disk import MemoryDisk
 from tests.support.simulated_threads import Simulation
-from wbcache_core.cache import Cache
-from wbcache_core.checker import examine
 from wbcache_core.errors import WbcacheError
-from wbcache_core.segment_format import MAGIC
-from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS
+from wbcache_core.format.segment import MAGIC
+from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS
+from wbcache_core.server.cache import Cache
+from wbcache_core.tools.checker import examine
 from wbcache_core.units import PAGE_BYTES, SECTOR_BYTES
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", "1")

@@ -6,8 +6,8 @@ import itertools
 from tests.crash.workload import LOG_DISK, make_config
 from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
 from tests.support.simulated_threads import Simulation
-from wbcache_core.cache import Cache
-from wbcache_core.checker import check_log
+from wbcache_core.server.cache import Cache
+from wbcache_core.tools.checker import check_log
 from wbcache_core.units import MIB, PAGE_BYTES
 
 LOG_BYTES = 4 * MIB

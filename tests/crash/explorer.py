@@ -26,12 +26,12 @@ from tests.crash.scenarios import SCENARIOS
 from tests.crash.workload import ORIGIN_DISK, Session, aged, first_origin, image_of, make_config
 from tests.support.simulated_disk import STYLES, MemoryDisk
 from tests.support.simulated_threads import Simulation
-from wbcache_core import recovery
-from wbcache_core.cache import Cache
-from wbcache_core.checker import examine
 from wbcache_core.errors import WbcacheError
-from wbcache_core.generations import Generation
-from wbcache_core.superblock_store import newest, read_slots
+from wbcache_core.log import recovery
+from wbcache_core.log.superblocks import newest, read_slots
+from wbcache_core.memory.generations import Generation
+from wbcache_core.server.cache import Cache
+from wbcache_core.tools.checker import examine
 from wbcache_core.units import MIB
 
 SESSIONS = 3

@@ -15,7 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from tests.crash.broken_promise import BrokenPromiseError
 from wbcache_core.errors import OutsideWindowError
-from wbcache_core.superblock_format import Tag
+from wbcache_core.format.superblock import Tag
 
 
 @dataclass

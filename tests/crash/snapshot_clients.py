@@ -4,8 +4,8 @@
 import itertools
 import random
 
-from wbcache_core.config import HOLD
 from wbcache_core.errors import ClockError, OutsideWindowError, SnapshotEndedError, TagError
+from wbcache_core.server.config import HOLD
 
 _READS = 3
 _PATIENCE = (1, 5, 30)

@@ -10,7 +10,7 @@ from tests.crash.replay import Replay
 from tests.crash.workload import LOG_DISK
 from tests.support.simulated_disk import STYLES
 from wbcache_core.errors import LogRefusedError
-from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS
+from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS
 from wbcache_core.units import PAGE_BYTES
 
 

@@ -10,8 +10,8 @@ from tests.crash.replay import Replay
 from tests.crash.workload import make_config
 from tests.support.simulated_disk import STYLES, Journal, MemoryDisk, SimulatedDisk
 from tests.support.simulated_threads import Simulation
-from wbcache_core.cache import Cache
-from wbcache_core.checker import check_log
+from wbcache_core.server.cache import Cache
+from wbcache_core.tools.checker import check_log
 from wbcache_core.units import PAGE_BYTES
 
 TRIES = 12

@@ -12,13 +12,13 @@ from tests.crash.replay import Replay
 from tests.support.matching import same
 from tests.support.simulated_disk import STYLES, Journal, MemoryDisk, SimulatedDisk
 from wbcache_core import clock
-from wbcache_core.cache import Cache
-from wbcache_core.checker import check_log
 from wbcache_core.clock import Reading
-from wbcache_core.config import Config
 from wbcache_core.errors import DeviceError
-from wbcache_core.rewind import Rewind
-from wbcache_core.superblock_format import DATA_START
+from wbcache_core.format.superblock import DATA_START
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import Config
+from wbcache_core.tools.checker import check_log
+from wbcache_core.tools.rewind import Rewind
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
 PAGES = 700

@@ -6,8 +6,8 @@ import pytest
 from tests.crash.disks import Disks, log_writes, page, write
 from tests.crash.workload import LOG_DISK
 from tests.support.simulated_disk import SECTOR, put
-from wbcache_core.pending_segment import MAX_RANGES_PER_PAGE
-from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS, decode
+from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS, decode
+from wbcache_core.memory.open_segment import MAX_RANGES_PER_PAGE
 from wbcache_core.units import PAGE_BYTES
 
 MIDDLE = range(1, 7)

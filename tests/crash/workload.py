@@ -11,10 +11,11 @@ from tests.crash.snapshot_clients import SnapshotReader, Tagger
 from tests.support.bulk_writes import BulkWrites
 from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
 from tests.support.simulated_threads import Simulation
-from wbcache_core import bad_blocks, origin_writer
-from wbcache_core.cache import Cache
-from wbcache_core.config import LOG, ORIGIN, Config
 from wbcache_core.errors import RequestError
+from wbcache_core.flow import bad_blocks, origin_writer
+from wbcache_core.memory.cursors import LOG, ORIGIN
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import Config
 
 LOG_DISK, ORIGIN_DISK = 0, 1
 CUT, STOP, STOP_UNDER_LOAD = "cut", "stop", "stop under load"

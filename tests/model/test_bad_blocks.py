@@ -9,11 +9,12 @@ import pytest
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, in_background, wait_until
 from tests.support.matching import same
-from wbcache_core import bad_blocks, offline_devices, origin_writer
-from wbcache_core.block_device import FileDevice
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import ControlError, DeviceError, OriginFailedError, OutsideWindowError, SnapshotEndedError
-from wbcache_core.salvage import run_salvage
-from wbcache_core.superblock_store import newest, read_slots
+from wbcache_core.flow import bad_blocks, origin_writer
+from wbcache_core.log.superblocks import newest, read_slots
+from wbcache_core.tools import offline_devices
+from wbcache_core.tools.salvage.salvage import run_salvage
 from wbcache_core.units import MIB, PAGE_BYTES
 
 EAGER = {"destage_delay": "0", "commit_interval": "10ms", "log_size": "4M"}

@@ -6,8 +6,8 @@ import pytest
 from tests.support.checker import check_pair
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
-from wbcache_core.segment_format import MAX_ENTRIES, MAX_SEGMENT_PAGES
-from wbcache_core.superblock_format import DATA_START
+from wbcache_core.format.segment import MAX_ENTRIES, MAX_SEGMENT_PAGES
+from wbcache_core.format.superblock import DATA_START
 from wbcache_core.units import MIB, PAGE_BYTES
 
 

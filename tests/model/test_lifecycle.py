@@ -8,9 +8,9 @@ import pytest
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, GatedOrigin, in_background, wait_until
 from tests.support.local_pair import QUIET
-from wbcache_core.cache import Cache
-from wbcache_core.config import Config
 from wbcache_core.errors import ConfigError, DeviceInUseError, ReadOnlyError, RequestError, StoppedError, WrongPairError
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import Config
 from wbcache_core.units import MIB, PAGE_BYTES
 
 

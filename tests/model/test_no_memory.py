@@ -16,9 +16,11 @@ from tests.support.local_pair import QUIET
 from wbcache_core.errors import RequestError
 from wbcache_core.units import MIB, PAGE_BYTES
 
-STRUCTURES = ("segment_table.py", "covered_log.py", "record_index.py", "generations.py", "location_map.py")
-COMMIT = ("committer.py", "log_writer.py", "number_line.py", "segment_format.py", *STRUCTURES)
-WRITE = ("volume.py", "number_line.py", "ring_buffer.py", "pending_segment.py", "location_map.py")
+STRUCTURES = tuple(
+    f"memory/{name}.py" for name in ("segment_table", "covered_log", "record_index", "generations", "block_map")
+)
+COMMIT = ("flow/committer.py", "log/writer.py", "memory/cursors.py", "format/segment.py", *STRUCTURES)
+WRITE = ("volume/volume.py", *(f"memory/{name}.py" for name in ("cursors", "ring", "open_segment", "block_map")))
 FAR = MIB
 MOST_LINES = 2000
 

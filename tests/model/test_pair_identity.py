@@ -7,11 +7,11 @@ import shutil
 import pytest
 
 from tests.support.local_pair import QUIET, LocalPair
-from wbcache_core import origin_identity
-from wbcache_core.cache import Cache
 from wbcache_core.errors import OtherLogError, WrongPairError
-from wbcache_core.origin_facts import FILE, OriginFacts
-from wbcache_core.origin_mark import CLEAN, DIRTY, OriginSide
+from wbcache_core.format.origin_facts import FILE, OriginFacts
+from wbcache_core.pairing import identity as origin_identity
+from wbcache_core.pairing.mark import CLEAN, DIRTY, OriginSide
+from wbcache_core.server.cache import Cache
 from wbcache_core.units import MIB, PAGE_BYTES
 
 OLD_END = MIB + 512

@@ -8,8 +8,7 @@ import pytest
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, GatedOrigin, in_background, wait_until
 from tests.support.local_pair import QUIET
-from wbcache_core.block_device import FileDevice
-from wbcache_core.cache import Cache
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import (
     DamagedPageError,
     OutsideWindowError,
@@ -18,7 +17,8 @@ from wbcache_core.errors import (
     StoppedError,
     TagError,
 )
-from wbcache_core.superblock_format import SLOT_OFFSETS, TAG_COUNT, decode
+from wbcache_core.format.superblock import SLOT_OFFSETS, TAG_COUNT, decode
+from wbcache_core.server.cache import Cache
 from wbcache_core.units import MIB, PAGE_BYTES
 
 EAGER = {"destage_delay": "0", "commit_interval": "1h"}

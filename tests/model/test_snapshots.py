@@ -18,11 +18,11 @@ from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, in_background
 from tests.support.matching import is_between, same
 from tests.support.past_states import PastStates
-from wbcache_core.block_device import FileDevice
-from wbcache_core.config import DROP, HOLD
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import OutsideWindowError, SnapshotEndedError, TagError
-from wbcache_core.superblock_format import TAG_COUNT
-from wbcache_core.superblock_store import newest, read_slots
+from wbcache_core.format.superblock import TAG_COUNT
+from wbcache_core.log.superblocks import newest, read_slots
+from wbcache_core.server.config import DROP, HOLD
 
 HISTORY = st.sampled_from(["off", "off", "200K", "3M", "1h", "1s"])
 HISTORY_FULL = st.sampled_from([DROP, DROP, HOLD])

@@ -11,9 +11,9 @@ import pytest
 from tests.support.gated_origin import PATIENCE_S, GatedOrigin, in_background, wait_until
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
-from wbcache_core import number_line
 from wbcache_core.errors import DamagedPageError, OriginFailedError, StoppedError
-from wbcache_core.superblock_format import DATA_START
+from wbcache_core.format.superblock import DATA_START
+from wbcache_core.memory import cursors
 from wbcache_core.units import MIB, PAGE_BYTES
 
 SPARSE_BYTES = 80 * MIB
@@ -32,7 +32,7 @@ def read(volume, count, offset=0):
 @pytest.fixture
 def short_patience(monkeypatch):
     """Requests that need an origin that fails are not kept waiting as long as clients are."""
-    monkeypatch.setattr(number_line, "ORIGIN_PATIENCE", 0.2)
+    monkeypatch.setattr(cursors, "ORIGIN_PATIENCE", 0.2)
 
 
 # A request larger than the free log hangs for ever.

@@ -7,7 +7,7 @@ MUTATIONS = (
     Mutation(
         "pass-refused-blocks",
         "`destaged` passes a block that the origin refused to take",
-        "destager.py",
+        "flow/destager.py",
         "        if not pages:\n            return writes, batch.end_lsn, []",
         "        if pages is not None:\n            return writes, batch.end_lsn, []",
         "tests/model/test_bad_blocks.py::test_a_restart_finds_it_again_from_the_log_alone",
@@ -15,7 +15,7 @@ MUTATIONS = (
     Mutation(
         "carry-without-commit",
         "what the origin refused counts as carried forward before it is durable in the log",
-        "carrier.py",
+        "flow/carrier.py",
         "        self._commit(newest + 1)\n",
         "",
         CUTS.format("bad sectors"),
@@ -23,7 +23,7 @@ MUTATIONS = (
     Mutation(
         "carry-over-newer-data",
         "what the origin refused is carried forward over what a client has written since",
-        "carrier.py",
+        "flow/carrier.py",
         "                blocks = [block for block in blocks if self._is_newest(block, batch_end)]\n",
         "",
         CUTS.format("bad sectors"),
@@ -31,7 +31,7 @@ MUTATIONS = (
     Mutation(
         "carried-moments-stay-open",
         "moments between a refused block and where it was carried to can be opened",
-        "carrier.py",
+        "flow/carrier.py",
         "            self._pins.pass_to(end)\n",
         "",
         "tests/model/test_bad_blocks.py",

@@ -10,14 +10,14 @@ MUTATIONS: tuple[Mutation, ...] = (
         "clock.py",
         "    return later.boot_ns - earlier.boot_ns if is_one_boot else None",
         "    return max(later.wall_ns - earlier.wall_ns, 0) if is_one_boot else None",
-        "tests/unit/test_moments.py",
+        "tests/unit/memory/test_moments.py",
     ),
     Mutation(
         "passing-names-are-exports",
         "an age is exported, so that a copy that reconnects goes on with another moment",
-        "moments.py",
+        "memory/moments.py",
         "    if not is_final:\n        raise PassingNameError(",
         "    if False:\n        raise PassingNameError(",
-        "tests/unit/test_moments.py",
+        "tests/unit/memory/test_moments.py",
     ),
 )

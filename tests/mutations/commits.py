@@ -7,7 +7,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "commit-behind-a-gap",
         "after an error between the durable write and the table the next commit goes on behind the gap",
-        "committer.py",
+        "flow/committer.py",
         "            line.fail(LogFailedError(_INTERNAL.format(repr(error))))\n            raise\n",
         "            self._unfinished = False\n            raise\n",
         "tests/model/test_no_memory.py::test_a_commit",
@@ -15,7 +15,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "write-behind-half-a-write",
         "after an error between map, segment and head the next write gets the same LSN",
-        "number_line.py",
+        "memory/cursors.py",
         "        self.writes_ended = True\n        self.limit = self.soft_limit = 0\n",
         "",
         "tests/model/test_no_memory.py::test_a_write",

@@ -7,7 +7,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "repeat-before-it-settles",
         "a batch is repeated while what was under way on a lost connection may still be carried out",
-        "nbd_device.py",
+        "device/nbd_device.py",
         "                    self._settles_at = time.monotonic() + self._times.settle\n",
         "                    pass\n",
         "tests/nbdkit/test_lost_requests.py::test_a_write_that_lands_after_its_connection_was_cut",
@@ -15,7 +15,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "trust-a-killed-server",
         "a start does not wait for what the killed server before had under way",
-        "cache.py",
+        "server/cache.py",
         "            self._origin.suspect_requests()\n",
         "            pass\n",
         "tests/nbdkit/test_lost_requests.py::test_a_write_that_lands_after_the_cache_was_killed",
@@ -23,7 +23,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "wait-for-silent-servers",
         "a server that says nothing any more is waited for without end",
-        "nbd_connection.py",
+        "device/nbd_connection.py",
         "            raise connection.give_up(now - self._since)\n",
         "            pass\n",
         "tests/nbdkit/test_silent_origin.py::test_all_that_wait_for_a_silent_server_go_on",
@@ -31,7 +31,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "given-up-writes-need-not-settle",
         "writes that a silent server has not answered count as never sent",
-        "nbd_connection.py",
+        "device/nbd_connection.py",
         "        self.state = State.SILENT\n",
         "        self.state = State.SILENT\n        self.unanswered = 0\n",
         "tests/nbdkit/test_silent_origin.py::test_writes_that_got_no_answer_have_to_settle",

@@ -7,7 +7,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "twins-are-one",
         "a dirty log takes any origin whose samples fit, whatever it recorded of its own",
-        "pairing.py",
+        "pairing/pairing.py",
         "    if told and ORIGIN_MOVED not in force:",
         "    if False:",
         "tests/model/test_pair_identity.py",
@@ -15,7 +15,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "forget-dirty-logs",
         "an origin is not marked as lacking what its log holds",
-        "cache.py",
+        "server/cache.py",
         "                self._side.put(self._superblock.uuid, self._config.log, DIRTY)\n",
         "",
         "tests/model/test_pair_identity.py",

@@ -14,7 +14,7 @@ from tests.support import clients, damage, mounts
 from tests.support.matching import same
 from tests.support.nbdkit_server import CachePair
 from tests.support.refusal import assert_refused, unchanged
-from wbcache_core.superblock_format import DATA_START, VERSION
+from wbcache_core.format.superblock import DATA_START, VERSION
 
 MIB = 1 << 20
 SIZE = 4 * MIB

@@ -11,7 +11,7 @@ from tests.support import clients, mounts
 from tests.support.control import ask, wbcache
 from tests.support.holding_server import HoldingServer, Relay
 from tests.support.nbdkit_server import HANG_UP_ERRORS, NbdkitServer
-from wbcache_core.block_device import FileDevice
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import DeviceInUseError
 
 MIB = 1 << 20
@@ -131,7 +131,7 @@ def test_a_flush_that_waits_for_the_origin_waits_for_lost_writes(pair, folder, i
 
 WRITER = """
 import sys
-from wbcache_core.block_device import FileDevice, aligned_buffer
+from wbcache_core.device.file_device import FileDevice, aligned_buffer
 device, page = FileDevice(sys.argv[1], "origin"), aligned_buffer(4096)
 page[:] = b"w" * 4096
 print("ready", flush=True)

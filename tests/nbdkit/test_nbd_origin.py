@@ -20,8 +20,8 @@ from tests.support.matching import same
 from tests.support.modelled_load import ModelledVolume
 from tests.support.nbdkit_server import HANG_UP_ERRORS, NbdkitServer
 from tests.support.volatile_disk import VolatileDisk
+from wbcache_core.device.nbd_device import NbdDevice
 from wbcache_core.errors import DeviceLostError
-from wbcache_core.nbd_device import NbdDevice
 
 MIB = 1 << 20
 PAGE = 4096

@@ -11,9 +11,9 @@ import time
 import pytest
 
 from tests.support.nbdkit_server import NbdkitServer
-from wbcache_core import nbd_connection
+from wbcache_core.device import nbd_connection
+from wbcache_core.device.nbd_device import NbdDevice
 from wbcache_core.errors import DeviceError, DeviceLostError, StoppedError
-from wbcache_core.nbd_device import NbdDevice
 
 PAGE = 4096
 PAGES = 512

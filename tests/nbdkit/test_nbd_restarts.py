@@ -10,10 +10,10 @@ import pytest
 
 from tests.support.gated_origin import in_background, wait_until
 from tests.support.nbdkit_server import NbdkitServer
-from wbcache_core import nbd_device
+from wbcache_core.device import nbd_device
+from wbcache_core.device.nbd_device import NbdDevice
+from wbcache_core.device.nbd_times import NbdTimes
 from wbcache_core.errors import DeviceError
-from wbcache_core.nbd_device import NbdDevice
-from wbcache_core.nbd_times import NbdTimes
 
 PAGE = 4096
 SIZE = 64 * PAGE

@@ -12,10 +12,10 @@ from tests.support import clients
 from tests.support.gated_origin import in_background, wait_until
 from tests.support.nbdkit_server import HANG_UP_ERRORS, NbdkitServer
 from tests.support.volatile_disk import VolatileDisk
-from wbcache_core import nbd_device
+from wbcache_core.device import nbd_device
+from wbcache_core.device.nbd_device import NbdDevice
+from wbcache_core.device.nbd_times import NbdTimes
 from wbcache_core.errors import DeviceLostError
-from wbcache_core.nbd_device import NbdDevice
-from wbcache_core.nbd_times import NbdTimes
 
 PAGE = 4096
 SIZE = 64 * PAGE
@@ -209,8 +209,8 @@ def test_nobody_waits_for_one_more_connection_where_another_is_idle(address):
 
 def test_a_server_may_end_while_nobody_asks_it(pair, address, monkeypatch):
     """A whole cache that has nothing to do lets it go."""
-    from wbcache_core.cache import Cache
-    from wbcache_core.config import Config
+    from wbcache_core.server.cache import Cache
+    from wbcache_core.server.config import Config
 
     monkeypatch.setattr(nbd_device, "_CHECK_SECONDS", 0.4)
     address.serve()

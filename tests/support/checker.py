@@ -4,8 +4,8 @@
 import contextlib
 import os
 
-from wbcache_core.block_device import FileDevice
-from wbcache_core.checker import check_log
+from wbcache_core.device.file_device import FileDevice
+from wbcache_core.tools.checker import check_log
 
 
 def check_pair(log_path, origin_path):

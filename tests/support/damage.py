@@ -5,8 +5,8 @@ import struct
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core import segment_format
-from wbcache_core.superblock_format import DATA_START, SLOT_OFFSETS
+from wbcache_core.format import segment as segment_bytes
+from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS
 
 PAGE = 4096
 _CHECKSUM_AT = PAGE - 8
@@ -50,6 +50,6 @@ def descriptor_offsets(path):
     found = []
     for offset in range(DATA_START, len(content), PAGE):
         page = content[offset : offset + PAGE]
-        if page.startswith(segment_format.MAGIC):
+        if page.startswith(segment_bytes.MAGIC):
             found.append(offset)
     return found

@@ -6,7 +6,7 @@ import time
 from concurrent.futures import Future
 
 from tests.support.bulk_writes import BulkWrites
-from wbcache_core.block_device import FileDevice
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import DeviceError, WbcacheError
 
 PATIENCE_S = 40

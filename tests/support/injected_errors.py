@@ -18,7 +18,7 @@ class Injection:
     def __init__(self, countdown, files, functions, error):
         self.struck = None
         self._countdown = countdown
-        self._files = {str(_CORE / name) for name in files}
+        self._files = {str((_CORE / name).resolve(strict=True)) for name in files}
         self._functions = functions
         self._error = error
 

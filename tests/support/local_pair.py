@@ -4,8 +4,8 @@
 from pathlib import Path
 
 from tests.support.gated_origin import PATIENCE_S, in_background
-from wbcache_core.cache import Cache
-from wbcache_core.config import Config
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import Config
 
 SMALL = {"ring_size": "1M", "log_size": "4M"}
 

@@ -16,7 +16,7 @@ import nbdkit
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from wbcache_core.thread_state import ThreadStatePin
+from wbcache_core.nbdkit_process.thread_state import ThreadStatePin
 
 API_VERSION = 2
 

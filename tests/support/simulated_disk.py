@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Disks in memory that can lose power, fail and lie. They are devices as wbcache_core.block_device describes them.
+"""Disks in memory that can lose power, fail and lie. They are devices as device/file_device.py describes them.
 
 What was written and not synced may survive a crash or not, each sector of 512 bytes for itself and in any order.
 What was synced survives. Nothing else is promised, as with real disks.

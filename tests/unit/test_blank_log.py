@@ -4,8 +4,8 @@
 import pytest
 
 from wbcache_core.errors import ForeignLogError
-from wbcache_core.pairing import read_log
-from wbcache_core.superblock_format import MAGIC, SLOT_OFFSETS
+from wbcache_core.format.superblock import MAGIC, SLOT_OFFSETS
+from wbcache_core.pairing.pairing import read_log
 from wbcache_core.units import GIB, MIB
 
 TIB = 1024 * GIB
@@ -111,7 +111,7 @@ def test_every_byte_of_a_small_device_is_read(size):
 
 def test_every_byte_of_a_file_is_looked_at(tmp_path):
     """A file tells where it has data, so that a blank one costs nothing and a byte anywhere is found."""
-    from wbcache_core.block_device import FileDevice
+    from wbcache_core.device.file_device import FileDevice
 
     path = tmp_path / "log"
     with open(path, "wb") as file:

@@ -6,11 +6,11 @@ import tracemalloc
 import pytest
 
 from benchmarks import synthetic_log
-from wbcache_core import pairing
-from wbcache_core.block_device import FileDevice
-from wbcache_core.log_reader import LogReader
-from wbcache_core.recovery import recover
-from wbcache_core.superblock_store import newest
+from wbcache_core.device.file_device import FileDevice
+from wbcache_core.log.reader import LogReader
+from wbcache_core.log.recovery import recover
+from wbcache_core.log.superblocks import newest
+from wbcache_core.pairing import pairing
 from wbcache_core.units import MIB
 
 # Of this the sort of the blocks, up to a limit, takes some 150 a page; all descriptors would be 400 to 900.

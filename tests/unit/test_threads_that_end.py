@@ -7,10 +7,10 @@ import pytest
 
 from tests.support.clients import REPOSITORY
 from tests.support.gated_origin import in_background
-from wbcache_core.cache import Cache
-from wbcache_core.committer import Committer
-from wbcache_core.config import Config
 from wbcache_core.errors import LogFailedError
+from wbcache_core.flow.committer import Committer
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import Config
 
 MIB = 1 << 20
 
@@ -39,7 +39,7 @@ def test_writers_do_not_wait_for_a_committer_that_has_ended(tmp_path, monkeypatc
 
 WATCH = """
 import os, signal, threading, time
-from wbcache_core.shutdown_watcher import ShutdownWatcher
+from wbcache_core.nbdkit_process.shutdown import ShutdownWatcher
 seen, over, ticks = [], threading.Event(), threading.Event()
 
 def on_signal():

@@ -1,0 +1,496 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The one seam to the operating system: everything that touches a file or block device.
+
+`Device` is what the rest of the core relies on; `FileDevice` is the real one,
+the tests bring a simulated one. Offsets and lengths are bytes. A method that
+returns has done all that it was asked; otherwise it raises DeviceError.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import logging
+import mmap
+import os
+import stat
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from wbcache_core.device.bulk_writes import NOT_TAKEN, KernelAio
+from wbcache_core.device.discard import can_discard
+from wbcache_core.device.image_claim import NO_LOCKS, claim, describe_holders
+from wbcache_core.device.optional_requests import BULK, MAP, TRIM, ZERO, OptionalRequests
+from wbcache_core.errors import ConfigError, DeviceError, DeviceInUseError
+from wbcache_core.units import MIB, PAGE_BYTES
+
+Extent = tuple[int, int, bool, bool]
+"""(offset, length, hole, zero) in bytes: `hole` is unallocated, `zero` reads as zeros."""
+
+_IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024)
+_BULK_DEPTH = 128
+_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
+_BLKROGET = 0x125E
+_NO_FOLDER_SYNC = NO_LOCKS | {errno.EACCES, errno.EISDIR, errno.EROFS}
+"""What is answered by file systems that sync no folders (CIFS, 9p), and to users who may write to one and not read."""
+
+_log = logging.getLogger("wbcache")
+
+# Python's os module has only posix_fallocate, which cannot punch or zero. A CDLL call releases the GIL.
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class Device(Protocol):
+    """What the core needs of an origin or a log device."""
+
+    name: str
+    size: int
+    writable: bool
+    can_trim: bool
+    """Whether zero() with may_trim deallocates; else it may have to write as many zeros."""
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill view from offset."""
+
+    def read_uncached_into(self, view: memoryview, offset: int) -> None:
+        """Like read_into, past every cache that can be passed; view is page aligned in memory."""
+
+    def write(self, views: Sequence[memoryview], offset: int) -> None:
+        """Write the views one behind the other from offset. Durable only after sync()."""
+
+    def sync(self) -> None:
+        """All that was written before is durable when this returns."""
+
+    def zero(self, offset: int, length: int, may_trim: bool) -> None:
+        """The range reads as zeros afterwards; with may_trim it is deallocated where possible."""
+
+    def extents(self, offset: int, length: int, most: int | None = None) -> list[Extent]:
+        """Contiguous extents that cover the range exactly, or the beginning of it: not less than the first `most`."""
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """A hint that the range is going to be read."""
+
+    def grow(self, length: int) -> None:
+        """Make an empty device one of length bytes that read as zeros."""
+
+    @property
+    def settles_at(self) -> float:
+        """In seconds of time.monotonic(): until then requests that nobody waits for any more may change the device.
+
+        0.0 where there can be none. Write, zero and sync fail until then.
+        """
+
+    def suspect_requests(self) -> None:
+        """A process that was killed may have left requests under way: moves `settles_at` where that can be."""
+
+    def interrupt(self) -> None:
+        """The cache is stopping: calls that wait for something to come back give up soon."""
+
+    def close(self) -> None:
+        """Release the device and its lock. Idempotent."""
+
+
+Write = tuple[int, list[memoryview]]
+"""An offset and what to write there, one view behind the other."""
+
+
+@runtime_checkable
+class PipelinedDevice(Device, Protocol):
+    """A device on which one thread can have several writes under way."""
+
+    pipeline_depth: int
+    """More in one thread bring nothing."""
+    def write_many(
+        self, take: Callable[[], Write | None], fail: Callable[[Write, DeviceError], None], depth: int
+    ) -> None:
+        """Write what take() gives, in any order and up to depth at once, until it gives None.
+
+        What the device refuses goes to fail(). Raises DeviceLostError, StoppedError, and what take() and fail()
+        raise; none of the writes is under way any more then. Durable only after sync().
+        """
+
+
+@runtime_checkable
+class BulkDevice(Device, Protocol):
+    """A device that takes many writes in one call."""
+
+    bulk_depth: int
+    """So many at most; 0 while it turns out that it does not."""
+
+    def write_bulk(self, writes: Sequence[Write]) -> list[tuple[Write, DeviceError]]:
+        """Carry out all writes, from writable memory, and return those that failed. Durable only after sync()."""
+
+
+def system_path(path: str) -> bytes:
+    """What the kernel gets for a path: nbdkit hands paths over as UTF-8, and Python would refuse to encode them in the
+    C locale that services start in."""
+    return path.encode("utf-8", "surrogateescape")
+
+
+def aligned_buffer(length: int) -> memoryview:
+    """Page-aligned anonymous memory of length bytes, as O_DIRECT needs it."""
+    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+_ZEROS = aligned_buffer(MIB).toreadonly()
+
+
+def _is_read_only(fd: int) -> bool:
+    """Whether a block device takes no writes, where it tells; Linux opens it for writing all the same."""
+    with contextlib.suppress(OSError):
+        return fcntl.ioctl(fd, _BLKROGET, bytes(4)) != bytes(4)
+    return False
+
+
+class FileDevice:
+    """A regular file or a block device, claimed against others who would write it for as long as it is open.
+
+    With direct=True writes and uncached reads use O_DIRECT where the file
+    system allows it; `is_direct` tells. Falls back to read-only when the
+    file may be read and not written, as nbdkit's file plugin does; with
+    read_only=True it is opened so from the start. With beside_writers=True
+    others may have it open for writing, as long as they hold no claim on it.
+    """
+
+    def __init__(
+        self, path: str, role: str, direct: bool = False, read_only: bool = False, beside_writers: bool = False
+    ) -> None:
+        """Raises ConfigError (not a file or block device), DeviceError, DeviceInUseError."""
+        self.name = path
+        self.role = role
+        self._check_kind(path)
+        self._fd, self.writable = self._open(path, read_only)
+        self._direct_fd = -1
+        self._io_fd = self._fd
+        """_direct_fd, where it works for more than reads of one page. Any thread sets it back, none the other way."""
+        self._optional = OptionalRequests()
+        self._aio: KernelAio | None = None  # of the thread that uses write_bulk()
+        try:
+            self._lock()
+            claim(self._fd, f"{role} '{path}'", system_path(path), self.writable, beside_writers)
+            self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            self.can_trim = not self._is_block_device or can_discard(os.fstat(self._fd).st_rdev)
+            if direct:
+                self._open_direct(path)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_direct(self) -> bool:
+        return self._io_fd != self._fd
+
+    def fileno(self) -> int:
+        """The descriptor, for questions to the system about the file or device."""
+        return self._fd
+
+    def _check_kind(self, path: str) -> None:
+        try:
+            mode = os.stat(system_path(path)).st_mode
+        except OSError as error:
+            raise DeviceError(
+                f"cannot open {self.role} '{path}': {error.strerror}; check the path", error.errno or errno.EIO
+            ) from None
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            kind = "a folder" if stat.S_ISDIR(mode) else "neither a file nor a block device"
+            raise ConfigError(f"{self.role} '{path}' is {kind}; name a block device or an image file")
+        self._is_block_device = stat.S_ISBLK(mode)
+
+    def _open(self, path: str, read_only: bool) -> tuple[int, bool]:
+        """A file descriptor, and whether it is open for writing."""
+        fd = None if read_only else self._open_for_writing(path)
+        if fd is not None:
+            return fd, True
+        try:
+            return os.open(system_path(path), os.O_RDONLY | os.O_CLOEXEC), False
+        except OSError as error:
+            raise self._error("open", error) from None
+
+    def _open_for_writing(self, path: str) -> int | None:
+        """None for what may only be read."""
+        # O_EXCL without O_CREAT makes the kernel refuse a block device that is mounted or part of another one.
+        flags = os.O_CLOEXEC | (os.O_EXCL if self._is_block_device else 0)
+        try:
+            fd = os.open(system_path(path), os.O_RDWR | flags)
+            if not (self._is_block_device and _is_read_only(fd)):
+                return fd
+            os.close(fd)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                holders = describe_holders(os.stat(system_path(path)).st_rdev)
+                raise DeviceInUseError(
+                    f"{self.role} '{path}' is in use: unmount it or stop what holds it{holders}"
+                ) from None
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise self._error("open", error) from None
+        return None
+
+    def _lock(self) -> None:
+        """The lock between servers and tools of ours, where the file system has locks."""
+        # flock, not POSIX locks: these are dropped when nbdkit forks into the background.
+        for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+            try:
+                fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+                    raise DeviceInUseError(
+                        f"{self.role} '{self.name}' is in use by another wbcache server or tool; stop that one first"
+                    ) from None
+                if error.errno not in NO_LOCKS:
+                    raise self._error("lock", error) from None
+                # Where flock is a POSIX lock underneath (NFS), who cannot write can only share.
+        if self.writable:
+            _log.warning(
+                "%s '%s': its file system has no locks: nothing keeps a second server away", self.role, self.name
+            )
+
+    def _open_direct(self, path: str) -> None:
+        access = os.O_RDWR if self.writable else os.O_RDONLY
+        try:
+            fd = os.open(system_path(path), access | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            os.preadv(fd, [aligned_buffer(PAGE_BYTES)], 0)
+        except OSError:
+            os.close(fd)
+            return
+        self._direct_fd = self._io_fd = fd
+
+    def _leave_direct(self, fd: int, verb: str, error: OSError) -> None:
+        """Do without O_DIRECT from now on, where that is what was refused. Raises DeviceError for other errors."""
+        if error.errno != errno.EINVAL or fd != self._direct_fd:
+            raise self._error(verb, error) from None
+        if self._io_fd != self._fd:
+            self._io_fd = self._fd
+            _log.warning("%s '%s' refuses direct I/O: it goes through the page cache from now on", self.role, self.name)
+
+    def _error(self, verb: str, error: OSError) -> DeviceError:
+        value = error.errno or errno.EIO
+        return DeviceError(f"cannot {verb} {self.role} '{self.name}': {os.strerror(value)}", value)
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        self._read(self._fd, view, offset)
+
+    def read_uncached_into(self, view: memoryview, offset: int) -> None:
+        self._read(self._io_fd, view, offset)
+
+    def _read(self, fd: int, view: memoryview, offset: int) -> None:
+        done, length = 0, len(view)
+        while done < length:
+            try:
+                count = os.preadv(fd, (view[done:] if done else view,), offset + done)
+            except OSError as error:
+                self._leave_direct(fd, "read", error)
+                self._read(self._fd, view[done:], offset + done)
+                return
+            if count == 0:
+                raise DeviceError(f"{self.role} '{self.name}' ends at byte {offset + done}: it has been truncated")
+            done += count
+
+    def write(self, views: Sequence[memoryview], offset: int) -> None:
+        fd = self._io_fd
+        for start in range(0, len(views), _IOV_MAX):
+            batch = views[start : start + _IOV_MAX]
+            length = sum(map(len, batch))
+            try:
+                count = os.pwritev(fd, batch, offset)
+                if count < length:
+                    self._write_rest(fd, batch, offset, count)
+            except OSError as error:
+                self._leave_direct(fd, "write to", error)
+                self.write(views[start:], offset)
+                return
+            offset += length
+
+    def _write_rest(self, fd: int, views: Sequence[memoryview], offset: int, done: int) -> None:
+        """Finish a write that the kernel cut short after done bytes. Raises OSError."""
+        position = 0
+        for view in views:
+            view = view.cast("B")
+            skip = min(max(done - position, 0), len(view))
+            while skip < len(view):
+                count = os.pwrite(fd, view[skip:], offset + position + skip)
+                if count == 0:
+                    raise OSError(errno.ENOSPC, "no progress")
+                skip += count
+            position += len(view)
+
+    @property
+    def bulk_depth(self) -> int:
+        """See BulkDevice."""
+        return _BULK_DEPTH if self._optional.is_wanted(BULK) else 0
+
+    def write_bulk(self, writes: Sequence[Write]) -> list[tuple[Write, DeviceError]]:
+        """See BulkDevice. For one thread at a time."""
+        failed: list[tuple[Write, DeviceError]] = []
+        refused = 0
+        for write, done in zip(writes, self._write_at_once(writes), strict=True):
+            offset, views = write
+            if done == sum(map(len, views)):
+                continue
+            try:
+                self.write(views, offset)
+                refused = min(refused, done)
+            except DeviceError as error:
+                failed.append((write, error))
+        if refused:
+            self._optional.note_refusal(BULK, self._error("write in bulk to", OSError(-refused, "")))
+        elif not failed:
+            self._optional.note_success(BULK)
+        return failed
+
+    def _write_at_once(self, writes: Sequence[Write]) -> list[int]:
+        """What KernelAio.write() returns."""
+        if not self._optional.is_wanted(BULK):
+            return [NOT_TAKEN] * len(writes)
+        try:
+            if self._aio is None:
+                # Not before the server has gone into the background: the kernel keeps it for a process.
+                self._aio = KernelAio(_BULK_DEPTH)
+            return self._aio.write(self._io_fd, writes)
+        except OSError:
+            self._aio = None
+            return [NOT_TAKEN] * len(writes)
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._error("sync", error) from None
+
+    def zero(self, offset: int, length: int, may_trim: bool) -> None:
+        optional, fallocate = self._optional, self._fallocate
+
+        def write() -> None:
+            for start in range(0, length, len(_ZEROS)):
+                self.write([_ZEROS[: length - start]], offset + start)
+
+        def zero() -> None:
+            optional.attempt(ZERO, lambda: fallocate(_ZERO_RANGE | _KEEP_SIZE, offset, length), write)
+
+        if may_trim:
+            optional.attempt(TRIM, lambda: fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, length), zero)
+        else:
+            zero()
+
+    def _fallocate(self, mode: int, offset: int, length: int) -> None:
+        while _libc.fallocate(self._fd, mode, offset, length) != 0:
+            value = ctypes.get_errno()
+            if value != errno.EINTR:
+                verb = "deallocate blocks of" if mode & _PUNCH_HOLE else "zero"
+                raise self._error(verb, OSError(value, os.strerror(value)))
+
+    def extents(self, offset: int, length: int, most: int | None = None) -> list[Extent]:
+        found = [(offset, length, False, False)]
+        if self._is_block_device:
+            return found
+
+        def look() -> None:
+            found[:] = self._data_and_holes(offset, offset + length, most)
+
+        self._optional.attempt(MAP, look, lambda: None)
+        return found
+
+    def _data_and_holes(self, offset: int, end: int, most: int | None) -> list[Extent]:
+        found: list[Extent] = []
+        while offset < end and (most is None or len(found) < most):
+            data = min(self._seek(offset, os.SEEK_DATA, end), end)
+            if data > offset:
+                found.append((offset, data - offset, True, True))
+            offset = data
+            if offset < end:
+                hole = min(self._seek(offset, os.SEEK_HOLE, end), end)
+                # Where the destager has punched one here meanwhile, the next round finds it.
+                if hole > offset:
+                    found.append((offset, hole - offset, False, False))
+                offset = hole
+        return found
+
+    def _seek(self, offset: int, whence: int, end: int) -> int:
+        try:
+            return os.lseek(self._fd, offset, whence)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return end
+            raise self._error("map", error) from None
+
+    def prefetch(self, offset: int, length: int) -> None:
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def grow(self, length: int) -> None:
+        try:
+            os.ftruncate(self._fd, length)
+        except OSError as error:
+            raise self._error("grow", error) from None
+        self.size = length
+        if self._direct_fd < 0:
+            self._open_direct(self.name)
+
+    @property
+    def settles_at(self) -> float:
+        return 0.0
+
+    def suspect_requests(self) -> None:
+        """There are none: what a process has under way holds on to its lock, also when it was killed."""
+
+    def interrupt(self) -> None:
+        """The kernel's calls cannot be cut short."""
+
+    def is_file(self, path: str) -> bool:
+        """True when path is this file or this block device, under whatever name; False also when there is none."""
+        mine = os.fstat(self._fd)
+        try:
+            other = os.stat(system_path(path))
+        except OSError:
+            return False
+        if self._is_block_device:
+            return stat.S_ISBLK(other.st_mode) and mine.st_rdev == other.st_rdev
+        return os.path.samestat(mine, other)
+
+    def close(self) -> None:
+        aio, self._aio = self._aio, None
+        if aio:
+            with contextlib.suppress(OSError):
+                aio.close()
+        for fd in (self._fd, self._direct_fd):
+            if fd >= 0:
+                # Network and FUSE file systems report here what goes wrong now; all that matters was synced before.
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._fd = self._direct_fd = self._io_fd = -1
+
+
+def create_file(path: str, length: int) -> None:
+    """A new sparse file that only its owner can read. Raises DeviceError, also when it exists; then leaves nothing."""
+    try:
+        fd = os.open(system_path(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.truncate(fd, length)
+            os.fsync(fd)
+            sync_folder(system_path(os.path.dirname(path)))
+        except OSError:
+            os.unlink(system_path(path))
+            raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        value = error.errno or errno.EIO
+        raise DeviceError(f"cannot create log '{path}': {os.strerror(value)}; check the folder", value) from None
+
+
+def sync_folder(folder: str | bytes) -> None:
+    """Make new names in a folder durable, where there is a way. Raises OSError where that was tried and failed."""
+    fd = -1
+    try:
+        fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        if fd >= 0:
+            os.close(fd)

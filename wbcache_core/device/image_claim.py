@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Claims a file or block device against everybody else who could change it, and says who stands in the way."""
+
+import errno
+import logging
+import os
+import time
+
+from wbcache_core.device import image_users, qemu_locks
+from wbcache_core.device.image_users import Identity
+from wbcache_core.errors import DeviceInUseError
+
+NO_LOCKS = frozenset((errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF, errno.EPERM))
+"""What a file system answers that lacks this kind of lock, or lacks it for a descriptor that cannot write (NFS)."""
+
+_PATIENCE_SECONDS = 1.0
+"""A program that was just ended, or that only has a look, is gone by then."""
+_PAUSE_SECONDS = 0.1
+
+_log = logging.getLogger("wbcache")
+
+
+def claim(fd: int, what: str, path: bytes, writes: bool, beside_writers: bool) -> None:
+    """Hold the locks by which qemu keeps away, and make sure that nobody uses the image in another way.
+
+    `what` is what messages call it. One who only reads shares with others who only read, and is only warned of
+    processes that have the image open for writing without a claim of any kind; so is, with beside_writers, one who
+    writes. Raises DeviceInUseError.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        image = image_users.identity_of(fd)
+        problem = _claim_of_others(fd, image, path, writes)
+        writer = _process_that_writes(image) if image and not problem else ""
+        if writer and not (writes and not beside_writers):
+            _log.warning("%s is open for writing in %s: it may change under this one", what, writer)
+        elif writer:
+            problem = f"{writer} has it open for writing; stop that one first, or serve it all the same: force=in-use"
+        if not problem:
+            return
+        if time.monotonic() > deadline:
+            raise DeviceInUseError(f"{what} is in use: {problem}")
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _claim_of_others(fd: int, image: Identity | None, path: bytes, writes: bool) -> str:
+    """Words for a lock or a loop device in the way, else nothing."""
+    try:
+        permission = qemu_locks.claim(fd, writes)
+        if permission:
+            qemu_locks.release(fd)
+            return f'{_who(image)} holds its "{permission}" lock; stop that one first'
+    except OSError as error:
+        if error.errno not in (*NO_LOCKS, errno.EACCES, errno.EAGAIN):
+            raise
+    if image:
+        for loop in image_users.loop_devices(image, path, os.fstat(fd).st_nlink == 1):
+            if writes or loop.writes:
+                return f"it is attached to {loop.path}; detach that (losetup -d {loop.path}), or name it instead"
+    return ""
+
+
+def _who(image: Identity | None) -> str:
+    found = image_users.processes(image) if image else []
+    names = ", ".join(map(str, found[:3]))
+    return names or "a program of another user, container or host"
+
+
+def _process_that_writes(image: Identity) -> str:
+    return ", ".join(str(process) for process in image_users.processes(image)[:3] if process.writes)
+
+
+def describe_holders(device_number: int) -> str:
+    """In parentheses, who has claimed the block device of that number; empty where that cannot be seen."""
+    image = Identity(True, os.major(device_number), os.minor(device_number), 0)
+    found = image_users.holders(image) + [str(process) for process in image_users.processes(image)]
+    return f" ({', '.join(found[:4])})" if found else ""

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a user may name a device by: a path, a file:// URI of one, or an NBD URI."""
+
+import os
+import re
+from urllib.parse import unquote
+
+from wbcache_core.device.nbd_uri import with_absolute_paths
+from wbcache_core.errors import ConfigError
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_FILE = re.compile(r"file://([^/]*)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def is_uri(text: str) -> bool:
+    """Whether it is the URI of a server (nbd://, nbds://, nbd+unix://, ...) and not a path. What exists is a path."""
+    if not _SCHEME.match(text) or _FILE.match(text):
+        return False
+    # Encoded here, because Python would refuse to in the C locale that services start in.
+    return not os.path.lexists(text.encode("utf-8", "surrogateescape"))
+
+
+def local_path(text: str) -> str:
+    """The path that a file:// URI names; anything else is one as it is. Raises ConfigError."""
+    match = _FILE.fullmatch(text)
+    if not match or os.path.lexists(text.encode("utf-8", "surrogateescape")):
+        return text
+    host, path = match.groups()
+    if host.lower() not in ("", "localhost"):
+        raise ConfigError(
+            f"'{text}' names a file of the host '{host}'; a file has to be on this one: write file:///PATH"
+        )
+    if "?" in path or "#" in path:
+        raise ConfigError(f"'{text}': write %3F for a question mark and %23 for a number sign in the path")
+    path = unquote(path, errors="surrogateescape")
+    if "\0" in path or not path.strip("/"):
+        raise ConfigError(f"'{text}' names no file: write file:///PATH")
+    return path
+
+
+def device_name(text: str) -> str:
+    """A URI as it is, and of what is local the path. Raises ConfigError."""
+    return text if is_uri(text) else local_path(text)
+
+
+def absolute_device_name(text: str) -> str:
+    """The same from every working directory. Raises ConfigError."""
+    return with_absolute_paths(text) if is_uri(text) else os.path.abspath(local_path(text))

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Carries what the origin refused to take forward: to the end of the log, as if a client had written it anew.
+
+So the log need not be kept from where it was. What carrying costs is that no moment before can be opened any more:
+the origin has passed it, without these blocks. Room for it is kept free in ring and log, so it works while they are
+full, too.
+"""
+
+from collections.abc import Callable
+
+from wbcache_core.errors import DeviceError, LogFailedError, StoppedError
+from wbcache_core.flow.bad_blocks import CARRIED_AT_ONCE, BadBlocks
+from wbcache_core.flow.retention import Pins
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES
+from wbcache_core.memory.block_map import LocationMap, entry_lsn
+from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.ring import RingBuffer
+from wbcache_core.memory.segment_table import SegmentTable
+from wbcache_core.units import PAGE_BYTES
+
+_ZEROS = bytes(PAGE_BYTES)
+
+
+class Carrier:
+    """Used by the destager's thread alone; what it uses is guarded by the volume lock."""
+
+    def __init__(
+        self,
+        line: NumberLine,
+        ring: RingBuffer,
+        locations: LocationMap,
+        table: SegmentTable,
+        pins: Pins,
+        bad: BadBlocks,
+        commit_until: Callable[[int], None],
+    ) -> None:
+        self._line = line
+        self._ring = ring
+        self._map = locations
+        self._table = table
+        self._pins = pins
+        self._bad = bad
+        self._commit_until = commit_until
+
+    def carry(self, pages: dict[int, memoryview | None], batch_end: int) -> tuple[int, list[int]]:
+        """See to it that the log has these blocks at or behind batch_end, durable, unless they are given up.
+
+        pages are their contents at batch_end, None for zeros. Returns the LSN below which no moment can be opened any
+        more, and the blocks that are given up. No lock held. Raises StoppedError, and DeviceError where a snapshot or
+        a tag needs such a moment.
+        """
+        with self._line.lock:
+            dropped = [block for block in pages if self._is_newest(block, batch_end) and self._bad.is_given_up(block)]
+            wanted = [block for block in pages if block not in dropped]
+            if wanted:
+                self._check_pins(self._line.head + 1)
+        for start in range(0, len(wanted), CARRIED_AT_ONCE):
+            self._append(wanted[start : start + CARRIED_AT_ONCE], pages, batch_end)
+        return self._make_durable(wanted, batch_end), dropped
+
+    def _is_newest(self, block: int, batch_end: int) -> bool:
+        """Whether the volume has nothing later than the batch. Lock held."""
+        return entry_lsn(self._map.get(block)) < batch_end
+
+    def _append(self, blocks: list[int], pages: dict[int, memoryview | None], batch_end: int) -> None:
+        """Append those that nobody has written since. Raises StoppedError."""
+        line = self._line
+        needed = len(blocks) + 1
+        with line.lock:
+            # Writers leave so much of the ring alone from here on, and what is in it now is committed.
+            line.carry_ring = needed
+            line.refresh_limits()
+            head = line.head
+        try:
+            self._commit(head)
+            with line.lock:
+                if line.log_error or (line.stopping and not line.draining):
+                    raise StoppedError("destaging was interrupted by the server's shutdown")
+                blocks = [block for block in blocks if self._is_newest(block, batch_end)]
+                if blocks:
+                    self._check_room(needed)
+                    self._put(blocks, pages)
+        finally:
+            with line.lock:
+                line.carry_ring = 0
+                line.refresh_limits()
+                line.moved.notify_all()
+
+    def _check_room(self, needed: int) -> None:
+        """Raises DeviceError: writers leave room, but crash after crash may have used it up. Lock held."""
+        line = self._line
+        pages = line.head - line.committed + needed
+        # What a segment that does not fit before the end of the log leaves unused.
+        unused = MAX_SEGMENT_PAGES if line.write_place % line.data_pages + pages > line.data_pages else 0
+        if pages > line.ring_pages or pages + unused > line.free_pages:
+            raise DeviceError(f"{line.origin_incomplete}; the log has no room to carry them forward")
+
+    def _put(self, blocks: list[int], pages: dict[int, memoryview | None]) -> None:
+        """As Volume.write(), into a segment of their own. Lock held; there is room."""
+        line = self._line
+        line.close_segment()
+        segment = line.open_next_segment()
+        for block in blocks:
+            page = pages[block]
+            self._ring.put(line.head, _ZEROS if page is None else page)
+            self._map.set_page(block, line.head)
+            segment.add_pages(block, 1)
+            line.head += 1
+        line.close_segment()
+        line.carried.append((segment.first_lsn, line.head))
+
+    def _make_durable(self, blocks: list[int], batch_end: int) -> int:
+        """Commit the newest version of each, and end what is before. Returns where that is."""
+        line = self._line
+        if not blocks:
+            return batch_end
+        with line.lock:
+            newest = max(entry_lsn(self._map.get(block)) for block in blocks)
+        self._commit(newest + 1)
+        with line.lock:
+            end = self._table.first_after(newest) or line.committed
+            self._check_pins(end)
+            self._pins.pass_to(end)
+        return end
+
+    def _check_pins(self, end: int) -> None:
+        """Raises DeviceError where somebody needs a moment before end. Lock held."""
+        if not self._pins.may_pass(end):
+            raise DeviceError(
+                f"{self._line.origin_incomplete}; a snapshot or a tag needs a moment before: close it, or untag"
+            )
+
+    def _commit(self, lsn: int) -> None:
+        """Raises StoppedError."""
+        try:
+            self._commit_until(lsn)
+        except LogFailedError:
+            raise StoppedError("the log device failed") from None

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Group commit: moves `committed`. Leader and follower, and a thread that commits in the background.
+
+Who needs `committed` to pass an LSN becomes the leader and commits all there
+is, or waits for the one who leads: many flushes share one sync, and all whose
+LSN it passed go on at the same time. Lock order: superblock, volume.
+"""
+
+import logging
+import threading
+import time
+
+from wbcache_core.errors import DeviceError, LogFailedError
+from wbcache_core.log.superblocks import SuperblockStore
+from wbcache_core.log.writer import COMMIT_PAGES, LogWriter
+from wbcache_core.memory.covered_log import CoveredLog
+from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.open_segment import PendingSegment
+from wbcache_core.memory.segment_table import SegmentTable
+
+_log = logging.getLogger("wbcache")
+
+SUPERBLOCK_PAGES = 16384
+"""A superblock says where `committed` is at least every so many pages (64 MiB) of log.
+
+Recovery then has to look for later segments only in a window behind the end of the log.
+"""
+
+
+_INTERNAL = "internal error in commit: {}; the volume takes no more writes; start the server again"
+
+
+class Committer:
+    def __init__(
+        self,
+        line: NumberLine,
+        table: SegmentTable,
+        covered: CoveredLog,
+        writer: LogWriter,
+        store: SuperblockStore,
+        interval: float,
+        low_pages: int,
+    ) -> None:
+        """interval in seconds; above low_pages of dirty log the destager is woken."""
+        self._lock = threading.Lock()
+        """Guards `_has_leader` and `_waiters`. Nothing else is taken while it is held."""
+        self._has_leader = False
+        self._waiters: list[tuple[int, threading.Condition]] = []
+        """What each who waits for a commit waits for, in the order in which they came."""
+        self._line = line
+        self._table = table
+        self._covered = covered  # guarded by the volume lock
+        self._writer = writer  # the leader's
+        self._store = store
+        self._superblock_place = writer.end.place  # the leader's
+        self._unfinished = False  # the leader's
+        """A commit has begun and not come to its end: the log may hold what nobody knows of."""
+        self._interval = interval
+        self._low_pages = low_pages
+        self._thread = threading.Thread(target=self._run, name="wbcache-commit", daemon=True)
+
+    @property
+    def generation(self) -> int:
+        """Number of the last commit."""
+        return self._writer.end.generation
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the thread; the line has been stopped. Idempotent."""
+        if self._thread.ident:
+            self._thread.join()
+        self._writer.close()
+
+    def commit_until(self, lsn: int) -> None:
+        """Return when every LSN below lsn is durable in the log. No lock held. Raises LogFailedError."""
+        line = self._line
+        while line.committed < lsn:
+            if self._lead(lsn):
+                try:
+                    self._commit()
+                finally:
+                    with self._lock:
+                        self._has_leader = False
+                        self._wake_waiters()
+
+    def _lead(self, lsn: int) -> bool:
+        """Become the leader; False when another's commit has passed lsn. Raises LogFailedError."""
+        with self._lock:
+            while self._has_leader:
+                turn = threading.Condition(self._lock)
+                self._waiters.append((lsn, turn))
+                turn.wait()
+                if self._line.committed >= lsn:
+                    return False
+            if self._line.log_error:
+                self._wake_waiters()
+            self._line.raise_if_log_failed()
+            self._has_leader = True
+            return True
+
+    def _wake_waiters(self) -> None:
+        """Wake those whose LSN has been passed, and one more, to lead; all when the log has failed. Lock held.
+
+        The others came while the commit was under way, and would only fall asleep again.
+        """
+        waiters, self._waiters = self._waiters, []
+        committed, has_failed = self._line.committed, self._line.log_error is not None
+        has_successor = False
+        for waiter in waiters:
+            lsn, turn = waiter
+            if lsn <= committed or has_failed:
+                turn.notify()
+            elif has_successor:
+                self._waiters.append(waiter)
+            else:
+                has_successor = True
+                turn.notify()
+
+    def commit_all(self) -> None:
+        """Commit whatever is volatile now. No lock held. Raises LogFailedError."""
+        with self._line.lock:
+            head = self._line.head
+        self.commit_until(head)
+
+    def _commit(self) -> None:
+        """One write and one sync, by the leader. A failure is latched in the line, whatever it is."""
+        line = self._line
+        if self._unfinished:
+            # Not even that could be latched.
+            line.fail(LogFailedError(_INTERNAL.format("a commit did not come to its end")))
+            return
+        self._unfinished = True
+        try:
+            self._write_next()
+        except DeviceError as error:
+            line.fail_log(error)
+        except BaseException as error:
+            # What is durable, and what the table knows, may differ: nothing may be committed behind such a gap.
+            line.fail(LogFailedError(_INTERNAL.format(repr(error))))
+            raise
+        else:
+            self._unfinished = False
+            if self._writer.end.place - self._superblock_place > SUPERBLOCK_PAGES:
+                self._note_in_superblock()
+
+    def _write_next(self) -> None:
+        """Make the next segments durable, then known, then committed. Raises DeviceError."""
+        line = self._line
+        with line.lock:
+            segments = self._next_segments()
+            committed, reclaimed_place = line.committed, line.reclaimed_place
+        if not segments:
+            return
+        written = self._writer.write(segments, committed, reclaimed_place)
+        with line.lock:
+            for segment in written:
+                descriptor = segment.descriptor
+                self._table.append(
+                    descriptor.first_lsn, segment.place, descriptor.encoding, segment.page_sums
+                )
+                self._covered.append(descriptor)
+            line.note_committed(segments[-1].end_lsn, self._writer.end.place)
+            for _ in segments:
+                line.closed_segments.popleft()
+            if line.destager_idle or line.dirty_pages > self._low_pages:
+                line.destage_wanted.notify()
+
+    def _next_segments(self) -> list[PendingSegment]:
+        """The next closed segments, at most COMMIT_PAGES; closes the open one if there is room. Volume lock held.
+
+        They stay in the queue until they are committed.
+        """
+        line = self._line
+        found: list[PendingSegment] = []
+        room = COMMIT_PAGES
+        for segment in line.closed_segments:
+            room -= 1 + segment.page_count
+            if room < 0:
+                return found
+            found.append(segment)
+        if line.open_segment and 1 + line.open_segment.page_count <= room:
+            line.close_segment()
+            found.append(line.closed_segments[-1])
+        return found
+
+    def _note_in_superblock(self) -> None:
+        """By the leader."""
+        try:
+            self._store.write(committed=self._line.committed)
+        except DeviceError as error:
+            self._line.fail_log(error)
+        self._superblock_place = self._writer.end.place
+
+    def _run(self) -> None:
+        try:
+            while self._wait_until_due():
+                self.commit_all()
+        except LogFailedError:
+            pass
+        except Exception as error:
+            _log.exception("internal error in commit, please report it")
+            # Who waits for room in the ring waits for this thread.
+            self._line.fail(LogFailedError(f"internal error in commit: {error!r}; the volume takes no more writes"))
+
+    def _wait_until_due(self) -> bool:
+        """Return True when there is something to commit, False when the server stops or the log has failed."""
+        line = self._line
+        with line.lock:
+            while not (line.stopping or line.log_error):
+                volatile = line.head > line.committed
+                remaining = line.pending_since + self._interval - time.monotonic() if volatile else self._interval
+                if volatile and (line.commit_requested or remaining <= 0):
+                    line.commit_requested = False
+                    return True
+                line.commit_requested = False
+                notified = line.commit_wanted.wait(remaining)
+                # After a whole interval without a write: sleep until the next one instead of waking for nothing.
+                line.committer_idle = not notified
+                while line.committer_idle and not (line.pending_since or line.stopping or line.log_error):
+                    line.commit_wanted.wait()
+                line.committer_idle = False
+            return False

@@ -1,0 +1,493 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Moves `destaged`: writes the log to the origin in strictly ordered batches, and reclaims log space.
+
+The only one, once the server is active, to move `destaged`, `oldest` and the superblock's idea of them.
+Within a batch only the newest version of a block is written, sorted by block;
+`destaged` moves to the batch's end after the origin is synced and a
+superblock says so.
+"""
+
+import logging
+import threading
+import time
+from typing import Any, NamedTuple
+
+from wbcache_core.background import PIECE_PAGES, let_requests_run
+from wbcache_core.device.file_device import aligned_buffer
+from wbcache_core.errors import DamagedPageError, DeviceError, OriginFailedError, StoppedError
+from wbcache_core.flow.bad_blocks import BadBlocks
+from wbcache_core.flow.batch import DestageBatch
+from wbcache_core.flow.carrier import Carrier
+from wbcache_core.flow.origin_writer import OriginWriter
+from wbcache_core.flow.retention import Pin, Pins
+from wbcache_core.flow.tags import Tags
+from wbcache_core.flow.throttle import Throttle
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES, Descriptor
+from wbcache_core.log.reader import LogReader
+from wbcache_core.log.superblocks import SuperblockStore
+from wbcache_core.memory.block_map import LocationMap, entry_lsn
+from wbcache_core.memory.covered_log import CoveredLog
+from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.ring import RingBuffer
+from wbcache_core.memory.segment_table import Located, SegmentTable
+from wbcache_core.pairing import fingerprint
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
+
+_log = logging.getLogger("wbcache")
+
+_BATCH_PAGES = 32768
+_FOREVER = float("inf")
+_IDLE_SECONDS = 1.0
+_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.1, 10.0
+_SWEEP_REGIONS = 32
+
+
+def batch_lsns(data_pages: int) -> int:
+    """A batch is at most 128 MiB, and at most an eighth of the log so that space comes back steadily."""
+    return max(min(_BATCH_PAGES, data_pages // 8), MAX_SEGMENT_PAGES)
+
+
+class Settings(NamedTuple):
+    """When to destage: low_pages of dirty log, delay in seconds."""
+
+    low_pages: int
+    delay: float
+
+
+class Destager:
+    """All fields are the own thread's alone, but `_retry_at` and `_has_ended`: guarded by the volume lock."""
+
+    def __init__(
+        self,
+        line: NumberLine,
+        ring: RingBuffer,
+        locations: LocationMap,
+        table: SegmentTable,
+        covered: CoveredLog,
+        pins: Pins,
+        tags: Tags,
+        reader: LogReader,
+        store: SuperblockStore,
+        writer: OriginWriter,
+        throttle: Throttle,
+        bad: BadBlocks,
+        carrier: Carrier,
+        settings: Settings,
+    ) -> None:
+        self._line = line
+        self._ring = ring
+        self._map = locations  # guarded by the volume lock
+        self._table = table  # guarded by the volume lock
+        self._covered = covered  # guarded by the volume lock
+        self._pins = pins  # guarded by the volume lock
+        self._tags = tags
+        self._reader = reader
+        self._store = store
+        self._writer = writer
+        self._throttle = throttle
+        self._bad = bad  # guarded by the volume lock
+        self._carrier = carrier
+        self._settings = settings
+        self._batch_lsns = batch_lsns(line.data_pages)
+        self._last_batch_at = 0.0
+        self._superseded_below = 0
+        self._image: memoryview | None = None
+        self._idle_head, self._idle_since = 0, 0.0
+        self._back_off, self._retry_at = 0.0, 0.0
+        self._has_ended = False
+        self._thread = threading.Thread(target=self._run, name="wbcache-destage", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the thread; the line has been stopped. Nothing when it was never started."""
+        if self._thread.ident:
+            self._thread.join()
+
+    def finish_drain(self) -> bool:
+        """After line.stop(drain=True): wait until all that is committed is on the origin; True when it is.
+
+        Ends early when the origin fails, when cancel() is called, and at the first tag. No lock held.
+        """
+        line = self._line
+        self._writer.be_patient()
+        with line.lock:
+            # Whatever failed before may work by now: the stop makes one more attempt.
+            if not self._has_ended:
+                line.origin_error = None
+            self._retry_at = 0.0
+            self._bad.retry_all()
+            line.destage_wanted.notify()
+            forgiven = None
+            while line.destaged < (limit := self._pins.limit()) and not (line.destager_must_stop or self._has_ended):
+                if self._bad and self._bad.seconds_until_due() > 0 and line.only_carried_below(limit):
+                    break
+                if line.origin_settles_at > time.monotonic():
+                    # The batch is repeated then: this failure does not end the drain, the next one may.
+                    forgiven = line.origin_error
+                elif line.origin_error is not forgiven:
+                    break
+                line.moved.wait()
+            line.draining = False
+            line.destage_wanted.notify()
+            return line.destaged >= line.committed
+
+    def cancel(self) -> None:
+        """End a drain. No lock held."""
+        with self._line.lock:
+            self._line.draining = False
+            self._line.moved.notify_all()
+            self._line.destage_wanted.notify()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            _log.exception("internal error in destaging, please report it")
+            self._line.fail(OriginFailedError(f"internal error in destaging: {error!r}; restart the server"))
+        finally:
+            with self._line.lock:
+                # Who waits for the end of a drain waits for this thread.
+                self._has_ended = True
+                self._line.moved.notify_all()
+            self._writer.close()
+
+    def _work(self) -> None:
+        """Until the stop. Raises what is an error of ours."""
+        while True:
+            with self._line.lock:
+                end = self._wait_for_work()
+            self._report_ended()
+            if end is None:
+                break
+            try:
+                if end > self._line.destaged:
+                    self._destage(end)
+                else:
+                    self._writer.check_idle()
+                self._reclaim()
+            except StoppedError:
+                break
+            except (DamagedPageError, DeviceError) as error:
+                self._hold_up(error)
+
+    def _wait_for_work(self) -> int | None:
+        """The LSN up to which to destage; None to stop; the present `destaged` for only reclaiming, and looking after
+        connections. Lock held."""
+        line = self._line
+        while not line.destager_must_stop:
+            timeout = max(self._retry_at, line.origin_settles_at) - time.monotonic()
+            if timeout <= 0:
+                if line.destaged < line.committed:
+                    limit = self._pins.limit()
+                    timeout = self._seconds_until_due(limit)
+                    if timeout <= 0:
+                        end = self._end_of_next_batch(limit)
+                        self._pins.pass_to(end)
+                        return end
+                if self._reclaim_wanted():
+                    return line.destaged
+            if not 0 < timeout < _FOREVER:
+                self._image, line.destager_idle, timeout = None, True, _FOREVER
+            pause = min(timeout, self._writer.check_seconds)
+            was_notified = line.destage_wanted.wait(pause if pause < _FOREVER else None)
+            line.destager_idle = False
+            if not was_notified and pause < timeout:
+                return line.destaged
+        return None
+
+    def _seconds_until_due(self, limit: int) -> float:
+        """How long the dirty data below limit may still wait. Lock held."""
+        line, now = self._line, time.monotonic()
+        if limit <= line.destaged:
+            return self._pins.seconds_until_more()
+        if self._bad and line.only_carried_below(limit):
+            return self._bad.seconds_until_due()
+        # What is held back does not count.
+        backlog = line.dirty_pages if limit == line.committed else limit - line.destaged
+        if (
+            line.draining
+            or line.origin_target > line.destaged
+            or line.room_waiters
+            or backlog > self._settings.low_pages
+        ):
+            return 0.0
+        if line.head != self._idle_head:
+            self._idle_head, self._idle_since = line.head, now
+        since = line.timeline[0][1] if line.timeline else now
+        if limit < line.committed:
+            # The history lets go of a little with every commit.
+            since = max(since, self._last_batch_at)
+        return min(since + self._settings.delay, self._idle_since + _IDLE_SECONDS) - now
+
+    def _end_of_next_batch(self, limit: int) -> int:
+        """A segment's end, one segment or more ahead, not beyond limit. Lock held."""
+        line = self._line
+        if limit - line.destaged <= self._batch_lsns:
+            return limit
+        return self._table.first_lsns_between(line.destaged + 1, line.destaged + self._batch_lsns + 1)[-1]
+
+    def _destage(self, end: int) -> None:
+        """One batch. Raises DeviceError and DamagedPageError, then nothing has moved; StoppedError."""
+        started = time.monotonic()
+        line = self._line
+        self._superseded_below = 0
+        batch = self._load(line.destaged, end, from_ring=True)
+        batch_end = max(batch.end_lsn, self._superseded_below)
+        if self._store.current.batch_end < batch_end:
+            self._write_superblock(batch_end=batch_end, committed=line.committed)
+        writes, carried_end, dropped = self._write_to_origin(batch)
+        # A larger batch may have failed half-way before.
+        batch_end = max(batch.end_lsn, self._store.current.batch_end, carried_end)
+        generation, time_ns = self._last_whole_generation(batch, batch_end)
+        self._write_superblock(
+            destaged=batch.end_lsn,
+            destaged_place=self._place_after(batch),
+            destaged_previous=batch.last.checksum,
+            destaged_generation=generation,
+            destaged_time_ns=time_ns,
+            batch_end=batch_end,
+            committed=line.committed,
+            samples=self._new_samples(batch, dropped),
+        )
+        with line.lock:
+            recovered, line.origin_error = line.origin_error, None
+            line.note_destaged(batch.end_lsn, self._store.current.destaged_place)
+            self._covered.records.drop_below(batch.end_lsn)
+            self._bad.note_dropped(dropped)
+        self._last_batch_at = time.monotonic()
+        seconds = time.monotonic() - started
+        self._throttle.note_destaged(batch.end_lsn - batch.start_lsn, seconds)
+        self._back_off = 0.0
+        if recovered:
+            _log.warning("destaging goes on")
+        _log.debug(
+            "destaged batch: LSN %d to %d, %d pages in %d writes, %.3f s",
+            batch.start_lsn, batch.end_lsn, len(batch), writes, seconds,
+        )  # fmt: skip
+
+    def _write_to_origin(self, batch: DestageBatch) -> tuple[int, int, list[int]]:
+        """The batch, all but what the origin refuses to take, which is carried forward.
+
+        Returns the number of requests, the LSN below which no moment can be opened any more because of that, and
+        the blocks that are given up. Raises DeviceError, StoppedError.
+        """
+        with self._line.lock:
+            bad = self._bad.postponed()
+        postponed = [block for block in bad if bad[block] and batch.has(block)]
+        tried = [block for block in bad if not bad[block] and batch.has(block)]
+        pages = {block: batch.page(block) for block in postponed}
+        for block in postponed:
+            batch.leave_out(block)
+        writes = self._writer.write(batch, postponed)
+        refused = self._writer.refused
+        pages |= {block: batch.page(block) for block in refused}
+        for block in refused:
+            batch.leave_out(block)
+        with self._line.lock:
+            messages = self._bad.note(tried, refused)
+        for message in messages:
+            _log.error("%s", message)
+        if not pages:
+            return writes, batch.end_lsn, []
+        return writes, *self._carrier.carry(pages, batch.end_lsn)
+
+    def _new_samples(self, batch: DestageBatch, dropped: list[int]) -> tuple[int, ...]:
+        """Of the origin after the batch. Raises DeviceError."""
+        changed = batch.new_checksum()
+
+        def checksum(block: int) -> int | None:
+            # What a block holds that was given up only the origin knows.
+            return self._writer.sample(block) if block in dropped else changed(block)
+
+        return fingerprint.updated(self._writer.origin_bytes, self._store.current.samples, checksum)
+
+    def _last_whole_generation(self, batch: DestageBatch, batch_end: int) -> tuple[int, int]:
+        """Number and time of the last commit all of which is on the origin with this batch. Raises DeviceError."""
+        last = batch.last
+        if batch_end > batch.end_lsn:
+            # Something is missing that is later in the log: the origin has had all of no commit since.
+            return self._store.current.destaged_generation, self._store.current.destaged_time_ns
+        if not self._goes_on(last.generation, batch.end_lsn):
+            return last.generation, last.time_ns
+        before = batch.last_before(last.generation)
+        if before:
+            return before.generation, before.time_ns
+        return self._store.current.destaged_generation, self._store.current.destaged_time_ns
+
+    def _goes_on(self, generation: int, lsn: int) -> bool:
+        """Whether the segment at lsn is of that commit too, or cannot be read. Raises DeviceError."""
+        with self._line.lock:
+            if lsn >= self._line.committed:
+                return False
+            following = self._table.locate(lsn)
+        try:
+            return self._reader.descriptor(following).generation == generation
+        except DamagedPageError:
+            return True
+
+    def _place_after(self, batch: DestageBatch) -> int:
+        with self._line.lock:
+            return self._table.locate(batch.last.first_lsn).place + batch.last.log_pages
+
+    def _load(self, start: int, end: int, from_ring: bool) -> DestageBatch:
+        """The batch of the segments in [start, end), or of those before the first page that fails its checksum.
+
+        Raises DamagedPageError when that is in the first segment, DeviceError.
+        """
+        image = self._image_of(end - start)
+        with self._line.lock:
+            firsts = self._table.first_lsns_between(start, end)
+            segments = [self._table.locate(lsn) for lsn in firsts]
+        in_log = len(segments)
+        # The ring holds the newest segments: from the end backwards as far as it goes.
+        while from_ring and in_log and self._copy_from_ring(segments, in_log - 1, end, image, start):
+            in_log -= 1
+        self._reader.load(segments[:in_log], firsts[in_log] if in_log < len(firsts) else end, image, start)
+        batch = DestageBatch(start, image, self._decode(image, start, firsts))
+        bad = batch.bad_pages()
+        if not bad:
+            return batch
+        if from_ring:
+            return self._load(start, end, from_ring=False)
+        for bad_lsn, block in bad:
+            if not self._is_superseded(block, bad_lsn):
+                break
+            _log.warning("the damaged page with LSN %d is passed over: its block was written anew", bad_lsn)
+            batch.leave_out(block)
+        else:
+            return batch
+        cut = max(lsn for lsn in firsts if lsn <= bad_lsn)
+        if cut == start:
+            raise DamagedPageError(
+                f"the page with LSN {bad_lsn} in the log fails its checksum and is not written to the origin; "
+                + self._what_helps(block, bad_lsn),
+                bad_lsn,
+            )
+        return self._load(start, cut, from_ring=False)
+
+    def _decode(self, image: memoryview, start: int, firsts: list[int]) -> list[Descriptor]:
+        """The descriptors in an image. Raises DamagedPageError."""
+        found: list[Descriptor] = []
+        pages = 0
+        for lsn in firsts:
+            found.append(self._reader.decode(image[lsn - start << PAGE_SHIFT :][:PAGE_BYTES], lsn))
+            pages += found[-1].page_count
+            if pages >= PIECE_PAGES:
+                pages = 0
+                let_requests_run()
+        return found
+
+    def _what_helps(self, block: int, lsn: int) -> str:
+        """What the user can do about a damaged page that cannot be passed over."""
+        with self._line.lock:
+            is_anew = lsn < entry_lsn(self._map.get(block)) < self._line.committed
+        if is_anew:
+            return "its block was written anew, but a snapshot or a tag needs it as it was: close it, or untag"
+        return f"write the 4096 bytes of the volume at {block << PAGE_SHIFT} anew, from a backup"
+
+    def _is_superseded(self, block: int, lsn: int) -> bool:
+        """Whether the log holds a later version of a block, and nobody needs the one before it.
+
+        Reads of the volume then never go to the origin before the later one is there, neither now nor after a crash.
+        No moment before that one can be had any more: `batch_end` says so until `destaged` has passed it.
+        """
+        line = self._line
+        with line.lock:
+            later = entry_lsn(self._map.get(block))
+            if not lsn < later < line.committed:
+                return False
+            end = self._table.first_after(later) or line.committed
+            if not self._pins.may_pass(end):
+                return False
+            self._pins.pass_to(end)
+            self._superseded_below = max(self._superseded_below, end)
+            return True
+
+    def _copy_from_ring(self, segments: list[Located], index: int, end: int, image: memoryview, start: int) -> bool:
+        """Copy one segment if the ring still has it. Optimistic: writers go on meanwhile, and who overwrites a slot
+        moves `head` under the same hold of the lock, so a look at the head afterwards tells whether the copy is good.
+        """
+        first = segments[index].first_lsn
+        following = segments[index + 1].first_lsn if index + 1 < len(segments) else end
+        with self._line.lock:
+            if first < self._line.ring_floor:
+                return False
+        self._ring.copy_out(first, image[first - start << PAGE_SHIFT : following - start << PAGE_SHIFT])
+        with self._line.lock:
+            return first >= self._line.ring_floor
+
+    def _image_of(self, lsns: int) -> memoryview:
+        if self._image is None:
+            self._image = aligned_buffer(self._batch_lsns << PAGE_SHIFT)
+        return self._image[: lsns << PAGE_SHIFT]
+
+    def _reclaim_wanted(self) -> bool:
+        """Lock held."""
+        line = self._line
+        enough = line.data_pages // (2 if line.room_waiters else 4)
+        return line.reclaimed_place < line.destaged_place and line.free_pages < enough
+
+    def _reclaim(self) -> None:
+        """Give up the oldest clean segments until half of the log is free, in both superblocks. Raises StoppedError."""
+        line = self._line
+        with line.lock:
+            if not self._reclaim_wanted():
+                return
+            kept = self._table.first_from_place(line.write_place - line.data_pages // 2)
+            # The segment at `destaged` may begin a lap, behind an unused rest that destaged_place still stands before.
+            if kept and line.oldest <= kept.first_lsn < line.destaged:
+                oldest, place = kept.first_lsn, kept.place
+            else:
+                oldest, place = line.destaged, line.destaged_place
+            # Readers stop using the segments before their space can be overwritten.
+            line.oldest = oldest
+            self._table.drop_below(oldest)
+        for _ in range(2):
+            self._write_superblock(oldest=oldest, oldest_place=place, committed=line.committed)
+        with line.lock:
+            line.reclaimed_place = self._store.reclaimed_place
+            line.refresh_limits()
+            line.moved.notify_all()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop what is stale in the map. Each time space is reclaimed, a quarter of the log at least was written."""
+        line = self._line
+        region: int | None = 0
+        while region is not None:
+            with line.lock:
+                region = self._map.sweep(region, _SWEEP_REGIONS, line.oldest)
+
+    def _report_ended(self) -> None:
+        """Tell of snapshots and tags that a batch is going to pass. No lock held."""
+        with self._line.lock:
+            ended = self._pins.take_ended()
+        for one in ended:
+            if isinstance(one, Pin):
+                _log.warning("the snapshot of generation %d has ended: the origin moves on", one.generation.number)
+            else:
+                _log.warning(
+                    "the tag '%s' (generation %d) is removed: the origin moves on", one.name, one.generation
+                )  # fmt: skip
+
+    def _write_superblock(self, **changes: Any) -> None:
+        """Raises StoppedError after latching the failure: without a superblock nothing may move any more."""
+        try:
+            self._tags.write(**changes)
+        except DeviceError as error:
+            self._line.fail_log(error)
+            raise StoppedError("the log device failed") from None
+
+    def _hold_up(self, error: DamagedPageError | DeviceError) -> None:
+        """Latch what keeps destaging from going on, and try again later."""
+        self._back_off = min(max(2 * self._back_off, _FIRST_BACK_OFF), _LONGEST_BACK_OFF)
+        with self._line.lock:
+            self._retry_at = time.monotonic() + self._back_off
+            self._line.origin_settles_at = self._writer.settles_at
+        message = f"destaging is held up: {error}; it is tried again, and writes go on until the log is full"
+        known = self._line.origin_error
+        if known is None or str(known) != message:
+            _log.error("%s", message)
+        self._line.fail(OriginFailedError(message, error.errno_value))

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How far the origin may move on: what open snapshots, tags and `history=` hold back, and when they give way.
+
+A past moment can be opened as long as the origin is not beyond it. So
+
+    floor  =  max(destaged, batch_end)  <=  every pin  <=  committed
+
+and no batch goes beyond the lowest pin, unless it is made to give way first:
+`floor` moves to where the batch is going to end, the pins below are marked
+as ended and the generations below forgotten, all under one hold of the volume
+lock and before the origin is touched.
+"""
+
+from typing import NamedTuple
+
+from wbcache_core import clock
+from wbcache_core.format.superblock import Tag
+from wbcache_core.memory.covered_log import CoveredLog
+from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.generations import Generation
+
+_NEVER = float("inf")
+_LONGEST_SLEEP = 60.0
+"""Seconds after which the age of the history is looked at again: a wait does not end early where the machine slept."""
+_NS = 10**9
+
+
+class Keeping(NamedTuple):
+    """What is held back: history in pages of data or in ns; `hold` lets writers wait for snapshots and tags.
+
+    Above give_way_pages of dirty log the history gives way, above high_pages snapshots and tags, unless `hold`.
+    """
+
+    history_pages: int
+    history_ns: int
+    hold: bool
+    give_way_pages: int
+    high_pages: int
+
+
+class Pin:
+    """An open snapshot. `ended` never becomes false again; it may be read without the lock after a read."""
+
+    __slots__ = ("ended", "generation")
+
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+        self.ended = False
+
+
+class Pins:
+    """The volume lock guards every field, and is held by callers of every method."""
+
+    def __init__(
+        self, line: NumberLine, covered: CoveredLog, keeping: Keeping, floor: int, tags: tuple[Tag, ...]
+    ) -> None:
+        """floor is `batch_end` of the superblock, or `destaged` where that is higher."""
+        self._line = line
+        self._covered = covered
+        self._keeping = keeping
+        self._ended: list[Pin | Tag] = []
+        self.floor = floor
+        """No moment below can be opened: the origin has, or may have, something later."""
+        self.snapshots: list[Pin] = []
+        self.tags = tags
+
+    def add(self, generation: Generation) -> Pin:
+        """Keep a generation of the window from now on."""
+        assert generation.end_lsn >= self.floor
+        pin = Pin(generation)
+        self.snapshots.append(pin)
+        return pin
+
+    def remove(self, pin: Pin) -> None:
+        """Let go of a snapshot, ended or not."""
+        if not pin.ended:
+            self.snapshots.remove(pin)
+            self._line.destage_wanted.notify()
+
+    def replace_tags(self, tags: tuple[Tag, ...]) -> None:
+        """These tags from now on, all of them in the window."""
+        self.tags = tags
+        self._line.destage_wanted.notify()
+        self._line.moved.notify_all()
+
+    def limit(self) -> int:
+        """The end of a segment beyond which the next batch must not go; `destaged` where there cannot be one now.
+
+        Pins at `destaged` that have to give way are left out of it: see pass_to().
+        """
+        line, keeping = self._line, self._keeping
+        if not (self.snapshots or self.tags or keeping.history_pages or keeping.history_ns):
+            return line.committed
+        if line.draining:
+            # Clients are being sent away. Tags outlive the server.
+            return self._lowest([tag.end_lsn for tag in self.tags])
+        limit = self._lowest(self._ends())
+        if limit <= line.destaged and self._has_to_make_way():
+            limit = self._lowest([end for end in self._ends() if end > line.destaged])
+        limit = min(limit, line.committed if self._history_gives_way() else self._history_limit())
+        if line.carried and (self.snapshots or self.tags) and not self._has_to_make_way():
+            # What the origin refuses would be carried beyond them, and they would end.
+            limit = min(limit, max(line.carried[0][0], line.destaged))
+        return limit
+
+    def may_pass(self, lsn: int) -> bool:
+        """Whether the next batch may leave the origin so that no moment below lsn can be had any more.
+
+        This is about damage in the log, which is not going to get better by waiting.
+        """
+        if self._line.draining:
+            return all(tag.end_lsn >= lsn for tag in self.tags)
+        return not self._keeping.hold or all(end >= lsn for end in self._ends())
+
+    def seconds_until_more(self) -> float:
+        """How long `limit`, which is `destaged`, stays that if nobody commits or lets go; infinite where for ever."""
+        if not self._keeping.history_ns or self._lowest(self._ends()) <= self._line.destaged:
+            return _NEVER
+        following = self._covered.generations.ending_above(self._line.destaged)
+        if following is None:
+            return _NEVER
+        due_ns = self._covered.generations.due_ns(following, self._keeping.history_ns, clock.read())
+        return min(max(due_ns / _NS, 0.001), _LONGEST_SLEEP)
+
+    def pass_to(self, lsn: int) -> None:
+        """The origin is going to move on to lsn: end what is below."""
+        if lsn <= self.floor:
+            return
+        self.floor = lsn
+        self._covered.generations.drop_below(lsn)
+        passed = [pin for pin in self.snapshots if pin.generation.end_lsn < lsn]
+        if passed:
+            for pin in passed:
+                pin.ended = True
+            self.snapshots = [pin for pin in self.snapshots if not pin.ended]
+            self._ended += passed
+        if any(tag.end_lsn < lsn for tag in self.tags):
+            self._ended += [tag for tag in self.tags if tag.end_lsn < lsn]
+            self.tags = tuple(tag for tag in self.tags if tag.end_lsn >= lsn)
+
+    def take_ended(self) -> list[Pin | Tag]:
+        """What pass_to() ended since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _ends(self) -> list[int]:
+        return [pin.generation.end_lsn for pin in self.snapshots] + [tag.end_lsn for tag in self.tags]
+
+    def _lowest(self, ends: list[int]) -> int:
+        return min(ends, default=self._line.committed)
+
+    def _history_limit(self) -> int:
+        """Up to where the history does not need the log."""
+        keeping, line, generations = self._keeping, self._line, self._covered.generations
+        limit = line.committed
+        if keeping.history_pages:
+            kept = generations.ending_at_or_below(line.committed - keeping.history_pages)
+            limit = kept.end_lsn if kept else 0
+        if keeping.history_ns:
+            # Never by the wall clock: one that was wrong would drop what was promised, or keep it for ever.
+            kept = generations.kept_for(keeping.history_ns, clock.read())
+            limit = kept.end_lsn if kept else 0
+        # What cannot be opened any more need not be kept.
+        return max(limit, min(self.floor, line.committed), line.destaged)
+
+    def _history_gives_way(self) -> bool:
+        line = self._line
+        return (
+            line.origin_target > line.destaged
+            or line.room_waiters > 0
+            or line.dirty_pages > self._keeping.give_way_pages
+        )  # fmt: skip
+
+    def _has_to_make_way(self) -> bool:
+        """Whether snapshots and tags give way: writers, or who waits for the origin, cannot go on at full speed."""
+        line = self._line
+        if self._keeping.hold:
+            return False
+        is_full = line.room_waiters > 0 and line.reclaimed_place >= line.destaged_place
+        return is_full or line.origin_target > line.destaged or line.dirty_pages > self._keeping.high_pages
+
+    def check(self) -> None:
+        """Assert what holds at every moment."""
+        line, generations = self._line, self._covered.generations
+        assert line.destaged <= self.floor <= line.committed
+        assert all(self.floor <= end <= line.committed for end in self._ends())
+        generations.check()
+        oldest, newest = generations.oldest, generations.newest
+        if oldest and newest:
+            assert self.floor <= oldest.end_lsn and newest.end_lsn == line.committed
+        for tag in self.tags:
+            assert generations.numbered(tag.generation) == tag[1:]

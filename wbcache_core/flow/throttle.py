@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Slows writers smoothly while the log is filling up, down to the rate at which the origin takes data.
+
+The delay of a page grows linearly from nothing at the high watermark to the
+time that destaging takes for a page when the log is full. So a writer meets
+no wall, and is never held to less than what the origin really does.
+"""
+
+import logging
+import threading
+import time
+
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES
+from wbcache_core.memory.cursors import NumberLine
+
+_log = logging.getLogger("wbcache")
+
+_LONGEST_PAUSE = 1.0
+"""Seconds that a write waits at most, and how far ahead pauses are booked."""
+_SMOOTHING = 0.3
+
+
+class Throttle:
+    """`_lock` guards `_next`, `_seconds_per_page`, which is read without it too, and `_slowing`."""
+
+    def __init__(self, line: NumberLine, high_pages: int) -> None:
+        self._lock = threading.Lock()
+        self._line = line
+        self._high_pages = high_pages
+        self._span = max(line.data_pages - MAX_SEGMENT_PAGES - high_pages, 1)
+        self._next = 0.0
+        """Until when writers have booked, in seconds of time.monotonic(): who comes next waits from there on."""
+        self._seconds_per_page = 0.0
+        self._slowing = False
+        self._stopped = threading.Event()
+
+    def note_destaged(self, pages: int, seconds: float) -> None:
+        """The destager moved on by that many LSNs in that time."""
+        with self._lock:
+            sample = seconds / pages
+            known = self._seconds_per_page
+            self._seconds_per_page = known + _SMOOTHING * (sample - known) if known else sample
+            ended = self._slowing and self._fullness() <= 0
+            if ended:
+                self._slowing = False
+                self._next = 0.0
+        if ended:
+            _log.debug("throttling ended")
+
+    @property
+    def seconds_per_page(self) -> float:
+        """What destaging takes for a page of late; 0 when nothing has been destaged yet."""
+        return self._seconds_per_page
+
+    def pause(self, pages: int) -> None:
+        """Wait as long as a write of that many pages has to. No lock held."""
+        fullness = self._fullness()
+        if fullness <= 0:
+            return
+        with self._lock:
+            now = time.monotonic()
+            delay = min(min(fullness, 1.0) * self._seconds_per_page * pages, _LONGEST_PAUSE)
+            # Nobody waits longer, so what is booked beyond would only be paid by who comes later.
+            self._next = min(max(self._next, now) + delay, now + _LONGEST_PAUSE)
+            wait = self._next - now
+            began = not self._slowing
+            self._slowing = True
+        if began:
+            _log.debug("throttling: %d of %d pages of log are dirty", self._line.dirty_pages, self._line.data_pages)
+        self._stopped.wait(wait)
+
+    def _fullness(self) -> float:
+        """0 at the high watermark, 1 when the log is full; a benign race with the cursors."""
+        return (self._line.dirty_pages - self._high_pages) / self._span
+
+    def stop(self) -> None:
+        """End all pauses, now and from now on."""
+        self._stopped.set()

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""zstd frames of a compressed segment's payload: 16 pages (64 KiB) each, so that one page costs little to read.
+
+A frame that does not shrink is stored as it is. Its length tells: a stored
+frame is exactly as long as its pages, a zstd frame is always shorter.
+"""
+
+import zstandard
+
+from wbcache_core.errors import FormatError
+from wbcache_core.format.segment import FRAME_COUNT, FRAME_PAGES
+from wbcache_core.units import PAGE_BYTES
+
+
+def pack(compressor: zstandard.ZstdCompressor, pages: list[memoryview]) -> list[bytes]:
+    """The frames of the pages. A compressor serves one thread at a time."""
+    frames = []
+    for start in range(0, len(pages), FRAME_PAGES):
+        plain = b"".join(pages[start : start + FRAME_PAGES])
+        frame = compressor.compress(plain)
+        frames.append(frame if len(frame) < len(plain) else plain)
+    return frames
+
+
+def lengths_of(frames: list[bytes]) -> tuple[int, ...]:
+    """The descriptor's table of frame lengths."""
+    return (*map(len, frames), *[0] * (FRAME_COUNT - len(frames)))
+
+
+def unpack(frame: bytes | bytearray | memoryview, number: int, page_count: int) -> bytes | bytearray | memoryview:
+    """The pages of frame `number` of a segment of page_count pages. Raises FormatError for any other bytes."""
+    plain_bytes = min(FRAME_PAGES, page_count - number * FRAME_PAGES) * PAGE_BYTES
+    if len(frame) == plain_bytes:
+        return frame
+    try:
+        # The size in the frame's header is not trusted: it could ask for any amount of memory.
+        if zstandard.frame_content_size(frame) != plain_bytes:
+            raise FormatError("a zstd frame of the wrong size")
+        # A context serves one thread at a time, so each call has its own.
+        return zstandard.ZstdDecompressor().decompress(frame)
+    except zstandard.ZstdError:
+        raise FormatError("not a zstd frame") from None

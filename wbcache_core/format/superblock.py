@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The bytes of a superblock; two of them, written in turn, head every log.
+
+    superblock := magic version zero32 uuid sequence log_bytes data_start page_bytes sample_count
+                  origin_bytes oldest oldest_place destaged destaged_place destaged_previous
+                  destaged_generation destaged_time_ns batch_end committed written_ns zero[104]
+                  origin_name[512] samples[32] tag[32] facts[248] checksum
+    tag        := name[64] generation end_lsn time_ns
+    facts      := see origin_facts.py
+
+Version 1 has zeros where the tags are, versions 1 and 2 where the facts are;
+they are read, and written as version 3.
+All integers are little-endian. A place is a page number in the data area that
+only grows: modulo the area's pages it is the physical page.
+docs/format.md has the grammar and a worked example.
+"""
+
+import struct
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core.errors import FormatError
+from wbcache_core.format import origin_facts
+from wbcache_core.format.origin_facts import FACTS_BYTES, NO_FACTS, OriginFacts
+from wbcache_core.units import KIB, MIB, PAGE_BYTES
+
+MAGIC = b"WBCACHEL"
+VERSION = 3
+_VERSION_WITHOUT_TAGS, _VERSION_WITHOUT_FACTS = 1, 2
+
+SLOT_OFFSETS = (0, 32 * KIB)
+"""Where the two superblocks are, in bytes; apart, so that one bad erase block does not take both."""
+DATA_START = 64 * KIB
+MIN_LOG_BYTES = 4 * MIB
+SAMPLE_COUNT = 32
+NAME_BYTES = 512
+TAG_COUNT = 32
+TAG_NAME_BYTES = 64
+
+_LAYOUT = struct.Struct(f"<8sII16sQQQIIQQQQQQQQQQQ104s{NAME_BYTES}s{SAMPLE_COUNT}Q2816s{FACTS_BYTES}s")
+_TAG = struct.Struct(f"<{TAG_NAME_BYTES}sQQQ")
+_CHECKSUM = struct.Struct("<Q")
+_CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
+
+assert _LAYOUT.size == _CHECKSUM_AT
+assert TAG_COUNT * _TAG.size == 2816
+
+
+class NewerVersionError(FormatError):
+    """A sound superblock that a newer wbcache wrote."""
+
+
+class Tag(NamedTuple):
+    """A name for a generation: the volume as it stood at end_lsn, in ns since 1970."""
+
+    name: str
+    generation: int
+    end_lsn: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Superblock:
+    """One decoded superblock. Cursors are LSNs, places are pages of the data area, times are ns since 1970."""
+
+    uuid: bytes
+    sequence: int
+    log_bytes: int
+    origin_bytes: int
+    origin_name: str
+    samples: tuple[int, ...]
+    oldest: int = 1
+    oldest_place: int = 0
+    destaged: int = 1
+    destaged_place: int = 0
+    destaged_previous: int = 0
+    destaged_generation: int = 0
+    destaged_time_ns: int = 0
+    batch_end: int = 1
+    committed: int = 1
+    written_ns: int = 0
+    tags: tuple[Tag, ...] = ()
+    origin_facts: OriginFacts = NO_FACTS
+    version: int = field(default=VERSION, compare=False)
+    """What it was read as; it is always written as VERSION."""
+
+    def with_changes(self, **changes: Any) -> "Superblock":
+        """A copy with other values in some fields."""
+        return replace(self, **changes)
+
+    def describe_origin(self) -> str:
+        """For people: how old the origin is on its own, should the log be lost."""
+        if not self.destaged_generation:
+            state = "is as it was before the cache was put in front of it"
+        else:
+            moment = datetime.fromtimestamp(self.destaged_time_ns // 10**9, timezone.utc)
+            state = f"is the volume as of {moment:%Y-%m-%d %H:%M:%S} UTC, generation {self.destaged_generation}"
+        if self.batch_end > self.destaged:
+            state += f", with writes up to LSN {self.batch_end} perhaps partly over it"
+        return f"the origin alone {state}"
+
+    @property
+    def data_pages(self) -> int:
+        """Pages of the data area."""
+        return (self.log_bytes - DATA_START) // PAGE_BYTES
+
+
+def encode(superblock: Superblock) -> bytes:
+    """A page. The origin's name is cut to its last 512 bytes."""
+    assert all(superblock.batch_end <= tag.end_lsn <= superblock.committed for tag in superblock.tags)
+    name = superblock.origin_name.encode("utf-8", "surrogateescape")[-NAME_BYTES:]
+    body = _LAYOUT.pack(
+        MAGIC, VERSION, 0, superblock.uuid, superblock.sequence, superblock.log_bytes, DATA_START, PAGE_BYTES,
+        SAMPLE_COUNT, superblock.origin_bytes, superblock.oldest, superblock.oldest_place, superblock.destaged,
+        superblock.destaged_place, superblock.destaged_previous, superblock.destaged_generation,
+        superblock.destaged_time_ns, superblock.batch_end, superblock.committed, superblock.written_ns,
+        bytes(104), name, *superblock.samples, _encode_tags(superblock.tags),
+        origin_facts.encode(superblock.origin_facts),
+    )  # fmt: skip
+    return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
+
+
+def _encode_tags(tags: tuple[Tag, ...]) -> bytes:
+    assert len(tags) <= TAG_COUNT and all(0 < len(tag.name.encode()) <= TAG_NAME_BYTES for tag in tags)
+    return b"".join(_TAG.pack(tag.name.encode(), *tag[1:]) for tag in tags)
+
+
+def _decode_tags(table: bytes) -> tuple[Tag, ...]:
+    """The tags in the slots before the first that is all zeros, behind which all have to be. Raises FormatError."""
+    slots = [table[at : at + _TAG.size] for at in range(0, len(table), _TAG.size)]
+    used = next((index for index, slot in enumerate(slots) if not any(slot)), len(slots))
+    try:
+        found = [(name.rstrip(b"\0").decode(), *rest) for name, *rest in map(_TAG.unpack, slots[:used])]
+    except UnicodeDecodeError:
+        raise FormatError("the superblock has a tag whose name is not UTF-8") from None
+    tags = tuple(Tag(*fields) for fields in found)
+    if any(map(any, slots[used:])) or not all(tag.name.isprintable() and tag.name for tag in tags):
+        raise FormatError("the superblock has tags that no wbcache writes")
+    return tags
+
+
+def decode(page: memoryview) -> Superblock:
+    """The superblock in a page of 4096 bytes.
+
+    Raises NewerVersionError for a sound one that this code is too old for,
+    FormatError for everything else.
+    """
+    if page[:8] != MAGIC:
+        raise FormatError("no superblock here")
+    (checksum,) = _CHECKSUM.unpack_from(page, _CHECKSUM_AT)
+    if xxh3_64_intdigest(page[:_CHECKSUM_AT]) != checksum:
+        raise FormatError("the superblock fails its checksum")
+    (_, version, flags, uuid, sequence, log_bytes, data_start, page_bytes, sample_count, origin_bytes, oldest,
+     oldest_place, destaged, destaged_place, destaged_previous, destaged_generation, destaged_time_ns, batch_end,
+     committed, written_ns, reserved, name, *samples, tag_table, fact_table) = _LAYOUT.unpack_from(page, 0)  # fmt: skip
+    if version > VERSION:
+        raise NewerVersionError(f"log of format version {version}; this wbcache reads up to version {VERSION}")
+    tags = _decode_tags(tag_table)
+    facts = origin_facts.decode(fact_table)
+    superblock = Superblock(
+        uuid, sequence, log_bytes, origin_bytes, name.rstrip(b"\0").decode("utf-8", "surrogateescape"),
+        tuple(samples), oldest, oldest_place, destaged, destaged_place, destaged_previous, destaged_generation,
+        destaged_time_ns, batch_end, committed, written_ns, tags, facts, version,
+    )  # fmt: skip
+    sound = (
+        version >= _VERSION_WITHOUT_TAGS
+        and (version > _VERSION_WITHOUT_TAGS or not tags)
+        and (version > _VERSION_WITHOUT_FACTS or not any(fact_table))
+        and (flags, data_start, page_bytes, sample_count) == (0, DATA_START, PAGE_BYTES, SAMPLE_COUNT)
+        and not any(reserved)
+        and log_bytes >= MIN_LOG_BYTES
+        and log_bytes % PAGE_BYTES == 0
+        and 1 <= oldest <= destaged <= committed
+        and destaged <= batch_end
+        and oldest_place <= destaged_place <= oldest_place + superblock.data_pages
+        and len({tag.name for tag in tags}) == len(tags)
+        and all(batch_end <= tag.end_lsn <= committed for tag in tags)
+    )
+    if not sound:
+        raise FormatError("the superblock contradicts itself")
+    return superblock

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Rebuilds cursors, segment table and map from a log. Reads only; docs/recovery.md has the table of cases.
+
+Recovery starts at `destaged`, not at `oldest`: what the origin already has is
+served from the origin, so nobody who used the origin on its own after a clean
+stop ever reads older data from the log.
+"""
+
+import contextlib
+import gc
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core.clock import Reading
+from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError, LaterVersionError, LogVersionError
+from wbcache_core.format.segment import (
+    BLOCK_MASK,
+    KIND_SHIFT,
+    MAX_SEGMENT_PAGES,
+    TRIM,
+    Descriptor,
+    claimed_committed,
+    decode,
+)
+from wbcache_core.format.superblock import Superblock
+from wbcache_core.log.reader import LogReader, page_views
+from wbcache_core.log.window import LogWindow
+from wbcache_core.log.writer import COMMIT_PAGES, LogEnd, fit, next_places
+from wbcache_core.memory.block_map import HOLE_FLAG, ZERO_FLAG, LocationMap
+from wbcache_core.memory.covered_log import CoveredLog
+from wbcache_core.memory.segment_table import Located, SegmentTable
+from wbcache_core.units import PAGE_BYTES
+
+_SEARCH_PAGES = 2 * COMMIT_PAGES + 2 * MAX_SEGMENT_PAGES
+"""How far behind the end later segments are searched: the commit at the end and the one after it."""
+
+
+class Found(NamedTuple):
+    """A segment of the chain."""
+
+    descriptor: Descriptor
+    place: int
+    log_pages: int
+
+    @property
+    def end_place(self) -> int:
+        return self.place + self.log_pages
+
+    @property
+    def located(self) -> Located:
+        return Located(self.descriptor.first_lsn, self.place, bool(self.descriptor.encoding))
+
+
+class Recovered(NamedTuple):
+    """The state of the cache as the log tells it."""
+
+    first: Found | None
+    last: Found | None
+    page_count: int
+    """Pages of data in the segments from first to last."""
+    table: SegmentTable
+    locations: LocationMap
+    head: int
+    end: LogEnd
+    discarded_lsn: int | None
+    """First LSN of a torn last write that was left out, if there was one."""
+    covered: CoveredLog
+    """The moments that can be opened."""
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from looking for garbage, of which there is none, at every few hundred of millions of objects."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class _SoundChain:
+    """The segments that are taken, as the server keeps them. Descriptors take ten times as much memory: of a large log
+    they are kept only for who asks for them."""
+
+    def __init__(self, superblock: Superblock, kept: list[Found] | None) -> None:
+        self._superblock = superblock
+        self._kept = kept
+        self.table = SegmentTable()
+        self.covered = CoveredLog(superblock.origin_bytes)
+        self.first: Found | None = None
+        self.last: Found | None = None
+
+    def append(self, found: Found) -> None:
+        """The segment that follows the last one."""
+        descriptor = found.descriptor
+        if self.first is None:
+            self._begin(descriptor)
+            self.first = found
+        self.table.append(descriptor.first_lsn, found.place, descriptor.encoding, page_sums_of(descriptor))
+        self.covered.append(descriptor)
+        self.last = found
+        if self._kept is not None:
+            self._kept.append(found)
+
+    def _begin(self, first: Descriptor | None) -> None:
+        """Note the generation that the origin has, where `destaged` is its end and not inside the commit after it."""
+        superblock = self._superblock
+        # All segments of a commit say where the one before it ended.
+        ends_there = first is None or (
+            first.committed == first.first_lsn and first.generation == superblock.destaged_generation + 1
+        )
+        if superblock.destaged_time_ns and ends_there:
+            self.covered.generations.append(
+                superblock.destaged_generation, superblock.destaged, Reading(superblock.destaged_time_ns)
+            )
+
+    @property
+    def head(self) -> int:
+        return self.last.descriptor.end_lsn if self.last else self._superblock.destaged
+
+    @property
+    def end(self) -> LogEnd:
+        superblock = self._superblock
+        if self.last is None:
+            return LogEnd(
+                superblock.destaged_place,
+                superblock.destaged_previous,
+                superblock.destaged_generation,
+                Reading(superblock.destaged_time_ns),
+            )
+        descriptor = self.last.descriptor
+        return LogEnd(self.last.end_place, descriptor.checksum, descriptor.generation, descriptor.reading)
+
+    def recovered(self, discarded_lsn: int | None) -> Recovered:
+        """All segments are here."""
+        locations = LocationMap()
+        if self.first is None:
+            self._begin(None)
+        else:
+            self.covered.records.between(self.first.descriptor.first_lsn, self.head).replay(locations)
+        # Each segment takes an LSN of its own.
+        page_count = self.head - self._superblock.destaged - len(self.table)
+        # The origin may have parts of what lies below.
+        self.covered.generations.drop_below(self._superblock.batch_end)
+        return Recovered(
+            self.first, self.last, page_count, self.table, locations, self.head, self.end, discarded_lsn, self.covered
+        )
+
+
+@_no_collection()
+def recover(
+    device: Device,
+    reader: LogReader,
+    superblock: Superblock,
+    kept: list[Found] | None = None,
+    reads_ahead: bool = False,
+) -> Recovered:
+    """What the log holds from superblock.destaged on; the segments themselves are added to `kept`.
+
+    With reads_ahead a second thread reads from the device, also what nobody needs. Raises DamagedLogError, DeviceError.
+    """
+    sound = _SoundChain(superblock, kept)
+    known = superblock.committed
+    unsure: deque[Found] = deque()
+    with LogWindow(device, reader, superblock.data_pages, reads_ahead) as window:
+        for found in _chain(window, superblock):
+            known = max(known, found.descriptor.committed)
+            unsure.append(found)
+            while unsure and unsure[0].descriptor.first_lsn < known:
+                sound.append(unsure.popleft())
+        discarded = _take_whole(reader, unsure, sound)
+        end, head = sound.end, sound.head
+        known = max(known, _committed_according_to_later_segments(window, superblock, end.place, head))
+    if known > head:
+        raise DamagedLogError(
+            f"log '{device.name}' is damaged at LSN {head} (byte {reader.offset_of(end.place)}): what was durable "
+            f"up to LSN {known} cannot be read back, so {known - head} pages or more are lost; nothing has been "
+            f"changed; {superblock.describe_origin()}; restore the log device, save what can be had with wbcache "
+            "salvage, or give up what is in the log with force=discard-log"
+        )
+    return sound.recovered(discarded)
+
+
+def from_oldest(reader: LogReader, superblock: Superblock) -> Superblock | None:
+    """A superblock with which recover() begins at `oldest`, so that the clean segments are among those it finds.
+
+    None where the first of them cannot be read back. Raises DeviceError.
+    """
+    for place in next_places(superblock.oldest_place, superblock.data_pages):
+        with contextlib.suppress(DamagedPageError):
+            first = reader.descriptor(Located(superblock.oldest, place, False))
+            return superblock.with_changes(
+                destaged=superblock.oldest, destaged_place=superblock.oldest_place, destaged_previous=first.previous
+            )
+    return None
+
+
+def _chain(window: LogWindow, superblock: Superblock) -> Iterator[Found]:
+    """Valid descriptors, each naming the checksum of the one before, from `destaged` on."""
+    lsn, place, previous = superblock.destaged, superblock.destaged_place, superblock.destaged_previous
+    limit = superblock.destaged_place + superblock.data_pages
+    while found := _next_segment(window, superblock, lsn, place, previous, limit):
+        descriptor = found.descriptor
+        window.expect(found.log_pages)
+        lsn, place, previous = lsn + 1 + descriptor.page_count, found.place + found.log_pages, descriptor.checksum
+        yield found
+
+
+def _next_segment(
+    window: LogWindow, superblock: Superblock, lsn: int, place: int, previous: int, limit: int
+) -> Found | None:
+    """The segment with that first LSN, at place or, where the largest would not fit, at the next lap."""
+    for candidate in next_places(place, superblock.data_pages):
+        if candidate >= limit:
+            continue
+        try:
+            descriptor = decode(window.page(candidate))
+        except LaterVersionError as error:
+            if error.uuid == superblock.uuid:
+                raise LogVersionError(
+                    f"the log goes on at LSN {lsn} with what a newer wbcache wrote ({error}); use that one, and drain "
+                    "the log with it (wbcache replay) before an older one gets it"
+                ) from None
+            continue
+        except FormatError:
+            continue
+        log_pages = descriptor.log_pages
+        if (
+            descriptor.previous == previous
+            and descriptor.first_lsn == lsn
+            and descriptor.uuid == superblock.uuid
+            and candidate + log_pages <= limit
+            and fit(candidate, log_pages, superblock.data_pages) == candidate
+        ):
+            return Found(descriptor, candidate, log_pages)
+    return None
+
+
+def _take_whole(reader: LogReader, unsure: Iterable[Found], sound: _SoundChain) -> int | None:
+    """Take segments up to the first whose pages did not all arrive; returns its LSN.
+
+    Only those of which nothing says that they were synced may be torn; a bad page of another
+    is bit rot, which is found when that page is read or destaged. Raises DeviceError.
+    """
+    for found in unsure:
+        if not is_whole(reader, found):
+            return found.descriptor.first_lsn
+        sound.append(found)
+    return None
+
+
+def is_whole(reader: LogReader, found: Found) -> bool:
+    """Whether every page of a segment has its checksum. Raises DeviceError."""
+    descriptor = found.descriptor
+    image = aligned_buffer((1 + descriptor.page_count) * PAGE_BYTES)
+    try:
+        reader.load([found.located], descriptor.end_lsn, image, descriptor.first_lsn)
+    except DamagedPageError:
+        return False
+    sums = list(map(xxh3_64_intdigest, page_views(image[PAGE_BYTES:])))
+    return sums == list(page_sums_of(descriptor))
+
+
+def page_sums_of(descriptor: Descriptor) -> Sequence[int]:
+    """The checksums of a segment's pages in LSN order."""
+    if descriptor.page_count == len(descriptor.heads):
+        return descriptor.arguments
+    pairs = zip(descriptor.heads, descriptor.arguments, strict=True)
+    return [argument for head, argument in pairs if head <= BLOCK_MASK]
+
+
+def _committed_according_to_later_segments(window: LogWindow, superblock: Superblock, place: int, head: int) -> int:
+    """The highest `committed` that any sound descriptor of this volume behind the end carries, head at least.
+
+    Pieces of older laps carry lower ones, and so does what was written but not yet synced.
+    """
+    highest = head
+    last = min(place + _SEARCH_PAGES, superblock.destaged_place + superblock.data_pages)
+    for page in window.pages_with_magic(place, last):
+        # Most are of older laps: only a claim that would matter is worth a decoding.
+        if claimed_committed(page) <= highest:
+            continue
+        try:
+            descriptor = decode(page)
+        except FormatError:
+            continue
+        if descriptor.uuid == superblock.uuid:
+            highest = max(highest, descriptor.committed)
+    return highest
+
+
+def apply_entries(
+    descriptor: Descriptor, set_page: Callable[[int, int], None], set_all: Callable[[int, int, int], None]
+) -> None:
+    """Replay a segment's entries, in order, into anything with the map's set_page and set_all."""
+    lsn = descriptor.first_lsn
+    if descriptor.page_count == len(descriptor.heads):
+        for block in descriptor.heads:
+            lsn += 1
+            set_page(block, lsn)
+        return
+    for head, argument in zip(descriptor.heads, descriptor.arguments, strict=True):
+        if head <= BLOCK_MASK:
+            lsn += 1
+            set_page(head, lsn)
+        else:
+            flags = ZERO_FLAG | HOLE_FLAG if head >> KIND_SHIFT == TRIM else ZERO_FLAG
+            set_all(head & BLOCK_MASK, argument, flags | lsn)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The two superblocks of a log: read at start, then written in turn.
+
+Log space counts as free only below what both superblocks call oldest, so
+either of them alone leads to a complete recovery.
+"""
+
+import threading
+import time
+from typing import Any
+
+from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.errors import FormatError, LogVersionError
+from wbcache_core.format.superblock import MAGIC, SLOT_OFFSETS, NewerVersionError, Superblock, decode, encode
+from wbcache_core.units import PAGE_BYTES
+
+
+def _slot(sequence: int) -> int:
+    return sequence % len(SLOT_OFFSETS)
+
+
+def _slot_offset(sequence: int) -> int:
+    return SLOT_OFFSETS[_slot(sequence)]
+
+
+def read_slots(device: Device) -> list[Superblock | None]:
+    """Both superblocks, None for one that is not valid.
+
+    Raises DeviceError, and LogVersionError where either was written by a newer wbcache.
+    """
+    found: list[Superblock | None] = []
+    for offset in SLOT_OFFSETS:
+        if offset + PAGE_BYTES > device.size:
+            found.append(None)
+            continue
+        page = aligned_buffer(PAGE_BYTES)
+        device.read_uncached_into(page, offset)
+        try:
+            found.append(decode(page))
+        except NewerVersionError as error:
+            raise LogVersionError(f"log '{device.name}': {error}; use the wbcache that wrote it") from None
+        except FormatError:
+            found.append(None)
+    return found
+
+
+def newest(slots: list[Superblock | None]) -> Superblock | None:
+    """The valid superblock with the highest sequence, if any."""
+    return max((slot for slot in slots if slot), key=lambda slot: slot.sequence, default=None)
+
+
+class SuperblockStore:
+    """Writes superblocks. `_lock` guards all fields and is held across the write and sync.
+
+    The properties read single fields without it, for the one thread that has just written or for callers to whom
+    an older superblock is as good.
+    """
+
+    def __init__(self, device: Device, slots: list[Superblock | None]) -> None:
+        """slots as read_slots() gave them, at least one of them valid."""
+        self._lock = threading.Lock()
+        self._device = device
+        self._slots = list(slots)
+        current = newest(slots)
+        assert current
+        self._current = current
+        self._page = aligned_buffer(PAGE_BYTES)
+
+    @property
+    def current(self) -> Superblock:
+        """The newest durable superblock."""
+        return self._current
+
+    @property
+    def slots(self) -> list[Superblock | None]:
+        """Both superblocks as they are on the device."""
+        return list(self._slots)
+
+    @property
+    def reclaimed_place(self) -> int:
+        """Log space below this place may be overwritten."""
+        return min(slot.oldest_place for slot in self._slots if slot)
+
+    def write(self, **changes: Any) -> None:
+        """Make the current superblock with changes durable in the other slot. Raises DeviceError."""
+        with self._lock:
+            current = self._current
+            successor = current.with_changes(sequence=current.sequence + 1, written_ns=time.time_ns(), **changes)
+            # Callers read the cursor before they get the lock: another may have recorded a later one.
+            successor = successor.with_changes(committed=max(successor.committed, current.committed))
+            self._page[:] = encode(successor)
+            self._device.write([self._page], _slot_offset(successor.sequence))
+            self._device.sync()
+            self._slots[_slot(successor.sequence)] = self._current = successor
+
+
+def format_log(device: Device, first: Superblock) -> list[Superblock | None]:
+    """Write both superblocks of a new log; returns the slots. Raises DeviceError.
+
+    The second is written after the first is durable: a crash in between leaves one valid. Before
+    them goes a mark that fits a sector, by which a log that got no further is known (see pairing).
+    """
+    mark = aligned_buffer(PAGE_BYTES)
+    mark[: len(MAGIC)] = MAGIC
+    device.write([mark], _slot_offset(first.sequence))
+    device.sync()
+    slots: list[Superblock | None] = [None, None]
+    for sequence in (first.sequence, first.sequence + 1):
+        superblock = first.with_changes(sequence=sequence, written_ns=time.time_ns())
+        page = aligned_buffer(PAGE_BYTES)
+        page[:] = encode(superblock)
+        device.write([page], _slot_offset(sequence))
+        device.sync()
+        slots[_slot(sequence)] = superblock
+    return slots

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Puts closed segments into the log: checksums, descriptors, one vectored write, one sync.
+
+Used by one thread at a time, the leader of a commit, whose all fields are.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core import clock
+from wbcache_core.background import let_requests_run
+from wbcache_core.clock import Reading
+from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.format.frames import lengths_of
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES, RAW, ZSTD, Descriptor, encode
+from wbcache_core.format.superblock import DATA_START
+from wbcache_core.log.compressor import FrameCompressor
+from wbcache_core.memory.open_segment import PendingSegment
+from wbcache_core.memory.ring import RingBuffer
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
+
+COMMIT_PAGES = 8192
+"""At most this many LSNs (32 MiB) are written between two syncs; recovery looks no further for later segments."""
+
+
+class WrittenSegment(NamedTuple):
+    """A segment that is durable in the log."""
+
+    descriptor: Descriptor
+    place: int
+    page_sums: list[int]
+
+    @property
+    def end_place(self) -> int:
+        return self.place + self.descriptor.log_pages
+
+
+class LogEnd(NamedTuple):
+    """Where the log goes on: what recovery hands to the writer."""
+
+    place: int
+    previous: int
+    generation: int
+    time: Reading
+    """What the clocks said when that generation was written."""
+
+
+def fit(place: int, pages: int, data_pages: int) -> int:
+    """The place of a segment of that many pages: `place`, or the next lap where it would wrap the end of the log."""
+    left = data_pages - place % data_pages
+    return place if pages <= left else place + left
+
+
+def next_places(place: int, data_pages: int) -> list[int]:
+    """Where the segment that follows one ending at place may be: there, or at the next lap."""
+    left = data_pages - place % data_pages
+    return [place] if left >= MAX_SEGMENT_PAGES else [place, place + left]
+
+
+def bury_discarded(device: Device, data_pages: int, place: int, limit: int) -> None:
+    """Make sure that nothing recovery left out at the end of the log can ever be taken for the next segment.
+
+    A torn segment there has the LSN, and names the predecessor, that the next one is going to have. It could be found
+    first where the next one goes to the following lap, or become whole by a later write that is torn as well. So the
+    page of its descriptor is overwritten at both places where one is looked for, before anything is committed; with
+    ones, because a part of zeros could be just what a torn descriptor lacks. Places from `limit` on are in use.
+    Raises DeviceError.
+    """
+    page = aligned_buffer(PAGE_BYTES)
+    page[:] = b"\xff" * PAGE_BYTES
+    for candidate in next_places(place, data_pages):
+        if candidate < limit:
+            device.write([page], DATA_START + (candidate % data_pages << PAGE_SHIFT))
+    device.sync()
+
+
+class LogWriter:
+    def __init__(
+        self, device: Device, data_pages: int, uuid: bytes, ring: RingBuffer, end: LogEnd, zstd_level: int | None
+    ) -> None:
+        self._device = device
+        self._data_pages = data_pages
+        self._uuid = uuid
+        self._ring = ring
+        self.end = end
+        self._compressor = FrameCompressor(zstd_level) if zstd_level is not None else None
+        self._scratch = aligned_buffer(min(ring.pages, COMMIT_PAGES + MAX_SEGMENT_PAGES) * PAGE_BYTES)
+        self._scratch_used = 0
+
+    def close(self) -> None:
+        """End the threads that compress."""
+        if self._compressor:
+            self._compressor.close()
+
+    def write(self, segments: list[PendingSegment], committed: int, reclaimed_place: int) -> list[WrittenSegment]:
+        """Make closed segments, in LSN order, durable as one generation. Raises DeviceError, then nothing has moved.
+
+        `committed` is the cursor as it stands now. Their place must be free, below `reclaimed_place` and a lap:
+        the caller saw to that when it let their pages into the ring.
+        """
+        end = self._next_generation()
+        self._scratch_used = 0
+        written: list[WrittenSegment] = []
+        runs: list[tuple[int, list[memoryview]]] = []
+        for segment in segments:
+            if written:
+                let_requests_run()
+            one, views = self._prepare(segment, committed, end)
+            if runs and one.place == end.place and one.place % self._data_pages:
+                runs[-1][1].extend(views)
+            else:
+                runs.append((one.place, views))
+            written.append(one)
+            end = end._replace(place=one.end_place, previous=one.descriptor.checksum)
+        assert end.place <= reclaimed_place + self._data_pages, "the log would overwrite what is still needed"
+        for place, views in runs:
+            self._device.write(views, DATA_START + (place % self._data_pages << PAGE_SHIFT))
+        self._device.sync()
+        self.end = end
+        return written
+
+    def write_whole(self, segments: Iterator[PendingSegment], committed: int, reclaimed_place: int) -> LogEnd:
+        """As write(), for a generation of any size: after a crash all of it is there or nothing.
+
+        Each segment is in the ring from when the iterator gives it until it is asked for the next. The first one,
+        without which recovery does not find the others, is written when these are durable. What recovery may have
+        left out at the end has been buried. Returns the new end. What the iterator raises leaves all as it was.
+        """
+        tail = self._next_generation()
+        limit = reclaimed_place + self._data_pages
+        held: tuple[int, memoryview] | None = None
+        for segment in segments:
+            self._scratch_used = 0
+            one, views = self._prepare(segment, committed, tail)
+            tail = tail._replace(place=one.end_place, previous=one.descriptor.checksum)
+            assert tail.place <= limit, "the log would overwrite what is still needed"
+            offset = DATA_START + (one.place % self._data_pages << PAGE_SHIFT)
+            if held:
+                self._device.write(views, offset)
+            else:
+                held = offset, aligned_buffer(sum(map(len, views)))
+                held[1][:] = b"".join(views)
+        assert held
+        # An attempt that a crash cut off may have left a segment that would follow the last one.
+        bury_discarded(self._device, self._data_pages, tail.place, limit)
+        self._device.write([held[1]], held[0])
+        self._device.sync()
+        self.end = tail
+        return tail
+
+    def _next_generation(self) -> LogEnd:
+        """Where it starts, with its number and time: what the clock says, be it less than before."""
+        return self.end._replace(generation=self.end.generation + 1, time=clock.read())
+
+    def _prepare(
+        self, segment: PendingSegment, committed: int, end: LogEnd
+    ) -> tuple[WrittenSegment, list[memoryview]]:
+        """Fill the descriptor's slot in the ring; returns the segment and the bytes to write."""
+        first, count = segment.first_lsn, segment.page_count
+        pages = self._ring.pages_of(first + 1, count)
+        sums = list(map(xxh3_64_intdigest, pages))
+        encoding, payload_bytes = RAW, count << PAGE_SHIFT
+        frame_lengths: tuple[int, ...] = ()
+        views = self._ring.spans(first, 1 + count)
+        compressed = self._compress(pages) if self._compressor and count > 1 else None
+        if compressed:
+            encoding, (frame_lengths, payload) = ZSTD, compressed
+            payload_bytes = sum(frame_lengths)
+            views = [self._ring.page(first), payload]
+        descriptor = Descriptor(
+            encoding, count, self._uuid, first, end.time.wall_ns, committed, end.generation, end.previous,
+            payload_bytes, frame_lengths, tuple(segment.heads), tuple(segment.arguments(sums)),
+            boot=end.time.boot, boot_ns=end.time.boot_ns,
+        )  # fmt: skip
+        encode(descriptor, self._ring.page(first))
+        place = fit(end.place, descriptor.log_pages, self._data_pages)
+        return WrittenSegment(descriptor, place, sums), views
+
+    def _compress(self, pages: list[memoryview]) -> tuple[tuple[int, ...], memoryview] | None:
+        """Frame lengths and padded payload in the scratch buffer, or None where that saves no page."""
+        assert self._compressor
+        frames = self._compressor.compress(pages)
+        if frames is None:
+            return None
+        payload = b"".join(frames)
+        padded = pages_of(len(payload)) << PAGE_SHIFT
+        view = self._scratch[self._scratch_used : self._scratch_used + padded]
+        view[: len(payload)] = payload
+        view[len(payload) :] = bytes(padded - len(payload))
+        self._scratch_used += padded
+        return lengths_of(frames), view

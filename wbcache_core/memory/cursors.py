@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The number line: LSNs, the four cursors on it, and the lock and conditions everybody waits with.
+
+    oldest  <=  destaged  <=  committed  <=  head
+       |  clean     |    dirty    |  volatile  |
+
+`head` is the next LSN to hand out; every LSN below `committed` is durable in
+the log, below `destaged` durable on the origin; every LSN from `oldest` to
+`committed` is intact in the log. A request is durable when a cursor has
+passed it, so all waiting is waiting for a cursor.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+
+from wbcache_core.errors import (
+    DeviceError,
+    LogFailedError,
+    OriginFailedError,
+    ReadOnlyError,
+    RequestError,
+    StoppedError,
+    WritesEndedError,
+)
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES
+from wbcache_core.memory.open_segment import PendingSegment
+
+_log = logging.getLogger("wbcache")
+
+RAM, LOG, ORIGIN = 0, 1, 2
+"""Which cursor a request waits for, weakest first."""
+
+ORIGIN_PATIENCE = 5.0
+"""Seconds that requests which need the origin wait for one that fails to come back."""
+_TIMELINE_GAP = 0.25
+"""Seconds; commits closer together share one entry of the timeline."""
+
+
+class NumberLine:
+    """The cursors, and where they are in the log (places: see superblock_format).
+
+    `lock` guards every field: all are written with it held, and read without it only where the reader looks again
+    under the lock, or a stale value does no harm.
+    `lock` is the volume lock: held for memory copies and look-ups, never across I/O, a sleep or a log message.
+    """
+
+    def __init__(
+        self, ring_pages: int, data_pages: int, high_pages: int, commit_pages: int, carry_pages: int = 0
+    ) -> None:
+        """Writers leave carry_pages of the log free, for what has to be carried forward."""
+        self.lock = threading.Lock()
+        self.moved = threading.Condition(self.lock)
+        """Notified when a cursor moved, space was reclaimed, or something failed or stops."""
+        self.commit_wanted = threading.Condition(self.lock)
+        self.destage_wanted = threading.Condition(self.lock)
+        self.ring_pages = ring_pages
+        self.data_pages = data_pages
+        self.head = self.committed = self.destaged = self.oldest = 1
+        self.ring_start = 1
+        """The ring never held an LSN below this one: the head when the server started."""
+        self.open_segment: PendingSegment | None = None
+        self.closed_segments: deque[PendingSegment] = deque()
+        self.timeline: deque[tuple[int, float]] = deque()
+        """(LSN, time.monotonic()): when `committed` came to stand at that LSN; only what is not destaged yet."""
+        self.write_place = self.destaged_place = self.reclaimed_place = 0
+        self.limit = self.soft_limit = 0
+        """head may not pass `limit`; a writer that would pass `soft_limit` has to look at more than that."""
+        self.pending_since = 0.0
+        """When the oldest volatile page came, in seconds of time.monotonic(); 0 when there is none."""
+        self.commit_requested = False
+        self.committer_idle = False
+        """The committer waits without a time limit and has to be told of the first volatile page."""
+        self.destager_idle = False
+        """The destager waits without a time limit and has to be told of new dirty data."""
+        self.origin_target = 0
+        """Somebody waits for `destaged` to reach this LSN."""
+        self.room_waiters = 0
+        """Writers that wait for log space."""
+        self.writable = False
+        self.writes_ended = False
+        """A write failed between two of its steps: no other may follow it. What was accepted before is whole."""
+        self.stopping = False
+        self.draining = False
+        """While stopping: the destager goes on until the origin is complete."""
+        self.log_error: LogFailedError | None = None
+        self.origin_error: OriginFailedError | None = None
+        self.origin_failed_at = 0.0
+        """Since when, in seconds of time.monotonic()."""
+        self.origin_settles_at = 0.0
+        """The origin's `settles_at` (block_device.Device), as the destager last saw it."""
+        self.origin_incomplete: str | None = None
+        """Which bytes the origin refuses to take while it takes others, in a message; they are in the log."""
+        self.carried: deque[tuple[int, int]] = deque()
+        """(first LSN, LSN after the last) of segments with nothing but such bytes; only what is not destaged yet."""
+        self.carry_ring = 0
+        """Pages of the ring that writers have to leave free just now."""
+        self._carry_pages = carry_pages
+        self._high_pages = high_pages
+        self._commit_pages = commit_pages
+
+    @property
+    def ring_floor(self) -> int:
+        """The lowest LSN that the ring still holds. Lock held."""
+        return max(self.ring_start, self.head - self.ring_pages)
+
+    @property
+    def free_pages(self) -> int:
+        """Pages of the log that may be written. Lock held."""
+        return self.data_pages - (self.write_place - self.reclaimed_place)
+
+    @property
+    def dirty_pages(self) -> int:
+        """Pages of the log that the origin still needs, volatile ones included. Lock held."""
+        return self.write_place - self.destaged_place + self.head - self.committed
+
+    @property
+    def throttled(self) -> bool:
+        """Lock held."""
+        return self.dirty_pages > self._high_pages
+
+    def refresh_limits(self) -> None:
+        """To be called after anything moved. Lock held.
+
+        What is let into the ring has its place in the log: a commit never waits for destaging. A segment that
+        does not fit before the end of the log leaves less than MAX_SEGMENT_PAGES unused there.
+        """
+        if self.log_error or self.writes_ended or self.stopping or not self.writable:
+            self.limit = self.soft_limit = 0
+            return
+        room = min(self.ring_pages - self.carry_ring, self.free_pages - MAX_SEGMENT_PAGES - self._carry_pages)
+        self.limit = self.committed + max(room, 0)
+        self.soft_limit = 0 if self.throttled else min(self.limit, self.committed + self._commit_pages)
+
+    def raise_if_log_failed(self) -> None:
+        """Raises the latched LogFailedError, if any, as a new exception for the caller's thread."""
+        error = self.log_error
+        if error:
+            raise LogFailedError(str(error), error.errno_value)
+
+    def check_writable(self) -> None:
+        """Raises what a writer gets to see now, if anything. Lock held."""
+        self.raise_if_log_failed()
+        if self.stopping:
+            raise StoppedError("the server is shutting down")
+        if self.writes_ended:
+            raise WritesEndedError(
+                "a write failed half-way, most likely for want of memory: the volume takes no more; what was accepted "
+                "before is kept; start the server again"
+            )
+        if not self.writable:
+            raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
+
+    def end_writes(self) -> None:
+        """A write failed between two of its steps. Lock held. Nothing here takes memory before it counts."""
+        self.writes_ended = True
+        self.limit = self.soft_limit = 0
+        self.moved.notify_all()
+
+    def request_commit(self) -> None:
+        """Lock held."""
+        if not self.commit_requested:
+            self.commit_requested = True
+            self.commit_wanted.notify()
+
+    def wait_for_room(self, pages: int) -> None:
+        """Return when `pages` more LSNs fit under the limit. Lock held; released while waiting.
+
+        Raises LogFailedError, StoppedError, ReadOnlyError, and OriginFailedError when
+        only the origin could make room and it has been failing for ORIGIN_PATIENCE.
+        """
+        while self.head + pages > self.limit:
+            self.check_writable()
+            self.request_commit()
+            free_pages = self.free_pages - MAX_SEGMENT_PAGES - self._carry_pages
+            log_is_full = self.head + pages > self.committed + free_pages
+            if log_is_full:
+                self.raise_if_origin_failed("the log is full and ")
+                self.destage_wanted.notify()
+            self.room_waiters += log_is_full
+            self.wait_for_move()
+            self.room_waiters -= log_is_full
+        self.check_writable()
+        if self.head + pages > self.committed + self._commit_pages:
+            self.request_commit()
+
+    def wait_for_destaged(self, lsn: int) -> None:
+        """Return when every LSN below lsn is durable on the origin. Lock held; released while waiting.
+
+        Raises LogFailedError, StoppedError, and OriginFailedError when the origin has been failing for ORIGIN_PATIENCE,
+        or when all is there but what it refuses to take.
+        """
+        while self.destaged < lsn and not (self.origin_incomplete and self.only_carried_below(lsn)):
+            self.raise_if_log_failed()
+            self.raise_if_origin_failed()
+            if self.stopping:
+                raise StoppedError("the server is shutting down")
+            self.origin_target = max(self.origin_target, lsn)
+            self.destage_wanted.notify()
+            self.wait_for_move()
+        if self.origin_incomplete:
+            raise OriginFailedError(self.origin_incomplete)
+
+    def only_carried_below(self, lsn: int) -> bool:
+        """Whether all that the origin lacks below lsn was carried forward. Lock held."""
+        at = self.destaged
+        for first, end in self.carried:
+            if first > at or at >= lsn:
+                break
+            at = max(at, end)
+        return at >= lsn
+
+    def wait_for_move(self) -> None:
+        """Wait on `moved`; while the origin fails only a while, so that patience comes to an end. Lock held."""
+        self.moved.wait(ORIGIN_PATIENCE / 5 if self.origin_error else None)
+
+    def raise_if_origin_failed(self, prefix: str = "") -> None:
+        """Raises the latched OriginFailedError once the origin has failed for ORIGIN_PATIENCE. Lock held.
+
+        As long as it settles it has not failed.
+        """
+        error = self.origin_error
+        if error and time.monotonic() - max(self.origin_failed_at, self.origin_settles_at) >= ORIGIN_PATIENCE:
+            raise OriginFailedError(f"{prefix}{error}", error.errno_value)
+
+    def fail_log(self, error: DeviceError) -> None:
+        """Latch and report that the log cannot be written any more. Takes the lock."""
+        with self.lock:
+            committed, head = self.committed, self.head
+        message = f"{error}; the volume takes no more writes; start the server again when the log device is sound"
+        if head > committed:
+            message += (
+                f"; LSN {committed} to {head}, which no flush covered, are only in this server's memory: "
+                "copy the volume (nbdcopy) before you stop it"
+            )
+        _log.error("%s", message)
+        self.fail(LogFailedError(message, error.errno_value))
+
+    def fail(self, error: RequestError) -> None:
+        """Latch a failure of log or origin and wake everybody. Takes the lock."""
+        with self.lock:
+            if isinstance(error, LogFailedError):
+                self.log_error = self.log_error or error
+            elif isinstance(error, OriginFailedError):
+                if self.origin_error is None:
+                    self.origin_failed_at = time.monotonic()
+                self.origin_error = error
+            self.refresh_limits()
+            self.moved.notify_all()
+
+    @property
+    def destager_must_stop(self) -> bool:
+        """Lock held, or where one batch more or less does not matter."""
+        return self.log_error is not None or (self.stopping and not self.draining)
+
+    def stop(self, drain: bool) -> None:
+        """Wake everybody: no request is let in from now on. With drain the destager goes on. Takes the lock."""
+        with self.lock:
+            self.stopping = True
+            self.draining = drain
+            self.refresh_limits()
+            self.moved.notify_all()
+            self.commit_wanted.notify_all()
+            self.destage_wanted.notify_all()
+
+    def open_next_segment(self) -> PendingSegment:
+        """A segment with the next LSN for its descriptor. Lock held; there is room and no open segment."""
+        segment, end, now = PendingSegment(self.head), self.head + 1, time.monotonic()
+        # What can fail for want of memory comes before: these two belong together.
+        self.open_segment = segment
+        self.head = end
+        if not self.pending_since:
+            self.pending_since = now
+            if self.committer_idle:
+                self.commit_wanted.notify()
+        return segment
+
+    def close_segment(self) -> None:
+        """Nothing is added to the open segment any more. Lock held."""
+        if self.open_segment:
+            self.closed_segments.append(self.open_segment)
+            self.open_segment = None
+
+    def note_destaged(self, lsn: int, place: int) -> None:
+        """`destaged` moves to lsn, which is at place. Lock held."""
+        self.destaged = lsn
+        self.destaged_place = place
+        while self.timeline and self.timeline[0][0] <= lsn:
+            self.timeline.popleft()
+        while self.carried and self.carried[0][1] <= lsn:
+            self.carried.popleft()
+        self.refresh_limits()
+        self.moved.notify_all()
+
+    def note_committed(self, lsn: int, place: int) -> None:
+        """`committed` moves to lsn, the log to place. Lock held."""
+        now = time.monotonic()
+        self.committed = lsn
+        self.write_place = place
+        self.pending_since = now if self.head > lsn else 0.0
+        if self.timeline and now - self.timeline[-1][1] < _TIMELINE_GAP:
+            self.timeline[-1] = lsn, self.timeline[-1][1]
+        else:
+            self.timeline.append((lsn, now))
+        self.refresh_limits()
+        self.moved.notify_all()
+
+    def check(self) -> None:
+        """Assert what holds at every moment. Lock held."""
+        assert 1 <= self.oldest <= self.destaged <= self.committed <= self.head
+        assert self.reclaimed_place <= self.destaged_place <= self.write_place
+        assert 0 <= self.free_pages <= self.data_pages
+        assert self.head - self.committed <= self.ring_pages

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A segment that is being filled in the ring, before its descriptor is written."""
+
+from wbcache_core.format.segment import KIND_SHIFT, MAX_ENTRIES
+
+MAX_RANGES_PER_PAGE = 4
+"""Range entries for each page of log that a segment takes. They take none, but memory for as long as the log has them:
+what may wait in a GiB of log has a limit by this."""
+
+
+class PendingSegment:
+    """Entries in the order of the number line. Guarded by the volume lock until it is closed.
+
+    Who writes a single page appends its block to `heads` itself.
+    """
+
+    __slots__ = ("first_lsn", "heads", "ranges")
+
+    def __init__(self, first_lsn: int) -> None:
+        self.first_lsn = first_lsn
+        self.heads: list[int] = []
+        self.ranges: dict[int, int] = {}
+
+    @property
+    def page_count(self) -> int:
+        return len(self.heads) - len(self.ranges)
+
+    @property
+    def end_lsn(self) -> int:
+        """The LSN after the last page."""
+        return self.first_lsn + 1 + len(self.heads) - len(self.ranges)
+
+    @property
+    def room(self) -> int:
+        """How many more entries fit."""
+        return MAX_ENTRIES - len(self.heads)
+
+    @property
+    def takes_range(self) -> bool:
+        """Whether a range entry fits."""
+        return bool(self.room) and len(self.ranges) < MAX_RANGES_PER_PAGE * (1 + self.page_count)
+
+    def add_pages(self, block: int, count: int) -> None:
+        """count pages of consecutive blocks, with the next LSNs."""
+        self.heads.extend(range(block, block + count))
+
+    def add_range(self, kind: int, block: int, count: int) -> None:
+        """A trim or zero of count blocks, at the last LSN."""
+        index = len(self.heads)
+        self.heads.append(kind << KIND_SHIFT | block)
+        try:
+            self.ranges[index] = count
+        except BaseException:
+            self.heads.pop()
+            raise
+
+    def cut(self, end_lsn: int) -> None:
+        """Take away the pages from end_lsn on, which are the last entries: the request that added them has failed."""
+        while self.end_lsn > end_lsn:
+            self.heads.pop()
+
+    def arguments(self, page_sums: list[int]) -> list[int]:
+        """The descriptor's argument of each entry."""
+        if not self.ranges:
+            return page_sums
+        sums = iter(page_sums)
+        ranges = self.ranges
+        return [ranges[index] if index in ranges else next(sums) for index in range(len(self.heads))]

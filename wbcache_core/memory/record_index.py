@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the dirty part of the log holds, in memory: enough to build the map of any past moment without reading it.
+
+A segment of neighbouring blocks takes 16 bytes; any other 16 bytes and 4 for
+each page, or 8 for each run of neighbours where that is less (twice as much on
+volumes of 16 TiB and more); one with trims or zeros 16 bytes an entry. Segments
+below `destaged` are dropped.
+
+Callers of append(), drop_below() and between() hold the volume lock. What
+between() returns is replayed without it: entries are only ever added behind.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from operator import sub
+from typing import NamedTuple
+
+from wbcache_core.format.segment import BLOCK_MASK, KIND_SHIFT, TRIM
+from wbcache_core.memory.block_map import HOLE_FLAG, ZERO_FLAG, LocationMap
+
+_CHUNK_SEGMENTS = 1024
+_RUN = 1 << 63
+"""In `starts`: the segment is one run of neighbouring blocks, and the rest of the number is the first."""
+_MIXED = 1 << 62
+"""In `starts`: the segment has range entries and is in `mixed`."""
+_RUNS = 1 << 61
+"""In `starts`: what is in `blocks` are several runs, the first block and the number of blocks of each."""
+_SMALL_BLOCKS = 1 << 32
+_LARGEST_DICT = 1 << 20
+"""About so many blocks are sorted at once: a hundred bytes each while a map is built."""
+
+
+class _Chunk:
+    """Up to _CHUNK_SEGMENTS segments, one behind the other."""
+
+    __slots__ = ("blocks", "first_lsns", "mixed", "starts")
+
+    def __init__(self, typecode: str) -> None:
+        self.first_lsns = array("Q")
+        self.starts = array("Q")
+        self.blocks = array(typecode)
+        self.mixed = array("Q")
+        """Of each segment with range entries their number, the heads, and the arguments."""
+
+    def entries(self, start: int) -> "tuple[array[int], array[int]]":
+        """Heads and arguments of a segment with range entries; start as in `starts`."""
+        at = start - _MIXED + 1
+        count = self.mixed[at - 1]
+        return self.mixed[at : at + count], self.mixed[at + count : at + 2 * count]
+
+
+class Tally(NamedTuple):
+    """What was written: pages of data, and blocks that were trimmed or zeroed; a block counts each time."""
+
+    pages: int
+    cleared_blocks: int
+
+
+class Records:
+    """The records of [start, end); see RecordIndex.between()."""
+
+    def __init__(self, chunks: list[_Chunk], start: int, end: int) -> None:
+        self._chunks = chunks
+        self._start = start
+        self._end = end
+
+    def replay(self, locations: LocationMap) -> None:
+        """Enter all of them into a map, in order. Needs no lock. Takes time about linear in their number."""
+        newest: dict[int, int] = {}
+        for index, chunk in enumerate(self._chunks):
+            following = self._chunks[index + 1].first_lsns[0] if index + 1 < len(self._chunks) else self._end
+            first_lsns = chunk.first_lsns[:]
+            low, high = bisect_left(first_lsns, self._start), bisect_left(first_lsns, self._end)
+            bounds = first_lsns[low:high]
+            bounds.append(min(following, self._end))
+            _replay(chunk, chunk.starts[low:high], bounds, newest, locations)
+        locations.set_pages(newest)
+
+    def tallies(self, bounds: Sequence[int]) -> list[Tally]:
+        """What was written between each of these ends of segments, which grow, and the next. Needs no lock."""
+        firsts = [chunk.first_lsns[0] for chunk in self._chunks]
+        found = []
+        for start, end in pairwise(bounds):
+            segments = cleared = 0
+            for chunk in self._chunks[max(bisect_right(firsts, start) - 1, 0) : bisect_left(firsts, end)]:
+                low, high = bisect_left(chunk.first_lsns, start), bisect_left(chunk.first_lsns, end)
+                segments += high - low
+                if chunk.mixed:
+                    cleared += sum(_cleared(chunk, one) for one in chunk.starts[low:high] if _MIXED <= one < _RUN)
+            found.append(Tally(end - start - segments, cleared))
+        return found
+
+
+def _cleared(chunk: _Chunk, start: int) -> int:
+    """Blocks that the range entries of a segment trim or zero."""
+    heads, arguments = chunk.entries(start)
+    pairs = zip(heads, arguments, strict=True)
+    return sum(argument for head, argument in pairs if head > BLOCK_MASK)
+
+
+def _replay(
+    chunk: _Chunk, starts: "array[int]", bounds: "array[int]", newest: dict[int, int], locations: LocationMap
+) -> None:
+    """Leaves in `newest` what the map does not have yet; many of these are entered at once."""
+    for index, start in enumerate(starts):
+        lsn = bounds[index] + 1
+        count = bounds[index + 1] - lsn
+        if start >= _RUN and count == 1:
+            newest[start - _RUN] = lsn
+        elif start < _RUNS:
+            newest.update(zip(chunk.blocks[start : start + count], range(lsn, lsn + count), strict=True))
+        else:
+            # These cover what came before.
+            locations.set_pages(newest)
+            newest.clear()
+            if start >= _RUN:
+                locations.set_run(start - _RUN, count, lsn)
+            elif start < _MIXED:
+                _replay_runs(chunk.blocks, start - _RUNS, lsn, lsn + count, locations)
+            else:
+                _replay_mixed(*chunk.entries(start), lsn - 1, locations)
+    if len(newest) > _LARGEST_DICT:
+        locations.set_pages(newest)
+        newest.clear()
+
+
+def _replay_runs(blocks: "array[int]", at: int, lsn: int, end: int, locations: LocationMap) -> None:
+    while lsn < end:
+        count = blocks[at + 1]
+        locations.set_run(blocks[at], count, lsn)
+        lsn += count
+        at += 2
+
+
+def _replay_mixed(heads: "array[int]", arguments: "array[int]", lsn: int, locations: LocationMap) -> None:
+    for head, argument in zip(heads, arguments, strict=True):
+        if head <= BLOCK_MASK:
+            lsn += 1
+            locations.set_page(head, lsn)
+        else:
+            flags = ZERO_FLAG | HOLE_FLAG if head >> KIND_SHIFT == TRIM else ZERO_FLAG
+            locations.set_all(head & BLOCK_MASK, argument, flags | lsn)
+
+
+class RecordIndex:
+    """The segments of [destaged, committed), or a little more than that."""
+
+    def __init__(self, volume_blocks: int) -> None:
+        self._typecode = "I" if volume_blocks <= _SMALL_BLOCKS else "Q"
+        self._chunks: list[_Chunk] = []
+
+    def append(self, first_lsn: int, page_count: int, heads: Sequence[int], arguments: Sequence[int]) -> None:
+        """Add the segment that follows the last one; heads and arguments as in its descriptor."""
+        if not self._chunks or len(self._chunks[-1].starts) == _CHUNK_SEGMENTS:
+            self._chunks.append(_Chunk(self._typecode))
+        chunk = self._chunks[-1]
+        if page_count == len(heads) == 1:
+            start = _RUN | heads[0]
+        elif page_count != len(heads):
+            start = _MIXED | len(chunk.mixed)
+            chunk.mixed.append(len(heads))
+            chunk.mixed.extend(heads)
+            chunk.mixed.extend(arguments)
+        else:
+            start = self._add_pages(chunk.blocks, heads)
+        # What a replay counts comes last: it goes on without the lock.
+        chunk.starts.append(start)
+        chunk.first_lsns.append(first_lsn)
+
+    def _add_pages(self, blocks: "array[int]", heads: Sequence[int]) -> int:
+        """Add a segment of pages and nothing else, in the shortest form; returns what is to be in `starts`."""
+        steps = list(map(sub, heads[1:], heads))
+        joined = steps.count(1)
+        if heads and joined == len(steps):
+            return _RUN | heads[0]
+        start = len(blocks)
+        if 2 * (len(heads) - joined) >= len(heads):
+            blocks.extend(array(self._typecode, heads))
+            return start
+        bounds = [0, *(index for index, step in enumerate(steps, 1) if step != 1), len(heads)]
+        for low, high in pairwise(bounds):
+            blocks.extend((heads[low], high - low))
+        return _RUNS | start
+
+    def between(self, start: int, end: int) -> Records:
+        """The records of [start, end), both of them bounds of segments that are here."""
+        chunks = self._chunks
+        low = max(self._chunk_of(start), 0)
+        high = self._chunk_of(end - 1) + 1
+        return Records(chunks[low:high], start, end)
+
+    def _chunk_of(self, lsn: int) -> int:
+        """Index of the chunk with the segment that lsn is in, -1 below the first."""
+        low, high = 0, len(self._chunks)
+        while low < high:
+            middle = (low + high) // 2
+            if self._chunks[middle].first_lsns[0] <= lsn:
+                low = middle + 1
+            else:
+                high = middle
+        return low - 1
+
+    def drop_below(self, lsn: int) -> None:
+        """Forget segments below lsn, whole chunks of them."""
+        count = self._chunk_of(lsn)
+        if count > 0:
+            del self._chunks[:count]

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The RAM ring: one page-aligned mapping of page slots, slot = LSN mod ring pages.
+
+The ring knows nothing of cursors or locks: its users agree on who may touch
+which LSN (docs/concurrency.md). It is an exact image of the end of an
+uncompressed log, descriptors included.
+"""
+
+import contextlib
+import mmap
+
+from wbcache_core.errors import ConfigError
+from wbcache_core.memory import memory_limit
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size
+
+_MADV_POPULATE_WRITE = 23
+"""Linux 5.14; Python's mmap has no name for it."""
+
+
+class RingBuffer:
+    """`pages` slots of 4096 bytes."""
+
+    def __init__(self, byte_count: int) -> None:
+        """Raises ConfigError when the memory cannot be had."""
+        memory = memory_limit.available()
+        if byte_count > memory.byte_count // 2:
+            raise ConfigError(
+                f"ring-size {format_size(byte_count)} is more than half of the memory of {memory.whose} "
+                f"({format_size(memory.byte_count)}); choose a smaller ring-size"
+            )
+        self.pages = byte_count >> PAGE_SHIFT
+        self._bytes = self.pages << PAGE_SHIFT
+        try:
+            # Private, because shared anonymous memory gets no huge pages: far fewer page faults on first use.
+            mapping = mmap.mmap(-1, self._bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError:
+            raise ConfigError(f"no memory for ring-size {format_size(byte_count)}; choose a smaller one") from None
+        # A kernel without huge pages refuses the hint.
+        with contextlib.suppress(OSError):
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+        self._mapping = mapping
+        self.memory = memoryview(mapping)
+
+    def populate(self) -> None:
+        """Have the kernel find all the memory now, so that no write has to wait for it. Best effort."""
+        with contextlib.suppress(OSError, ValueError):
+            self._mapping.madvise(_MADV_POPULATE_WRITE)
+
+    def offset(self, lsn: int) -> int:
+        """Byte offset of the slot of lsn in `memory`."""
+        return (lsn % self.pages) << PAGE_SHIFT
+
+    def page(self, lsn: int) -> memoryview:
+        """The slot of lsn."""
+        start = (lsn % self.pages) << PAGE_SHIFT
+        return self.memory[start : start + PAGE_BYTES]
+
+    def put(self, lsn: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy one page into the slot of lsn."""
+        start = (lsn % self.pages) << PAGE_SHIFT
+        self.memory[start : start + PAGE_BYTES] = data
+
+    def spans(self, lsn: int, count: int) -> list[memoryview]:
+        """The slots of count LSNs from lsn: one view, or two where the ring wraps."""
+        start = (lsn % self.pages) << PAGE_SHIFT
+        end = start + (count << PAGE_SHIFT)
+        if end <= self._bytes:
+            return [self.memory[start:end]]
+        return [self.memory[start:], self.memory[: end - self._bytes]]
+
+    def pages_of(self, lsn: int, count: int) -> list[memoryview]:
+        """One view for each of count slots from lsn."""
+        memory, ring = self.memory, self._bytes
+        start = (lsn % self.pages) << PAGE_SHIFT
+        end = start + (count << PAGE_SHIFT)
+        views = [memory[at : at + PAGE_BYTES] for at in range(start, min(end, ring), PAGE_BYTES)]
+        if end > ring:
+            views += [memory[at : at + PAGE_BYTES] for at in range(0, end - ring, PAGE_BYTES)]
+        return views
+
+    def copy_in(self, lsn: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy whole pages into the slots from lsn."""
+        start = (lsn % self.pages) << PAGE_SHIFT
+        end = start + len(data)
+        if end <= self._bytes:
+            self.memory[start:end] = data
+        else:
+            first = self._bytes - start
+            self.memory[start:] = data[:first]
+            self.memory[: end - self._bytes] = data[first:]
+
+    def copy_out(self, lsn: int, view: memoryview) -> None:
+        """Fill view, whole pages, from the slots from lsn."""
+        start = (lsn % self.pages) << PAGE_SHIFT
+        end = start + len(view)
+        if end <= self._bytes:
+            view[:] = self.memory[start:end]
+        else:
+            first = self._bytes - start
+            view[:first] = self.memory[start:]
+            view[first:] = self.memory[: end - self._bytes]

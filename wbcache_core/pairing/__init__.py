@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which log belongs to which origin: what is refused before a cache starts."""

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a log holds for the origin beside it: recovery, and whether the two belong together.
+
+The log alone does not say it all: the origin may have grown, and others may have written to it.
+"""
+
+import logging
+import time
+from collections.abc import Collection
+from typing import NamedTuple
+
+from wbcache_core.device.file_device import Device
+from wbcache_core.format.superblock import Superblock
+from wbcache_core.log.reader import LogReader
+from wbcache_core.log.recovery import Recovered, recover
+from wbcache_core.log.superblocks import newest
+from wbcache_core.pairing import pairing
+from wbcache_core.pairing.mark import OriginSide
+
+_log = logging.getLogger("wbcache")
+
+
+class RecoveredPair(NamedTuple):
+    """`superblock` is what to go on from: the newest of the log, with the origin's size of today."""
+
+    slots: list[Superblock | None]
+    superblock: Superblock
+    recovered: Recovered
+    samples_are_stale: bool
+    """The samples in the superblock are of the origin as it was once."""
+    past_is_gone: bool
+    """Others wrote to the origin: no past moment is what it was."""
+
+
+def recover_pair(log: Device, origin: Device, side: OriginSide, force: Collection[str]) -> RecoveredPair | None:
+    """None when the log is blank. Raises LogRefusedError, DeviceError."""
+    slots = pairing.read_log(log)
+    recorded = newest(slots) if slots else None
+    if slots is None or recorded is None:
+        return None
+    pairing.check_size(recorded, origin, log)
+    started = time.monotonic()
+    recovered = recover(log, LogReader(log, recorded.data_pages, recorded.uuid), recorded, reads_ahead=True)
+    dirty = recovered.head > recorded.destaged
+    changed = pairing.is_origin_changed(recorded, side, origin, log, recovered.locations, dirty, force)
+    _tell(recorded, recovered, time.monotonic() - started)
+    has_grown = origin.size > recorded.origin_bytes
+    if has_grown:
+        _log.warning("origin '%s' has grown from %d to %d bytes", origin.name, recorded.origin_bytes, origin.size)
+    if changed:
+        _log.warning(
+            "origin '%s' has changed since the cache last wrote to it: accepted; past moments and tags are gone",
+            origin.name,
+        )
+    superblock = recorded.with_changes(origin_bytes=origin.size)
+    return RecoveredPair(slots, superblock, recovered, changed or has_grown, changed)
+
+
+def _tell(superblock: Superblock, recovered: Recovered, seconds: float) -> None:
+    _log.info(
+        "recovered %d pages in %d segments, LSN %d to %d, in %.3f s",
+        recovered.page_count, len(recovered.table), superblock.destaged, recovered.head, seconds,
+    )  # fmt: skip
+    if recovered.discarded_lsn is not None:
+        _log.info(
+            "left out a last commit that is not whole in the log, from LSN %d: it was under way when the server "
+            "ended and no flush covers it, or the log has been damaged since", recovered.discarded_lsn,
+        )  # fmt: skip

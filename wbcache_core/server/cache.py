@@ -1,0 +1,480 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A cache from start to stop: opens, locks and recovers; activates for writers; drains; closes.
+
+    Cache(config) -> activate() -> volume ... -> stop()
+
+Until activate() not a byte of log or origin is written, so a server that
+nobody may write through changes nothing.
+"""
+
+import errno
+import logging
+import os
+import threading
+import time
+import uuid
+from typing import Any
+
+from wbcache_core import clock
+from wbcache_core.clock import Reading
+from wbcache_core.device.file_device import Device, FileDevice, create_file, system_path
+from wbcache_core.device.name import is_uri
+from wbcache_core.errors import (
+    ConfigError,
+    DeviceError,
+    LogRefusedError,
+    ReadOnlyError,
+    StoppedError,
+    WbcacheError,
+)
+from wbcache_core.flow.bad_blocks import BadBlocks, pages_to_carry
+from wbcache_core.flow.carrier import Carrier
+from wbcache_core.flow.committer import Committer
+from wbcache_core.flow.destager import Destager, Settings, batch_lsns
+from wbcache_core.flow.origin_writer import OriginWriter
+from wbcache_core.flow.retention import Keeping, Pins
+from wbcache_core.flow.tags import Tags
+from wbcache_core.flow.throttle import Throttle
+from wbcache_core.format.superblock import SAMPLE_COUNT, Superblock, Tag
+from wbcache_core.log.reader import LogReader
+from wbcache_core.log.recovery import Recovered
+from wbcache_core.log.superblocks import SuperblockStore, format_log
+from wbcache_core.log.writer import LogEnd, LogWriter, bury_discarded
+from wbcache_core.memory.block_map import LocationMap
+from wbcache_core.memory.covered_log import CoveredLog
+from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.generations import Generation
+from wbcache_core.memory.moments import LAST_FLUSH
+from wbcache_core.memory.ring import RingBuffer
+from wbcache_core.memory.segment_table import SegmentTable
+from wbcache_core.pairing import fingerprint, pairing
+from wbcache_core.pairing.mark import CLEAN, DIRTY, OriginSide
+from wbcache_core.pairing.pairing import DISCARD_LOG
+from wbcache_core.pairing.recovery import RecoveredPair, recover_pair
+from wbcache_core.server import history
+from wbcache_core.server import status as status_facts
+from wbcache_core.server.config import DESTAGE, HOLD, IN_USE, Config
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size, pages_of
+from wbcache_core.volume.reader import VolumeReader
+from wbcache_core.volume.snapshot import Snapshot, Snapshots
+from wbcache_core.volume.volume import Volume
+
+_log = logging.getLogger("wbcache")
+
+
+def _open_origin(config: Config) -> Device:
+    """Raises ConfigError, DeviceError."""
+    if not is_uri(config.origin):
+        return FileDevice(config.origin, "origin", beside_writers=IN_USE in config.force)
+    try:
+        # Only here, so that who caches a disk of this machine does not need libnbd.
+        from wbcache_core.device.nbd_device import NbdDevice
+    except ImportError:
+        raise ConfigError(
+            f"origin '{config.origin}' needs libnbd's Python module; install python3-libnbd"
+        ) from None
+    return NbdDevice(config.origin, config.destage_depth, config.nbd_times)
+
+
+class Cache:
+    """`_lifecycle` guards activate() and stop() against each other; the fields change only in these."""
+
+    def __init__(self, config: Config, origin: Device | None = None, log: Device | None = None) -> None:
+        """Open, lock and recover, writing nothing. Raises WbcacheError.
+
+        Devices that are given are used, and closed, instead of the files that config names.
+        """
+        self._config = config
+        self._lifecycle = threading.Lock()
+        self._is_synced = False
+        """What recovery found is durable. Only ever set, by who opens a moment before activate()."""
+        self._active = self._stopped = False
+        self._settled = threading.Event()
+        self._ring = RingBuffer(config.ring_size)
+        self._log = log
+        self._slots: list[Superblock | None] | None = None
+        self._pair: RecoveredPair | None = None  # until the log says what it says
+        self._may_be_under_way = False
+        """The log announces a batch, or did so perhaps in a part that is damaged or discarded."""
+        self._origin = origin or _open_origin(config)
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            raise
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether activate() can succeed at all."""
+        return self._origin.writable and (self._log is None or self._log.writable)
+
+    @property
+    def can_trim(self) -> bool:
+        """Whether clients are to be offered trim: what they trim reads as zeros, and the origin has to follow."""
+        return self._origin.can_trim
+
+    def _open(self) -> None:
+        log_bytes = self._open_log()
+        pairing.check_sizes(self._origin, self._log, log_bytes)
+        self._side = OriginSide.of(self._origin)
+        if self._origin.writable and not self.can_trim:
+            _log.info("origin '%s' cannot deallocate blocks: clients are not offered trim", self._origin.name)
+        pair = None
+        if self._log and self._log.size:
+            try:
+                pair = recover_pair(self._log, self._origin, self._side, self._config.force)
+            except LogRefusedError as error:
+                if DISCARD_LOG not in self._config.force:
+                    raise
+                _log.warning("discarding what the log holds, as forced: %s", error)
+                self._may_be_under_way = True
+        volume = pair.superblock.uuid if pair else None
+        pairing.check_mark(self._side, volume, self._config.log, self._config.force)
+        self._pair, self._slots = pair, pair.slots if pair else None
+        if pair:
+            self._may_be_under_way = None in pair.slots or pair.superblock.batch_end > pair.superblock.destaged
+        self._assemble(pair.superblock if pair else self._new_superblock(log_bytes), pair and pair.recovered)
+
+    def _open_log(self) -> int:
+        """Open the log where there is one; returns the bytes it has or is going to have."""
+        path = self._config.log
+        if self._log:
+            return self._log.size or self._config.log_size
+        if not os.path.lexists(system_path(path)):
+            folder = os.path.dirname(path)
+            if not os.path.isdir(system_path(folder)):
+                raise DeviceError(f"cannot create log '{path}': there is no folder '{folder}'", errno.ENOENT)
+            return self._config.log_size
+        if isinstance(self._origin, FileDevice) and self._origin.is_file(path):
+            raise ConfigError(f"origin and log are the same: '{self._config.origin}' and '{path}'; name another log")
+        self._log = FileDevice(path, "log", direct=True, beside_writers=IN_USE in self._config.force)
+        return self._log.size or self._config.log_size
+
+    def _new_superblock(self, log_bytes: int) -> Superblock:
+        return Superblock(
+            uuid=uuid.uuid4().bytes,
+            sequence=1,
+            log_bytes=log_bytes - log_bytes % PAGE_BYTES,
+            origin_bytes=self._origin.size,
+            origin_name=self._origin.name,
+            samples=(0,) * SAMPLE_COUNT,
+            origin_facts=self._side.facts,
+        )
+
+    def _assemble(self, superblock: Superblock, recovered: Recovered | None) -> None:
+        """Put the read side together."""
+        config, data_pages = self._config, superblock.data_pages
+        high_pages = data_pages * config.high_watermark // 100
+        line = NumberLine(
+            self._ring.pages, data_pages, high_pages, min(config.commit_size >> PAGE_SHIFT, data_pages // 8),
+            pages_to_carry(data_pages),
+        )  # fmt: skip
+        line.committed = line.destaged = line.oldest = line.head = superblock.destaged
+        line.destaged_place = line.write_place = superblock.destaged_place
+        line.reclaimed_place = superblock.oldest_place
+        self._end = LogEnd(0, 0, 0, Reading(0))
+        self._table, self._locations = SegmentTable(), LocationMap()
+        self._covered = CoveredLog(superblock.origin_bytes)
+        if recovered:
+            line.committed = line.head = recovered.head
+            line.write_place = recovered.end.place
+            self._end, self._table, self._locations = recovered.end, recovered.table, recovered.locations
+            self._covered = recovered.covered
+        line.ring_start = line.head
+        if line.head > line.destaged:
+            line.timeline.append((line.head, time.monotonic()))
+        self._superblock = superblock
+        self._line = line
+        self._reader = LogReader(self._log, data_pages, superblock.uuid) if self._log else None
+        self._throttle = Throttle(line, high_pages)
+        self._volume_reader = VolumeReader(
+            line, self._ring, self._locations, self._table, self._reader, self._origin
+        )  # fmt: skip
+        floor, tags = superblock.batch_end, superblock.tags
+        if self._pair and self._pair.past_is_gone:
+            # With an origin that others wrote to, no past moment is what it was.
+            floor, tags = line.head, ()
+            self._covered.generations.drop_below(floor)
+        self._covered.generations.times.mark(clock.read())
+        self._pins = Pins(line, self._covered, self._keeping(high_pages, data_pages), floor, tags)
+        self._bad = BadBlocks(line, self._locations, self._origin.name)
+        self._snapshots = Snapshots(line, self._covered, self._pins, self._volume_reader, self._origin)
+        self.volume = Volume(line, self._ring, self._locations, self._volume_reader, self._origin, self._throttle)
+
+    def _keeping(self, high_pages: int, data_pages: int) -> Keeping:
+        config = self._config
+        # A batch below the high watermark, so that writers are not slowed while the history is giving way.
+        return Keeping(
+            pages_of(config.history.byte_count), int(config.history.seconds * 1e9), config.history_full == HOLD,
+            max(high_pages - batch_lsns(data_pages), 0), high_pages,
+        )  # fmt: skip
+
+    def activate(self) -> None:
+        """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError."""
+        with self._lifecycle:
+            if self._stopped:
+                raise StoppedError("the server is shutting down")
+            if not self._active:
+                self._prepare_log()
+                # Before the first write can be acknowledged, and after the log is one that can be named.
+                self._side.put(self._superblock.uuid, self._config.log, DIRTY)
+                self._start()
+                self._active = True
+
+    def _prepare_log(self) -> None:
+        """Make sure of a formatted log whose superblocks say what recovery found."""
+        if not self.is_writable:
+            raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
+        if self._log is None:
+            create_file(self._config.log, self._config.log_size)
+            self._log = FileDevice(self._config.log, "log", direct=True)
+        if self._log.size == 0:
+            self._log.grow(self._config.log_size)
+        if self._slots is None:
+            # Generation 0 is the origin as it is now.
+            now = clock.read()
+            first = self._superblock.with_changes(
+                samples=fingerprint.take(self._origin), destaged_time_ns=now.wall_ns
+            )  # fmt: skip
+            self._slots = format_log(self._log, first)
+            self._end = self._end._replace(time=now)
+            with self._line.lock:
+                self._covered.generations.append(0, first.destaged, now)
+            self._reader = LogReader(self._log, first.data_pages, first.uuid)
+            self._volume_reader.attach_log(self._reader)
+            _log.info("formatted log '%s' of %s", self._log.name, format_size(first.log_bytes))
+            return
+        line = self._line
+        # A killed server may have left writes in the page cache that recovery saw and nothing made durable.
+        self._log.sync()
+        store = SuperblockStore(self._log, self._slots)
+        changes: dict[str, Any] = {
+            "origin_name": self._origin.name, "origin_facts": self._side.facts, "origin_bytes": self._origin.size
+        }  # fmt: skip
+        if self._pair:
+            if self._pair.samples_are_stale:
+                changes["samples"] = fingerprint.take(self._origin)
+            if self._pair.past_is_gone:
+                changes |= {"batch_end": line.committed, "tags": ()}
+        for _ in range(2):
+            store.write(oldest=line.destaged, oldest_place=line.destaged_place, committed=line.committed, **changes)
+        self._slots, self._pair = store.slots, None
+        # Only now that neither superblock needs anything below `destaged`.
+        bury_discarded(self._log, line.data_pages, line.write_place, line.destaged_place + line.data_pages)
+
+    def _start(self) -> None:
+        assert self._log and self._reader and self._slots
+        config, line = self._config, self._line
+        low_pages = line.data_pages * config.low_watermark // 100
+        store = SuperblockStore(self._log, self._slots)
+        with line.lock:
+            line.reclaimed_place = store.reclaimed_place
+        writer = LogWriter(
+            self._log, line.data_pages, self._superblock.uuid, self._ring, self._end, config.compress
+        )  # fmt: skip
+        self._store = store
+        if self._may_be_under_way:
+            # When the server before was killed, or lost its connection for good.
+            self._origin.suspect_requests()
+        with line.lock:
+            line.origin_settles_at = self._origin.settles_at
+        if line.origin_settles_at > time.monotonic():
+            _log.info("the origin is left alone for %.0f s: requests of a killed server may still be carried out there",
+                      line.origin_settles_at - time.monotonic())  # fmt: skip
+        self._committer = Committer(
+            line, self._table, self._covered, writer, store, config.commit_interval, low_pages
+        )  # fmt: skip
+        self._tags = Tags(line, self._covered, self._pins, store)
+        carrier = Carrier(
+            line, self._ring, self._locations, self._table, self._pins, self._bad, self._committer.commit_until
+        )  # fmt: skip
+        self._destager = Destager(
+            line, self._ring, self._locations, self._table, self._covered, self._pins, self._tags, self._reader, store,
+            OriginWriter(self._origin, config.destage_depth, lambda: line.destager_must_stop, self._bad.most),
+            self._throttle, self._bad, carrier, Settings(low_pages, config.destage_delay),
+        )  # fmt: skip
+        self._ring.populate()
+        self.volume.make_writable(self._committer, config.ack, config.flush, config.fua)
+        self._committer.start()
+        self._destager.start()
+
+    def window(self) -> tuple[list[Generation], tuple[Tag, ...]]:
+        """The generations that can be opened now, oldest first, and the tags. Takes time linear in their number."""
+        with self._line.lock:
+            return list(self._covered.generations), self._pins.tags
+
+    def window_ends(self) -> tuple[Generation | None, Generation | None, tuple[Tag, ...]]:
+        """The oldest and the newest generation that can be opened now, None where there is none, and the tags."""
+        with self._line.lock:
+            return self._covered.generations.oldest, self._covered.generations.newest, self._pins.tags
+
+    def history(self, query: history.Query) -> history.Facts:
+        """The window, what was written when, and the tags, ready for JSON."""
+        with self._line.lock:
+            choice = history.choose(self._covered, query)
+            tags = self._pins.tags
+        return history.describe(choice, tags)
+
+    def status(self) -> status_facts.Facts:
+        """The state of everything at this moment, ready for JSON. Waits for no device."""
+        volume = str(uuid.UUID(bytes=self._superblock.uuid))
+        names = {"origin": self._origin.name, "log": self._config.log, "volume": volume}
+        return names | status_facts.gather(
+            self._line, self._covered, self._pins, self._snapshots, self._throttle, self._bad
+        )  # fmt: skip
+
+    def counters(self) -> status_facts.Counters:
+        """Cursors that only grow."""
+        line = self._line
+        return status_facts.Counters(line.head, line.committed, line.destaged)
+
+    def open_snapshot(self, when: str) -> Snapshot:
+        """The volume as it stood at a moment; docs/snapshots.md has the grammar. The caller closes it.
+
+        Raises MomentError, SnapshotEndedError. Works before activate() too.
+        """
+        self._sync_what_was_found()
+        return self._snapshots.open(when)
+
+    def resolve(self, when: str) -> Generation:
+        """The generation that a moment is now. Raises MomentError, DeviceError."""
+        self._sync_what_was_found()
+        return self._snapshots.resolve(when)
+
+    def _sync_what_was_found(self) -> None:
+        """What a killed server wrote may be in the page cache only. A moment that was seen must not go with the power:
+        another one would get its number. Raises DeviceError."""
+        if not self._active and not self._is_synced and self._log:
+            self._log.sync()
+            self._is_synced = True
+
+    def tag(self, name: str, when: str | None = None) -> Tag:
+        """Give a moment a name, the present one unless said otherwise; durable when it returns. Lets writers in.
+
+        Raises MomentError, LogFailedError, DeviceError, and what activate() raises.
+        """
+        self._check_not_stopping()
+        self.activate()
+        if when is None:
+            self._committer.commit_all()
+        return self._tags.add(name, LAST_FLUSH if when is None else when)
+
+    def untag(self, name: str) -> None:
+        """Take a name away; durable when it returns. Raises as tag()."""
+        self._check_not_stopping()
+        self.activate()
+        self._tags.remove(name)
+
+    def give_up(self, offset: int, length: int) -> tuple[int, bool]:
+        """See BadBlocks.give_up_bytes(). Raises ControlError, and what activate() raises."""
+        self._check_not_stopping()
+        self.activate()
+        return self._bad.give_up_bytes(offset, length)
+
+    def _check_not_stopping(self) -> None:
+        """Raises StoppedError. Who came to activate() now would wait there until a drain is over."""
+        if self._line.stopping:
+            raise StoppedError("the server is shutting down")
+
+    def drain(self) -> None:
+        """Return when all that was written before is on the origin. Raises LogFailedError, OriginFailedError."""
+        self._committer.commit_all()
+        with self._line.lock:
+            self._line.wait_for_destaged(self._line.committed)
+
+    def interrupt(self) -> None:
+        """The server is about to stop: wake every blocked request. Called again, it ends a drain. Never blocks long."""
+        if self._line.stopping:
+            if self._active:
+                self._destager.cancel()
+            self._origin.interrupt()
+            return
+        drains = self._config.on_exit == DESTAGE
+        self._line.stop(drain=drains)
+        self._throttle.stop()
+        if not drains:
+            # A drain needs requests that take as long as they take.
+            self._origin.interrupt()
+
+    def finish(self) -> None:
+        """Commit, destage with on-exit=destage, end the threads; reads go on. Idempotent; failures are logged."""
+        if not self._line.stopping:
+            self.interrupt()
+        with self._lifecycle:
+            if self._active and not self._stopped:
+                self._finish()
+            self._stopped = True
+            self._settled.set()
+
+    @property
+    def is_settled(self) -> bool:
+        """After interrupt(): what was acknowledged has been committed, or cannot be; clients may be sent away."""
+        return self._settled.is_set()
+
+    def wait_until_settled(self) -> None:
+        """Return when is_settled. To be called only when finish() has been, or will be by another thread."""
+        self._settled.wait()
+
+    def stop(self) -> None:
+        """finish() and close the devices. Idempotent."""
+        self.finish()
+        with self._lifecycle:
+            self._close()
+
+    def _finish(self) -> None:
+        line = self._line
+        try:
+            self._committer.commit_all()
+            self._settled.set()
+            if line.draining:
+                _log.info("draining %d pages of log to the origin", line.dirty_pages)
+                if self._destager.finish_drain():
+                    _log.info("the origin is complete")
+                else:
+                    _log.warning(
+                        "the origin is not complete: the log still holds data for it%s, keep them together%s",
+                        self._told_by_tags(), f"; {line.origin_incomplete}" if line.origin_incomplete else "",
+                    )  # fmt: skip
+        except WbcacheError as error:
+            _log.error(
+                "stopping: %s; LSN %d to %d, which no flush covered, could not be written and are lost",
+                error, line.committed, line.head,
+            )  # fmt: skip
+        finally:
+            line.stop(drain=False)
+            self._origin.interrupt()
+            # First who may have something committed.
+            self._destager.join()
+            self._committer.join()
+        if not line.log_error:
+            try:
+                self._store.write(committed=line.committed)
+                if self._store.current.destaged == line.head:
+                    self._side.put(self._superblock.uuid, self._config.log, CLEAN)
+            except DeviceError as error:
+                _log.error("stopping: %s", error)
+
+    def _told_by_tags(self) -> str:
+        """What to add where a tag ended a drain."""
+        _, _, tags = self.window_ends()
+        first = min(tags, key=lambda tag: tag.end_lsn, default=None)
+        if first is None or first.end_lsn > self._line.destaged:
+            return ""
+        return f" (the tag '{first.name}' keeps the origin at generation {first.generation}: wbcache untag)"
+
+    def abandon(self) -> None:
+        """End as a crash would, as far as the devices can tell: nothing more is committed. For tests of recovery."""
+        with self._lifecycle:
+            self._stopped = True
+            self._line.stop(drain=False)
+            self._throttle.stop()
+            self._origin.interrupt()
+            if self._active:
+                self._destager.join()
+                self._committer.join()
+            self._close()
+
+    def _close(self) -> None:
+        self._origin.close()
+        if self._log:
+            self._log.close()

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The parameters, checked. docs/nbdkit-wbcache-plugin.1 describes each for users."""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from wbcache_core.device.file_device import system_path
+from wbcache_core.device.name import absolute_device_name, is_uri, local_path
+from wbcache_core.device.nbd_times import NbdTimes
+from wbcache_core.errors import ConfigError
+from wbcache_core.format.superblock import MIN_LOG_BYTES
+from wbcache_core.memory.cursors import LOG, ORIGIN, RAM
+from wbcache_core.pairing.pairing import DISCARD_LOG, ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
+from wbcache_core.units import GIB, MIB, format_size, parse_duration, parse_size
+
+COMMIT, DESTAGE = "commit", "destage"
+DROP, HOLD = "drop", "hold"
+IN_USE = "in-use"
+FORCE_WORDS = (ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG, DISCARD_LOG, IN_USE)
+
+_LEVELS = {"ram": RAM, "log": LOG, "origin": ORIGIN}
+_DURABLE = {"log": LOG, "origin": ORIGIN}
+_MIN_RING_BYTES = MIB
+_MAX_DEPTH = 256
+
+_HISTORY_SIZE = re.compile(r"[0-9]{1,12}[KMGT]")
+_HISTORY_TIME = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|[smhd])")
+_DAY_SECONDS = 86400
+
+
+class History(NamedTuple):
+    """How far destaging is held back: bytes of data, or seconds; neither: not at all."""
+
+    byte_count: int = 0
+    seconds: float = 0.0
+
+
+NO_HISTORY = History()
+
+
+def _choice(text: str, allowed: Iterable[str]) -> str:
+    if text not in allowed:
+        raise ConfigError(f"'{text}' is not one of {', '.join(allowed)}")
+    return text
+
+
+def _parse_compress(text: str) -> int | None:
+    if text == "off":
+        return None
+    name, colon, level = text.partition(":")
+    if name != "zstd" or (colon and not (level.isascii() and level.isdigit() and 1 <= int(level) <= 19)):
+        raise ConfigError(f"'{text}' is not one of off, zstd, zstd:1 to zstd:19")
+    return int(level) if level else 1
+
+
+def _parse_percent(text: str) -> int:
+    digits = text.removesuffix("%")
+    if not (digits.isascii() and digits.isdigit() and int(digits) <= 100):
+        raise ConfigError(f"'{text}' is not a percentage from 0 to 100")
+    return int(digits)
+
+
+def _parse_depth(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MAX_DEPTH):
+        raise ConfigError(f"'{text}' is not a number from 1 to {_MAX_DEPTH}")
+    return int(text)
+
+
+def _parse_switch(text: str) -> bool:
+    return _choice(text, ("on", "off")) == "on"
+
+
+def _parse_history(text: str) -> History:
+    if text in ("off", "0"):
+        return NO_HISTORY
+    if _HISTORY_SIZE.fullmatch(text):
+        return History(byte_count=parse_size(text))
+    if _HISTORY_TIME.fullmatch(text):
+        # Days are only a unit here: nothing else takes that long.
+        days = text.endswith("d")
+        return History(seconds=float(text[:-1]) * _DAY_SECONDS if days else parse_duration(text))
+    raise ConfigError(
+        f"'{text}' is neither off, nor a size like 500M or 20G (capital letter), nor a time like 90s, 10m, 2h or 1d"
+    )
+
+
+def _parse_force(text: str) -> frozenset[str]:
+    return frozenset(_choice(part, FORCE_WORDS) for part in text.split(","))
+
+
+@dataclass
+class Config:
+    """Sizes in bytes, times in seconds, watermarks in percent of the log."""
+
+    origin: str = ""
+    log: str = ""
+    log_size: int = GIB
+    ring_size: int = 64 * MIB
+    ack: int = RAM
+    flush: int = LOG
+    fua: int = LOG
+    commit_interval: float = 1.0
+    commit_size: int = 0
+    destage_delay: float = 5.0
+    destage_depth: int = 64
+    origin_settle: float = NbdTimes().settle
+    origin_timeout: float = NbdTimes().timeout
+    origin_connect_timeout: float = NbdTimes().connect
+    low_watermark: int = 25
+    high_watermark: int = 75
+    on_exit: str = COMMIT
+    compress: int | None = None
+    history: History = NO_HISTORY
+    history_full: str = DROP
+    control: str = ""
+    force: frozenset[str] = field(default_factory=frozenset)
+    pin_thread_state: bool = True
+
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[tuple[str, str]], size: Callable[[str], int] = parse_size) -> "Config":
+        """A checked configuration from key=value pairs; `size` parses sizes. Raises ConfigError."""
+        config = cls()
+        for key, value in pairs:
+            config.set(key, value, size)
+        config.check()
+        return config
+
+    def set(self, key: str, value: str, size: Callable[[str], int] = parse_size) -> None:
+        """One parameter, with hyphens or underscores. Raises ConfigError."""
+        name = key.replace("-", "_")
+        parsers: dict[str, Callable[[str], object]] = {
+            "origin": absolute_device_name,
+            "log": lambda text: os.path.abspath(local_path(text)),
+            "log_size": size,
+            "ring_size": size,
+            "ack": lambda text: _LEVELS[_choice(text, _LEVELS)],
+            "flush": lambda text: _DURABLE[_choice(text, _DURABLE)],
+            "fua": lambda text: _DURABLE[_choice(text, _DURABLE)],
+            "commit_interval": parse_duration,
+            "commit_size": size,
+            "destage_delay": parse_duration,
+            "destage_depth": _parse_depth,
+            "origin_settle": parse_duration,
+            "origin_timeout": parse_duration,
+            "origin_connect_timeout": parse_duration,
+            "low_watermark": _parse_percent,
+            "high_watermark": _parse_percent,
+            "on_exit": lambda text: _choice(text, (COMMIT, DESTAGE)),
+            "compress": _parse_compress,
+            "history": _parse_history,
+            "history_full": lambda text: _choice(text, (DROP, HOLD)),
+            "control": os.path.abspath,
+            "force": _parse_force,
+            "pin_thread_state": _parse_switch,
+        }
+        if name not in parsers:
+            near = difflib.get_close_matches(name, parsers, n=1)
+            hint = f"; did you mean '{near[0].replace('_', '-')}'?" if near else ""
+            raise ConfigError(f"unknown parameter '{key}'{hint}")
+        if not value:
+            raise ConfigError(f"parameter '{key}' needs a value")
+        try:
+            setattr(self, name, parsers[name](value))
+        except (ConfigError, ValueError, OverflowError) as error:
+            raise ConfigError(f"{key}={value}: {error}") from None
+
+    @property
+    def nbd_times(self) -> NbdTimes:
+        return NbdTimes(self.origin_settle, self.origin_timeout, self.origin_connect_timeout)
+
+    def check(self) -> None:
+        """What holds between parameters; fills in defaults that depend on others. Raises ConfigError."""
+        if not self.origin:
+            raise ConfigError("parameter 'origin' is missing: origin=PATH names the slow device or image to cache")
+        if not self.log:
+            path = system_path(self.origin)
+            if is_uri(self.origin) or (os.path.exists(path) and not os.path.isfile(path)):
+                raise ConfigError(
+                    "parameter 'log' is missing: only beside an origin that is a file it has a default; add log=PATH"
+                )
+            self.log = f"{self.origin}.wblog"
+        if self.log_size < MIN_LOG_BYTES:
+            raise ConfigError(
+                f"log-size={self.log_size} is too small: a log needs at least {format_size(MIN_LOG_BYTES)}"
+            )
+        if self.ring_size < _MIN_RING_BYTES:
+            raise ConfigError(
+                f"ring-size={self.ring_size} is too small: the ring needs at least {format_size(_MIN_RING_BYTES)}"
+            )
+        self.commit_size = min(self.commit_size or self.ring_size // 4, self.ring_size // 2)
+        for name in ("commit_interval", "origin_timeout", "origin_connect_timeout"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name.replace('_', '-')} has to be longer than 0")
+        if self.low_watermark >= self.high_watermark:
+            raise ConfigError(
+                f"low-watermark={self.low_watermark} has to be below high-watermark={self.high_watermark}"
+            )

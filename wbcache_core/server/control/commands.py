@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What can be asked through `control=`: status, history, tag, untag, give-up. docs/control-socket.md describes each.
+
+A request is a JSON object in a line; so is the answer, `ok` in it says whether it was done.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from wbcache_core import __version__
+from wbcache_core.errors import ConfigError, ControlError, WbcacheError
+from wbcache_core.memory.generations import Generation
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.control.server import LONGEST_LINE, Answer
+from wbcache_core.server.history import DEFAULT_ROWS, Query, moment
+from wbcache_core.server.rates import Rates
+
+_log = logging.getLogger("wbcache")
+
+Facts: TypeAlias = dict[str, Any]
+
+COMMANDS: dict[str, dict[str, type]] = {
+    "status": {},
+    "history": {"limit": int, "each": bool, "from": int},
+    "tag": {"name": str, "when": str},
+    "untag": {"name": str},
+    "resolve": {"when": str},
+    "give-up": {"offset": int, "length": int},
+}
+"""The fields of each besides `command`."""
+_REQUIRED = {"tag": ("name",), "untag": ("name",), "resolve": ("when",), "give-up": ("offset", "length")}
+_FORM = 'a request is an object in one line, such as {"command": "status"}'
+_JSON_NAMES = {int: "a number", bool: "true or false", str: "a string"}
+
+
+def _line(facts: Facts) -> bytes:
+    return json.dumps(facts).encode() + b"\n"
+
+
+def _refusal(text: str) -> bytes:
+    return _line({"ok": False, "error": text})
+
+
+TOO_LONG = _refusal(f"a request has at most {LONGEST_LINE} bytes; the connection is closed")
+
+
+def parse(line: bytes) -> Facts:
+    """A request whose command and fields are known. Raises ControlError."""
+    try:
+        request = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        raise ControlError(f"this is no JSON; {_FORM}") from None
+    if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+        raise ControlError(f"this is no object with the field 'command'; {_FORM}")
+    command = request["command"]
+    if command not in COMMANDS:
+        raise ControlError(f"there is no command {command!r:.80}; there are {', '.join(COMMANDS)}")
+    for name, value in request.items():
+        if name != "command":
+            _check_field(command, name, value)
+    for name in _REQUIRED.get(command, ()):
+        if name not in request:
+            raise ControlError(f"'{command}' needs the field '{name}'")
+    return request
+
+
+def _check_field(command: str, name: str, value: object) -> None:
+    fields = COMMANDS[command]
+    if name not in fields:
+        known = ", ".join(f"'{one}'" for one in fields) or "none"
+        raise ControlError(f"'{command}' has no field {name!r:.80}; its fields: {known}")
+    # A bool is an int to Python.
+    if type(value) is not fields[name]:
+        raise ControlError(f"'{name}' of '{command}' has to be {_JSON_NAMES[fields[name]]}")
+
+
+class ControlCommands:
+    """answer() and tick() are for one thread; what answer() returns may be called in another."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._rates = Rates(cache.counters)
+
+    def tick(self) -> None:
+        """To be called every now and then, so that rates are those of the last seconds."""
+        self._rates.sample()
+
+    def answer(self, line: bytes) -> Answer:
+        """The answer to a request; what waits for a device is left to the caller. Never raises."""
+        try:
+            request = parse(line)
+        except ControlError as error:
+            return _refusal(str(error))
+        if request["command"] == "status":
+            return _attempt(self._status)
+        if request["command"] == "history":
+            return _attempt(lambda: self._history(request))
+        if request["command"] == "resolve":
+            return lambda: _attempt(lambda: {"moment": moment(self._cache.resolve(request["when"]))})
+        if request["command"] == "tag":
+            return lambda: _attempt(lambda: self._tag(request["name"], request.get("when")))
+        if request["command"] == "give-up":
+            return lambda: _attempt(lambda: self._give_up(request["offset"], request["length"]))
+        return lambda: _attempt(lambda: self._untag(request["name"]))
+
+    def _status(self) -> Facts:
+        about = {"version": __version__, "pid": os.getpid()}
+        return about | self._cache.status() | {"rates": self._rates.facts()}
+
+    def _history(self, request: Facts) -> Facts:
+        query = Query(request.get("limit", DEFAULT_ROWS), request.get("each", False), request.get("from", 0))
+        try:
+            query.check()
+        except ConfigError as error:
+            raise ControlError(f"'limit': {error}") from None
+        return self._cache.history(query)
+
+    def _tag(self, name: str, when: str | None) -> Facts:
+        tag = self._cache.tag(name, when)
+        _log.info("tag '%s' given to generation %d", tag.name, tag.generation)
+        return {"tag": {"name": tag.name, **moment(Generation(*tag[1:]))}}
+
+    def _give_up(self, offset: int, length: int) -> Facts:
+        byte_count, is_done = self._cache.give_up(offset, length)
+        _log.warning("%d bytes that the origin refuses, from %d on, are given up as asked for", byte_count, offset)
+        return {"bytes": byte_count, "done": is_done}
+
+    def _untag(self, name: str) -> Facts:
+        self._cache.untag(name)
+        _log.info("tag '%s' removed", name)
+        return {}
+
+
+def _attempt(run: Callable[[], Facts]) -> bytes:
+    try:
+        return _line({"ok": True, **run()})
+    except WbcacheError as error:
+        return _refusal(str(error))
+    except Exception as error:
+        _log.exception("internal error in the control socket, please report it")
+        return _refusal(f"internal error: {error!r}; see the server's messages")

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a running cache is doing, as it is at the moment somebody asks."""
+
+import time
+from typing import Any, NamedTuple, TypeAlias
+
+from wbcache_core.flow.bad_blocks import BadBlocks
+from wbcache_core.flow.retention import Pins
+from wbcache_core.flow.throttle import Throttle
+from wbcache_core.memory.covered_log import CoveredLog
+from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.generations import Generation
+from wbcache_core.server.history import moment, window
+from wbcache_core.units import PAGE_SHIFT
+from wbcache_core.volume.snapshot import Snapshots
+
+Facts: TypeAlias = dict[str, Any]
+
+
+class Counters(NamedTuple):
+    """Pages that came, that are durable in the log, and on the origin; their differences are rates."""
+
+    written: int
+    committed: int
+    destaged: int
+
+
+def gather(
+    line: NumberLine, covered: CoveredLog, pins: Pins, snapshots: Snapshots, throttle: Throttle, bad: BadBlocks
+) -> Facts:
+    """Ready for JSON; docs/control-socket.md names the fields. Takes the volume lock once, for a few numbers."""
+    with line.lock:
+        facts: Facts = {
+            "state": _state(line),
+            "cursors": {
+                "oldest": line.oldest, "destaged": line.destaged, "committed": line.committed, "head": line.head
+            },
+            "bytes": {
+                "volatile": line.head - line.committed << PAGE_SHIFT,
+                "dirty": line.dirty_pages << PAGE_SHIFT,
+                "log": line.data_pages << PAGE_SHIFT,
+                "log_free": line.free_pages << PAGE_SHIFT,
+                "ring": line.ring_pages << PAGE_SHIFT,
+            },
+            "throttling": {"active": line.throttled, "waiting_for_log_space": line.room_waiters},
+        }  # fmt: skip
+        oldest, newest, count = covered.generations.oldest, covered.generations.newest, len(covered.generations)
+        opened, tags = snapshots.opened(), pins.tags
+        facts["bad_blocks"] = bad.facts()
+        log_error, origin_error, failed_at = line.log_error, line.origin_error, line.origin_failed_at
+        settles_in = line.origin_settles_at - time.monotonic()
+    facts["throttling"]["destaging_seconds_per_page"] = throttle.seconds_per_page
+    facts["window"] = window(oldest, newest, count) if oldest and newest else None
+    facts["snapshots"] = [{**moment(generation), "opened": users} for generation, users in opened]
+    facts["tags"] = [{"name": tag.name, **moment(Generation(*tag[1:]))} for tag in tags]
+    facts["origin_settles"] = max(settles_in, 0.0)
+    facts["errors"] = {
+        "log": str(log_error) if log_error else None,
+        "origin": str(origin_error) if origin_error else None,
+        "origin_seconds": time.monotonic() - failed_at if origin_error else None,
+    }
+    return facts
+
+
+def _state(line: NumberLine) -> str:
+    """Lock held."""
+    if line.stopping:
+        return "draining" if line.draining else "stopping"
+    if line.log_error:
+        return "failed"
+    return "writable" if line.writable else "read-only"

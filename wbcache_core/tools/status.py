@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`wbcache status`: what a running server is doing at this moment."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from wbcache_core.errors import ControlError
+from wbcache_core.server.control.client import ask, is_socket
+from wbcache_core.units import format_size
+
+Facts: TypeAlias = dict[str, Any]
+
+
+def run_status(path: str, as_json: bool) -> int:
+    """Print it; returns the exit status: 1 while log or origin fails, or refuses blocks. Raises ControlError."""
+    if not is_socket(path):
+        raise ControlError(f"'{path}' is no socket; status asks a running server, through its parameter control=PATH")
+    facts = ask(path, "status")
+    print(json.dumps(facts, indent=2) if as_json else "\n".join(f"{label:<11} {text}" for label, text in _lines(facts)))
+    return 1 if facts["errors"]["log"] or facts["errors"]["origin"] or facts["bad_blocks"]["bytes"] else 0
+
+
+def run_give_up(path: str, offset: int, length: int) -> int:
+    """Have a running server give up bytes that its origin refuses; returns the exit status. Raises ControlError."""
+    if not is_socket(path):
+        raise ControlError(f"'{path}' is no socket; give-up asks a running server, through its parameter control=PATH")
+    facts = ask(path, "give-up", offset=offset, length=length)
+    if facts["done"]:
+        print(f"{facts['bytes']} bytes are given up: the volume reads there what the origin has, old data or an error")
+        return 0
+    print(f"{facts['bytes']} bytes are given up as soon as snapshots, tags and the history let the origin move on")
+    return 1
+
+
+def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
+    sizes, rates, throttling = facts["bytes"], facts["rates"], facts["throttling"]
+    yield "server", f"wbcache {facts['version']}, process {facts['pid']}, {facts['state']}"
+    yield "origin", f"'{facts['origin']}'"
+    yield "log", f"'{facts['log']}', volume {facts['volume']}"
+    yield "cursors", ", ".join(f"{name} {lsn}" for name, lsn in facts["cursors"].items()) + " (LSN)"
+    dirty, volatile, log = (format_size(sizes[name]) for name in ("dirty", "volatile", "log"))
+    yield "dirty", f"{dirty} of {log}, {volatile} of it only in memory"
+    speed = {name: f"{format_size(int(rates[f'{name}_bytes_per_second']))}/s" for name in ("written", "destaged")}
+    yield "rates", f"{speed['written']} written, {speed['destaged']} destaged, over {rates['seconds']:.0f} s"
+    waiting = throttling["waiting_for_log_space"]
+    speed_of_writers = "slowed" if throttling["active"] else "at full speed"
+    yield "writers", f"{speed_of_writers}, {waiting} waiting for log space" if waiting else speed_of_writers
+    window = facts["window"]
+    if window:
+        ends = [f"{window[end]['generation']} ({window[end]['time']})" for end in ("oldest", "newest")]
+        yield "window", f"generation {ends[0]} to {ends[1]}, {window['generations']} generations"
+    for one in facts["snapshots"]:
+        yield "snapshot", f"generation {one['generation']} ({one['time']}), open {one['opened']} times"
+    for one in facts["tags"]:
+        yield "tag", f"'{one['name']}' is generation {one['generation']} ({one['time']})"
+    if facts["origin_settles"]:
+        until = time.strftime("%H:%M:%S", time.localtime(time.time() + facts["origin_settles"]))
+        yield "settling", f"destaging waits until {until}: writes on a lost connection may still be carried out"
+    for one in facts["bad_blocks"]["ranges"]:
+        yield "refused", (
+            f"by the origin: {one['length']} bytes at {one['offset']}, for {one['seconds']:.0f} s, tried again in "
+            f"{one['retry_in_seconds']:.0f} s: {one['error']}"
+        )
+    if facts["bad_blocks"]["bytes"]:
+        yield "", f"{facts['bad_blocks']['bytes']} bytes in all, which only the log has"
+    for device in ("log", "origin"):
+        if facts["errors"][device]:
+            yield f"{device} fails", facts["errors"][device]

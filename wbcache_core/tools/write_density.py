@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How much was written where and when: the segments of a log counted into a grid of times and places."""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable
+
+from wbcache_core.format.segment import BLOCK_MASK, Descriptor
+
+
+class WriteDensity:
+    """`written` and `cleared` count blocks, by row and column: rows are places, upwards, columns are times.
+
+    Times are in ns, both ends included; blocks is the range of those that are shown.
+    """
+
+    def __init__(self, columns: int, rows: int, times: tuple[int, int], blocks: range) -> None:
+        self.columns, self.rows = columns, rows
+        self._start_ns, end_ns = times
+        self._span_ns = max(end_ns - self._start_ns, 1)
+        self._blocks = blocks
+        self.written = [array("Q", bytes(8 * columns)) for _ in range(rows)]
+        self.cleared = [array("Q", bytes(8 * columns)) for _ in range(rows)]
+
+    def add(self, descriptor: Descriptor) -> None:
+        """Count a segment of a time that is shown. What lies at other places is left out."""
+        column = min((descriptor.time_ns - self._start_ns) * self.columns // self._span_ns, self.columns - 1)
+        first, total, rows = self._blocks.start, len(self._blocks), self.rows
+        pages = (head for head in descriptor.heads if head <= BLOCK_MASK)
+        for row, count in Counter((head - first) * rows // total for head in pages if head in self._blocks).items():
+            self.written[row][column] += count
+        if descriptor.page_count < len(descriptor.heads):
+            for head, argument in zip(descriptor.heads, descriptor.arguments, strict=True):
+                if head > BLOCK_MASK:
+                    self._clear(head & BLOCK_MASK, argument, column)
+
+    def _clear(self, block: int, count: int, column: int) -> None:
+        first, total = self._blocks.start, len(self._blocks)
+        start, end = max(block, first) - first, min(block + count, self._blocks.stop) - first
+        while start < end:
+            row = start * self.rows // total
+            # The first block of the next row.
+            stop = min(-(-(row + 1) * total // self.rows), end)
+            self.cleared[row][column] += stop - start
+            start = stop
+
+    def written_at(self) -> list[int]:
+        """Blocks by column."""
+        return [sum(column) for column in zip(*self.written, strict=True)]
+
+
+def touched_blocks(descriptors: Iterable[Descriptor]) -> range:
+    """From the first block that is written or cleared to the last."""
+    low, high = 2**64, 0
+    for descriptor in descriptors:
+        heads = descriptor.heads
+        if not heads:
+            continue
+        if descriptor.page_count == len(heads):
+            low, high = min(low, min(heads)), max(high, max(heads) + 1)
+            continue
+        for head, argument in zip(heads, descriptor.arguments, strict=True):
+            block = head & BLOCK_MASK
+            low, high = min(low, block), max(high, block + (1 if head <= BLOCK_MASK else argument))
+    return range(low, high) if low < high else range(0)

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Reads the live volume: newest page from ring, log or origin, whichever the map says.
+
+Ring pages are copied under the volume lock. Log and origin are read without
+it, optimistically: a log page proves itself by its checksum, an origin page
+by the block's entry in the map being unchanged afterwards.
+"""
+
+import enum
+from array import array
+from typing import NamedTuple
+
+from wbcache_core.device.file_device import Device
+from wbcache_core.errors import DamagedPageError, DeviceError
+from wbcache_core.log.reader import LogPiece, LogReader
+from wbcache_core.memory.block_map import LSN_MASK, ZERO_FLAG, LocationMap, entry_lsn
+from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.ring import RingBuffer
+from wbcache_core.memory.segment_table import SegmentTable
+from wbcache_core.units import MIB, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
+
+_CHUNK_PAGES = MIB >> PAGE_SHIFT
+_ZEROS = memoryview(bytes(MIB))
+
+
+class _Source(enum.Enum):
+    LOG, ORIGIN, UNKNOWN = range(3)
+
+
+class _Work(NamedTuple):
+    """What a look-up left to read without the lock. Indices count pages of the view."""
+
+    log: list[tuple[int, LogPiece]]
+    origin: list[tuple[int, int]]
+    entries: "array[int]"
+    sweeps: int
+
+
+def _run_length(entries: "array[int]", index: int) -> int:
+    """How many entries from index on are consecutive LSNs; a bisect of slices, for a loop over them takes longer."""
+    first = entries[index]
+    if index + 1 == len(entries) or entries[index + 1] != first + 1:
+        return 1
+    known, limit = 2, len(entries) - index
+    ascending = array("Q", range(first, first + limit))
+    while known < limit:
+        # Upwards, so that a whole run is one comparison.
+        middle = (known + limit + 1) // 2 if limit < len(ascending) else limit
+        if entries[index : index + middle] == ascending[:middle]:
+            known = middle
+        else:
+            limit = middle - 1
+    return known
+
+
+class VolumeReader:
+    def __init__(
+        self,
+        line: NumberLine,
+        ring: RingBuffer,
+        locations: LocationMap,
+        table: SegmentTable,
+        log: LogReader | None,
+        origin: Device,
+    ) -> None:
+        """log is None as long as there is no log, hence nothing in it; see attach_log()."""
+        self._line = line
+        self._ring = ring
+        self._map = locations  # guarded by the volume lock
+        self._table = table  # guarded by the volume lock
+        self._log = log
+        self._origin = origin
+
+    def attach_log(self, log: LogReader) -> None:
+        """The log exists from now on. Before the first write."""
+        self._log = log
+
+    def through(self, locations: LocationMap) -> "VolumeReader":
+        """A reader of the same ring, log and origin with another map, which does not change any more."""
+        return VolumeReader(self._line, self._ring, locations, self._table, self._log, self._origin)
+
+    def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
+        """Fill buffer from byte offset. Raises DeviceError, DamagedPageError."""
+        count = len(buffer)
+        view = memoryview(buffer)
+        if count == PAGE_BYTES and not offset & PAGE_MASK and self._read_page(view, offset):
+            return
+        position = 0
+        while position < count:
+            block, start = divmod(offset + position, PAGE_BYTES)
+            pages = min((count - position) >> PAGE_SHIFT, _CHUNK_PAGES)
+            if start or not pages:
+                taken = min(PAGE_BYTES - start, count - position)
+                view[position : position + taken] = self.read_block(block)[start : start + taken]
+            else:
+                taken = pages << PAGE_SHIFT
+                self._read_pages(block, view[position : position + taken])
+            position += taken
+
+    def _read_page(self, view: memoryview, offset: int) -> bool:
+        """The short way for one page: False where it has to be read as any other piece, and view is not filled.
+
+        This is the request whose cost counts most. What it does not decide at the first look is left to _read_pages().
+        """
+        line, block = self._line, offset >> PAGE_SHIFT
+        with line.lock:
+            entry = self._map.get(block)
+            if line.ring_start <= entry <= LSN_MASK and entry >= line.head - line.ring_pages:
+                view[:] = self._ring.page(entry)
+                return True
+            sweeps = self._map.sweeps
+            if is_on_origin := entry_lsn(entry) < line.oldest:
+                segment, page_sum = None, 0
+            elif entry > LSN_MASK:
+                return False
+            else:
+                segment = self._table.locate(entry)
+                page_sum = self._table.page_sum(entry)
+        if is_on_origin:
+            self._origin.read_into(view, offset)
+            with line.lock:
+                return self._map.get(block) == entry and self._map.sweeps == sweeps
+        assert self._log and segment
+        return self._log.read_page(segment, entry, page_sum, view)
+
+    def read_block(self, block: int) -> bytearray:
+        """One whole page; beyond the end of the volume it is zeros. Raises as read_into()."""
+        page = bytearray(PAGE_BYTES)
+        self._read_pages(block, memoryview(page))
+        return page
+
+    def _read_pages(self, block: int, view: memoryview) -> None:
+        """Fill a view of whole pages, at most _CHUNK_PAGES, from a block on."""
+        todo = [(block, view)]
+        while todo:
+            block, view = todo.pop()
+            with self._line.lock:
+                work = self._look_up(block, view)
+            for index, piece in work.log:
+                part = view[index << PAGE_SHIFT : index + len(piece.page_sums) << PAGE_SHIFT]
+                source = self._read_log(piece, part, block + index)
+                if source is _Source.ORIGIN:
+                    work.origin.append((index, len(piece.page_sums)))
+                elif source is _Source.UNKNOWN:
+                    todo.append((block + index, part))
+            for index, count in work.origin:
+                part = view[index << PAGE_SHIFT : index + count << PAGE_SHIFT]
+                self._read_origin(block + index, part)
+                if not self._is_unchanged(block + index, work.entries[index : index + count], work.sweeps):
+                    todo.append((block + index, part))
+
+    def _is_unchanged(self, block: int, entries: "array[int]", sweeps: int) -> bool:
+        """Whether nobody wrote the blocks since the look-up, so that the destager did not touch them on the origin."""
+        with self._line.lock:
+            return sweeps == self._map.sweeps and self._map.entries(block, len(entries)) == entries
+
+    def _read_log(self, piece: LogPiece, view: memoryview, block: int) -> "_Source":
+        """LOG when view is filled, otherwise where its pages have to be looked for. Raises as read_into()."""
+        assert self._log
+        try:
+            self._log.read_into(piece, view)
+            return _Source.LOG
+        except (DamagedPageError, DeviceError) as error:
+            with self._line.lock:
+                if piece.lsn < self._line.oldest:
+                    # Its place in the log was reclaimed meanwhile.
+                    return _Source.UNKNOWN
+                if piece.lsn < self._line.destaged:
+                    # What the log has lost here, the origin has.
+                    return _Source.ORIGIN
+            if not isinstance(error, DamagedPageError):
+                raise
+            offset = block + max(error.lsn - piece.lsn, 0) << PAGE_SHIFT
+            raise DamagedPageError(
+                f"the 4096 bytes of the volume at {offset} are lost: {error}; write them anew, from a backup", error.lsn
+            ) from None
+
+    def _look_up(self, block: int, view: memoryview) -> _Work:
+        """Copy what is in the ring or zero, and say where the rest is. Volume lock held."""
+        line = self._line
+        oldest, ring_floor = line.oldest, line.ring_floor
+        entries = self._map.entries(block, len(view) >> PAGE_SHIFT)
+        work = _Work([], [], entries, self._map.sweeps)
+        index, total = 0, len(entries)
+        while index < total:
+            entry = entries[index]
+            stop = index + 1
+            if entry_lsn(entry) < oldest:
+                while stop < total and entry_lsn(entries[stop]) < oldest:
+                    stop += 1
+                work.origin.append((index, stop - index))
+            elif entry & ZERO_FLAG:
+                while stop < total and entries[stop] == entry:
+                    stop += 1
+                view[index << PAGE_SHIFT : stop << PAGE_SHIFT] = _ZEROS[: stop - index << PAGE_SHIFT]
+            else:
+                stop = index + _run_length(entries, index)
+                if entry >= ring_floor:
+                    self._ring.copy_out(entry, view[index << PAGE_SHIFT : stop << PAGE_SHIFT])
+                else:
+                    stop = self._find_in_log(work, index, entry, min(stop - index, ring_floor - entry))
+            index = stop
+        return work
+
+    def _find_in_log(self, work: _Work, index: int, lsn: int, count: int) -> int:
+        """Add a piece of at most count pages, all in one segment; returns the index after it. Volume lock held."""
+        segment = self._table.locate(lsn)
+        following = self._table.first_after(lsn)
+        count = min(count, (following or self._line.committed) - lsn)
+        work.log.append((index, LogPiece(lsn, segment, self._table.page_sums(lsn, count))))
+        return index + count
+
+    def _read_origin(self, block: int, view: memoryview) -> None:
+        offset = block << PAGE_SHIFT
+        inside = min(len(view), self._origin.size - offset)
+        if inside < len(view):
+            self._origin.read_into(view[:inside], offset)
+            view[inside:] = bytes(len(view) - inside)
+        else:
+            self._origin.read_into(view, offset)

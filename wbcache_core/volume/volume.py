@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The volume that clients see: read, write, trim, zero, flush at any byte alignment.
+
+A write takes its LSN and enters the map under one hold of the volume lock, so
+the map never follows completion order. Offsets and lengths are bytes. Every
+method raises only RequestError and DeviceError.
+"""
+
+from wbcache_core.device.file_device import Device, Extent
+from wbcache_core.errors import OutOfRangeError
+from wbcache_core.flow.committer import Committer
+from wbcache_core.flow.throttle import Throttle
+from wbcache_core.format.segment import MAX_ENTRIES, TRIM, ZERO
+from wbcache_core.memory.block_map import HOLE_FLAG, LSN_MASK, ZERO_FLAG, LocationMap
+from wbcache_core.memory.cursors import LOG, ORIGIN, RAM, NumberLine
+from wbcache_core.memory.open_segment import PendingSegment
+from wbcache_core.memory.ring import RingBuffer
+from wbcache_core.units import PAGE_BYTES, PAGE_MASK, PAGE_SHIFT, pages_of
+from wbcache_core.volume.extents import ExtentMapper
+from wbcache_core.volume.reader import VolumeReader
+
+_CHUNK_PAGES = 64
+"""Pages copied under one hold of the lock (256 KiB)."""
+_RANGE_BLOCKS = 1 << 18
+"""Blocks that one range entry trims or zeroes (1 GiB): bounds the time the lock is held for the map."""
+_ZERO_PAGE = bytes(PAGE_BYTES)
+
+
+class Volume:
+    def __init__(
+        self,
+        line: NumberLine,
+        ring: RingBuffer,
+        locations: LocationMap,
+        reader: VolumeReader,
+        origin: Device,
+        throttle: Throttle,
+    ) -> None:
+        self.size = origin.size
+        self._line = line
+        self._ring = ring
+        self._map = locations  # guarded by the volume lock
+        self._reader = reader
+        self._origin = origin
+        self._extents = ExtentMapper(line, locations, origin)
+        self._throttle = throttle
+        self._committer: Committer | None = None
+        self._ack = RAM
+        self._flush = self._fua = LOG
+
+    def make_writable(self, committer: Committer, ack: int, flush: int, fua: int) -> None:
+        """Let writers in; levels as in config. Before the first write."""
+        self._committer = committer
+        self._ack, self._flush, self._fua = ack, flush, max(fua, ack)
+        with self._line.lock:
+            self._line.writable = True
+            self._line.refresh_limits()
+
+    def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
+        """Fill buffer from offset."""
+        if offset < 0 or offset + len(buffer) > self.size:
+            self._check_range(len(buffer), offset)
+        self._reader.read_into(buffer, offset)
+
+    def write(self, data: bytes | bytearray | memoryview, offset: int, fua: bool = False) -> None:
+        """Write data at offset; returns when the cursor of `ack`, or of `fua`, has passed it."""
+        count = len(data)
+        line = self._line
+        if not line.soft_limit:
+            self._throttle.pause(pages_of(count))
+        if count == PAGE_BYTES and not offset & PAGE_MASK and offset + PAGE_BYTES <= self.size:
+            # The same as _append() for one page: this is the request whose cost counts most.
+            block = offset >> PAGE_SHIFT
+            with line.lock:
+                if line.head + 2 > line.soft_limit:
+                    line.wait_for_room(2)
+                segment = line.open_segment or line.open_next_segment()
+                lsn = line.head
+                self._ring.put(lsn, data)
+                try:
+                    self._map.set_page(block, lsn)
+                    heads = segment.heads
+                    heads.append(block)
+                    line.head = end = lsn + 1
+                    if len(heads) == MAX_ENTRIES:
+                        line.close_segment()
+                except BaseException:
+                    self._end_writes(segment)
+                    raise
+        else:
+            self._check_range(count, offset)
+            end = self._write_pieces(memoryview(data), offset)
+        if fua or self._ack:
+            self._reach(end, self._fua if fua else self._ack)
+
+    def trim(self, count: int, offset: int, fua: bool = False) -> None:
+        """Discard: the range reads as zeros and is deallocated on the origin where possible."""
+        self._clear(TRIM, HOLE_FLAG | ZERO_FLAG, count, offset, fua)
+
+    def zero(self, count: int, offset: int, fua: bool = False, may_trim: bool = True) -> None:
+        """Zero a range; without may_trim it stays allocated on the origin. Always fast: one entry a GiB."""
+        if may_trim:
+            self._clear(TRIM, HOLE_FLAG | ZERO_FLAG, count, offset, fua)
+        else:
+            self._clear(ZERO, ZERO_FLAG, count, offset, fua)
+
+    def flush(self) -> None:
+        """Return when the cursor of `flush` has passed every request acknowledged before."""
+        with self._line.lock:
+            self._line.raise_if_log_failed()
+            end = self._line.head
+        self._reach(end, self._flush)
+
+    def extents(self, count: int, offset: int, only_one: bool = False) -> list[Extent]:
+        """Contiguous extents from offset, with only_one the first of them; they may stop short of count."""
+        self._check_range(count, offset)
+        return self._extents.extents(count, offset, only_one)
+
+    def prefetch(self, count: int, offset: int) -> None:
+        """Have the origin read ahead. What is in ring or log needs no help."""
+        self._check_range(count, offset)
+        self._origin.prefetch(offset, count)
+
+    def _check_range(self, count: int, offset: int) -> None:
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise OutOfRangeError(
+                f"request of {count} bytes at {offset} reaches beyond the end of the volume ({self.size} bytes)"
+            )
+
+    def _reach(self, end: int, level: int) -> None:
+        """Return when the cursor of that level has passed every LSN below end."""
+        if level >= LOG and self._committer:
+            self._committer.commit_until(end)
+        if level >= ORIGIN:
+            with self._line.lock:
+                self._line.wait_for_destaged(end)
+
+    def _write_pieces(self, data: memoryview, offset: int) -> int:
+        """Write any range as whole pages and patched ones; returns the LSN after the last."""
+        line = self._line
+        position, count, end = 0, len(data), line.head
+        while position < count:
+            at = offset + position
+            rest = count - position
+            start = at & PAGE_MASK
+            if not start and rest >= PAGE_BYTES:
+                pages = min(rest >> PAGE_SHIFT, _CHUNK_PAGES)
+                taken = pages << PAGE_SHIFT
+                with line.lock:
+                    line.wait_for_room(pages + 2)
+                    self._append(at >> PAGE_SHIFT, data[position : position + taken], pages)
+                    end = line.head
+            else:
+                taken = min(PAGE_BYTES - start, rest)
+                end = self._patch(at >> PAGE_SHIFT, start, data[position : position + taken])
+            position += taken
+        return end
+
+    def _append(self, block: int, data: bytes | bytearray | memoryview, count: int) -> None:
+        """Put whole pages at the head of the line. Lock held; there is room for them and two descriptors."""
+        line = self._line
+        if count > 1:
+            data = memoryview(data)
+        while count:
+            segment = line.open_segment or line.open_next_segment()
+            pages = min(count, segment.room)
+            lsn = line.head
+            if pages == 1:
+                self._ring.put(lsn, data if count == 1 else data[:PAGE_BYTES])
+            else:
+                self._ring.copy_in(lsn, data[: pages << PAGE_SHIFT])
+            try:
+                if pages == 1:
+                    self._map.set_page(block, lsn)
+                else:
+                    self._map.set_run(block, pages, lsn)
+                segment.add_pages(block, pages)
+                line.head = lsn + pages
+                if not segment.room:
+                    line.close_segment()
+            except BaseException:
+                self._end_writes(segment)
+                raise
+            block += pages
+            count -= pages
+            if count:
+                data = data[pages << PAGE_SHIFT :]
+
+    def _end_writes(self, segment: PendingSegment) -> None:
+        """Between map, segment and head a write has failed. Lock held.
+
+        The map may name LSNs that nobody has: no other write may get them. The segment is made to agree with `head`
+        again, so that what came before can be committed.
+        """
+        self._line.end_writes()
+        segment.cut(self._line.head)
+
+    def _patch(self, block: int, start: int, piece: memoryview) -> int:
+        """Log a page of which only piece, from byte start, is new; atomic against all other writers of the page.
+
+        Reads the old page without the lock and starts over when the block's entry changed meanwhile. An entry
+        never comes back to a value it had, unless the sweep of the map dropped it.
+        """
+        line, locations = self._line, self._map
+        base: bytes | bytearray | None = None
+        seen = swept = -1
+        while True:
+            with line.lock:
+                line.wait_for_room(2)
+                entry = locations.get(block)
+                lsn = entry & LSN_MASK
+                if entry & ZERO_FLAG and lsn >= line.oldest:
+                    base = _ZERO_PAGE
+                elif lsn >= line.ring_floor and not entry & ZERO_FLAG:
+                    base = bytes(self._ring.page(lsn))
+                elif base is None or (entry, locations.sweeps) != (seen, swept):
+                    base, seen, swept = None, entry, locations.sweeps
+                if base is not None:
+                    page = bytearray(base)
+                    page[start : start + len(piece)] = piece
+                    self._append(block, page, 1)
+                    return line.head
+            base = self._reader.read_block(block)
+
+    def _clear(self, kind: int, flags: int, count: int, offset: int, fua: bool) -> None:
+        """Trim or zero: a range entry for the whole pages, patches for the ends."""
+        self._check_range(count, offset)
+        end_offset = offset + count
+        first = pages_of(offset)
+        last = pages_of(end_offset) if end_offset == self.size else end_offset >> PAGE_SHIFT
+        end = self._line.head
+        if first >= last:
+            end = self._zero_pieces(offset, end_offset)
+        else:
+            end = self._zero_pieces(offset, first << PAGE_SHIFT)
+            for block in range(first, last, _RANGE_BLOCKS):
+                end = self._append_range(kind, flags, block, min(_RANGE_BLOCKS, last - block))
+            end = max(end, self._zero_pieces(last << PAGE_SHIFT, end_offset))
+        if fua or self._ack:
+            self._reach(end, self._fua if fua else self._ack)
+
+    def _zero_pieces(self, offset: int, end: int) -> int:
+        """Zero parts of pages, at most two."""
+        if offset >= end:
+            return 0
+        return self._write_pieces(memoryview(bytes(end - offset)), offset)
+
+    def _append_range(self, kind: int, flags: int, block: int, count: int) -> int:
+        """Log one range; returns the head, which a durable cursor has to reach."""
+        line = self._line
+        with line.lock:
+            line.wait_for_room(1)
+            if line.open_segment and not line.open_segment.takes_range:
+                line.close_segment()
+            segment = line.open_segment or line.open_next_segment()
+            try:
+                # The range stands at the LSN before it: later than every page up to there, earlier than the next.
+                self._map.set_all(block, count, flags | line.head - 1)
+                segment.add_range(kind, block, count)
+                if not segment.room:
+                    line.close_segment()
+            except BaseException:
+                self._end_writes(segment)
+                raise
+            return line.head
