@@ -98,11 +98,15 @@ REQUESTS = {
     "pages": lambda volume: volume.write(page(b"n") * 8, 0),
     "part of a page": lambda volume: volume.write(b"n" * 100, 50),
     "the 246th page": lambda volume: volume.write(page(b"n"), 0),
+    "the 247th page": lambda volume: volume.write(page(b"n"), 0),
     "two regions": lambda volume: volume.write(page(b"n") * 8, 2 * MIB - 4 * PAGE_BYTES),
     "a trim": lambda volume: volume.trim(2 * MIB + 5 * PAGE_BYTES, PAGE_BYTES),
     "zeros": lambda volume: volume.zero(8 * PAGE_BYTES, 0, may_trim=False),
 }
-ENTRIES = 246
+WRITTEN_BEFORE = {"the 246th page": 245, "the 247th page": 246}
+"""The last page of a segment and the first of the next; otherwise some pages are in the segment."""
+UNDISTURBED = {**QUIET, "commit_size": "3M"}
+"""No commit comes of itself in between."""
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)
@@ -110,9 +114,9 @@ def test_a_write(pair, request_name):
     """What is read after the failure, and after another write, is what a restart and the origin have."""
     struck = 0
     for countdown in lines(pair, b"o" * 4 * MIB):
-        cache = pair.start(**QUIET)
+        cache = pair.start(**UNDISTURBED)
         volume = cache.volume
-        before = ENTRIES - 1 if request_name.startswith("the ") else 3
+        before = WRITTEN_BEFORE.get(request_name, 3)
         for index in range(before):
             volume.write(page(b"%d" % (index % 10)), 3 * MIB + index * PAGE_BYTES)
         with error_at(countdown, WRITE, ("write", "trim", "zero")) as injection:

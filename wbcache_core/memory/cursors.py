@@ -268,8 +268,7 @@ class NumberLine:
         """A segment with the next LSN for its descriptor. Lock held; there is room and no open segment."""
         segment, end, now = PendingSegment(self.head), self.head + 1, time.monotonic()
         # What can fail for want of memory comes before: these two belong together.
-        self.open_segment = segment
-        self.head = end
+        self.open_segment, self.head = segment, end
         if not self.pending_since:
             self.pending_since = now
             if self.committer_idle:
