@@ -7,7 +7,7 @@ from unittest import mock
 
 from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.flow import destager
-from wbcache_core.format.log_entries import entries_of
+from wbcache_core.format.segment import KIND_NAMES
 from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS
 from wbcache_core.log.superblocks import SuperblockStore, format_log, newest, read_slots
 from wbcache_core.log.survey import Survey
@@ -161,12 +161,13 @@ class History:
         survey = self._survey()
         newest = {}
         for one in self.segments():
-            for entry in entries_of(survey.descriptor_of(one)):
-                newest |= dict.fromkeys(range(entry.block, entry.block + entry.blocks), (entry.kind, entry.lsn))
+            for entry in survey.descriptor_of(one).entries():
+                blocks = range(entry.block, entry.block + entry.blocks)
+                newest |= dict.fromkeys(blocks, (KIND_NAMES[entry.kind], entry.lsn))
         return [
             (entry.lsn - segment.first_lsn - 1, entry.block, newest[entry.block] == ("page", entry.lsn))
-            for entry in entries_of(survey.descriptor_of(segment))
-            if entry.kind == "page"
+            for entry in survey.descriptor_of(segment).entries()
+            if entry.checksum is not None
         ]
 
     def begin_batch(self, end):

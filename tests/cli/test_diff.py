@@ -11,7 +11,7 @@ import pytest
 from tests.cli.history import PAGE, History
 from tests.support import clients
 from tests.support.matching import same
-from wbcache_core.format.log_entries import entries_of
+from wbcache_core.format.segment import KIND_NAMES
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
 
@@ -22,8 +22,8 @@ def touched(history, start, end):
     blocks = {}
     for segment in history.segments():
         if min(start, end) <= segment.first_lsn < max(start, end):
-            for entry in entries_of(survey.descriptor_of(segment)):
-                blocks |= dict.fromkeys(range(entry.block, entry.block + entry.blocks), entry.kind)
+            for entry in survey.descriptor_of(segment).entries():
+                blocks |= dict.fromkeys(range(entry.block, entry.block + entry.blocks), KIND_NAMES[entry.kind])
     return blocks
 
 

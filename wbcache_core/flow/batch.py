@@ -11,7 +11,7 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.background import PIECE_PAGES, let_requests_run
-from wbcache_core.format.segment import BLOCK_MASK, KIND_SHIFT, TRIM, Descriptor
+from wbcache_core.format.segment import PAGE, TRIM, Descriptor
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
 _RUN_PAGES = 256
@@ -88,18 +88,16 @@ class DestageBatch:
 
     def _add(self, descriptor: Descriptor) -> None:
         index = descriptor.first_lsn + 1 - self.start_lsn
-        heads = descriptor.heads
-        if descriptor.page_count == len(heads):
-            self._sums[index : index + len(heads)] = array("Q", descriptor.arguments)
-            self._newest.update(zip(heads, range(index, index + len(heads)), strict=True))
+        end = index + descriptor.page_count
+        self._sums[index:end] = array("Q", descriptor.page_sums)
+        if not descriptor.has_ranges:
+            self._newest.update(zip(descriptor.heads, range(index, end), strict=True))
             return
-        for head, argument in zip(heads, descriptor.arguments, strict=True):
-            if head <= BLOCK_MASK:
-                self._sums[index] = argument
-                self._newest[head] = index
-                index += 1
+        for entry in descriptor.entries():
+            if entry.kind == PAGE:
+                self._newest[entry.block] = entry.lsn - self.start_lsn
             else:
-                self._clear(Clear(head & BLOCK_MASK, argument, head >> KIND_SHIFT == TRIM))
+                self._clear(Clear(entry.block, entry.blocks, entry.kind == TRIM))
 
     def _clear(self, clear: Clear) -> None:
         """Pages written before and inside are superseded; later ones are written after all clears."""

@@ -16,7 +16,9 @@ little-endian. docs/format.md has the grammar and a worked example.
 import struct
 import sys
 from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
@@ -32,6 +34,7 @@ RAW, ZSTD = 0, 1
 
 PAGE, TRIM, ZERO = 0, 1, 2
 """Kinds of entries: a page of data, a discarded range, a range of zeros that stays allocated."""
+KIND_NAMES = ("page", "trim", "zero")
 KIND_SHIFT = 56
 BLOCK_MASK = (1 << KIND_SHIFT) - 1
 
@@ -62,6 +65,27 @@ _NO_FRAME_BYTES = bytes(_FRAMES.size)
 _REST = tuple(bytes(_CHECKSUM_AT - _ENTRIES_AT - count * _ENTRY_BYTES) for count in range(MAX_ENTRIES + 1))
 """The zeros behind so many entries."""
 _KIND_LIMIT = (ZERO + 1) << KIND_SHIFT
+
+
+class Entry(NamedTuple):
+    """One entry of a segment: a page, with its checksum, or a trim or zero of so many `blocks`."""
+
+    kind: int
+    lsn: int
+    block: int
+    blocks: int
+    checksum: int | None
+
+
+def entries_of(first_lsn: int, heads: Iterable[int], arguments: Iterable[int]) -> Iterator[Entry]:
+    """The entries of the segment that starts with first_lsn, in order. A range stands at the LSN before it."""
+    lsn = first_lsn
+    for head, argument in zip(heads, arguments, strict=True):
+        if head <= BLOCK_MASK:
+            lsn += 1
+            yield Entry(PAGE, lsn, head, 1, argument)
+        else:
+            yield Entry(head >> KIND_SHIFT, lsn, head & BLOCK_MASK, argument, None)
 
 
 @dataclass(slots=True)
@@ -99,6 +123,28 @@ class Descriptor:
     def log_pages(self) -> int:
         """Pages that the segment takes in the log."""
         return 1 + pages_of(self.payload_bytes)
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether any entry is a trim or zero. Most segments have none, and are handled as a whole."""
+        return self.page_count != len(self.heads)
+
+    @property
+    def page_blocks(self) -> Sequence[int]:
+        """The blocks of the segment's pages, in LSN order."""
+        return [head for head in self.heads if head <= BLOCK_MASK] if self.has_ranges else self.heads
+
+    @property
+    def page_sums(self) -> Sequence[int]:
+        """The checksums of the segment's pages, in LSN order."""
+        if not self.has_ranges:
+            return self.arguments
+        pairs = zip(self.heads, self.arguments, strict=True)
+        return [argument for head, argument in pairs if head <= BLOCK_MASK]
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry, in order."""
+        return entries_of(self.first_lsn, self.heads, self.arguments)
 
 
 def encode(descriptor: Descriptor, page: memoryview) -> int:

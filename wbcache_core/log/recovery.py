@@ -9,7 +9,7 @@ stop ever reads older data from the log.
 import contextlib
 import gc
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
@@ -18,10 +18,8 @@ from wbcache_core.clock import Reading
 from wbcache_core.device.file_device import Device, aligned_buffer
 from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError, LaterVersionError, LogVersionError
 from wbcache_core.format.segment import (
-    BLOCK_MASK,
-    KIND_SHIFT,
     MAX_SEGMENT_PAGES,
-    TRIM,
+    PAGE,
     Descriptor,
     claimed_committed,
     decode,
@@ -30,7 +28,7 @@ from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.reader import LogReader, page_views
 from wbcache_core.log.window import LogWindow
 from wbcache_core.log.writer import COMMIT_PAGES, LogEnd, fit, next_places
-from wbcache_core.memory.block_map import HOLE_FLAG, ZERO_FLAG, LocationMap
+from wbcache_core.memory.block_map import CLEAR_FLAGS, LocationMap
 from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.segment_table import Located, SegmentTable
 from wbcache_core.units import PAGE_BYTES
@@ -102,7 +100,7 @@ class _SoundChain:
         if self.first is None:
             self._begin(descriptor)
             self.first = found
-        self.table.append(descriptor.first_lsn, found.place, descriptor.encoding, page_sums_of(descriptor))
+        self.table.append(descriptor.first_lsn, found.place, descriptor.encoding, descriptor.page_sums)
         self.covered.append(descriptor)
         self.last = found
         if self._kept is not None:
@@ -264,15 +262,7 @@ def is_whole(reader: LogReader, found: Found) -> bool:
     except DamagedPageError:
         return False
     sums = list(map(xxh3_64_intdigest, page_views(image[PAGE_BYTES:])))
-    return sums == list(page_sums_of(descriptor))
-
-
-def page_sums_of(descriptor: Descriptor) -> Sequence[int]:
-    """The checksums of a segment's pages in LSN order."""
-    if descriptor.page_count == len(descriptor.heads):
-        return descriptor.arguments
-    pairs = zip(descriptor.heads, descriptor.arguments, strict=True)
-    return [argument for head, argument in pairs if head <= BLOCK_MASK]
+    return sums == list(descriptor.page_sums)
 
 
 def _committed_according_to_later_segments(window: LogWindow, superblock: Superblock, place: int, head: int) -> int:
@@ -299,16 +289,12 @@ def apply_entries(
     descriptor: Descriptor, set_page: Callable[[int, int], None], set_all: Callable[[int, int, int], None]
 ) -> None:
     """Replay a segment's entries, in order, into anything with the map's set_page and set_all."""
-    lsn = descriptor.first_lsn
-    if descriptor.page_count == len(descriptor.heads):
-        for block in descriptor.heads:
-            lsn += 1
+    if not descriptor.has_ranges:
+        for lsn, block in enumerate(descriptor.heads, descriptor.first_lsn + 1):
             set_page(block, lsn)
         return
-    for head, argument in zip(descriptor.heads, descriptor.arguments, strict=True):
-        if head <= BLOCK_MASK:
-            lsn += 1
-            set_page(head, lsn)
+    for entry in descriptor.entries():
+        if entry.kind == PAGE:
+            set_page(entry.block, entry.lsn)
         else:
-            flags = ZERO_FLAG | HOLE_FLAG if head >> KIND_SHIFT == TRIM else ZERO_FLAG
-            set_all(head & BLOCK_MASK, argument, flags | lsn)
+            set_all(entry.block, entry.blocks, CLEAR_FLAGS[entry.kind] | entry.lsn)

@@ -23,6 +23,8 @@ from bisect import bisect_left
 
 from sortedcontainers import SortedDict
 
+from wbcache_core.format.segment import TRIM, ZERO
+
 REGION_SHIFT = 9
 REGION_BLOCKS = 1 << REGION_SHIFT
 REGION_MASK = REGION_BLOCKS - 1
@@ -30,6 +32,8 @@ REGION_MASK = REGION_BLOCKS - 1
 ZERO_FLAG = 1 << 63
 HOLE_FLAG = 1 << 62
 LSN_MASK = HOLE_FLAG - 1
+CLEAR_FLAGS = {TRIM: ZERO_FLAG | HOLE_FLAG, ZERO: ZERO_FLAG}
+"""Of a range entry, by its kind."""
 
 NO_REGION = 1 << 64 - REGION_SHIFT
 """Behind every region."""

@@ -15,10 +15,10 @@ from xxhash import xxh3_64_intdigest
 
 from wbcache_core.device.file_device import Device, aligned_buffer
 from wbcache_core.errors import DamagedLogError, DamagedPageError, DeviceError, LogRefusedError
-from wbcache_core.format.segment import BLOCK_MASK, MAX_SEGMENT_PAGES, OLDEST_VERSION, Descriptor
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES, OLDEST_VERSION, Descriptor
 from wbcache_core.format.superblock import SLOT_OFFSETS, Superblock
 from wbcache_core.log.reader import LogReader, page_views
-from wbcache_core.log.recovery import Found, Recovered, from_oldest, page_sums_of, recover
+from wbcache_core.log.recovery import Found, Recovered, from_oldest, recover
 from wbcache_core.log.superblocks import newest
 from wbcache_core.log.writer import fit
 from wbcache_core.memory.block_map import entry_lsn
@@ -245,12 +245,11 @@ class _Check:
 
     def _check_entries(self, descriptor: Descriptor) -> None:
         blocks = pages_of(self._superblock.origin_bytes)
-        for head, argument in zip(descriptor.heads, descriptor.arguments, strict=True):
-            block, count = head & BLOCK_MASK, 1 if head <= BLOCK_MASK else argument
-            if block + count > blocks or count == 0:
+        for entry in descriptor.entries():
+            if entry.block + entry.blocks > blocks or entry.blocks == 0:
                 self._find(
-                    f"segment with LSN {descriptor.first_lsn}: an entry of {count} blocks at block {block} is not "
-                    f"within the volume of {blocks} blocks"
+                    f"segment with LSN {descriptor.first_lsn}: an entry of {entry.blocks} blocks at block "
+                    f"{entry.block} is not within the volume of {blocks} blocks"
                 )
 
     def _check_pages(self, segments: list[Found]) -> None:
@@ -274,12 +273,11 @@ class _Check:
     def _find_bad_pages(self, found: Found, pages: memoryview | None) -> None:
         """Findings for the pages of a segment that fail their checksum; all of them where it cannot be unpacked."""
         descriptor = found.descriptor
-        expected = page_sums_of(descriptor)
+        expected = descriptor.page_sums
         sums = list(map(xxh3_64_intdigest, page_views(pages))) if pages is not None else None
         if sums == list(expected):
             return
-        blocks = [head for head in descriptor.heads if head <= BLOCK_MASK]
-        for index, block in enumerate(blocks):
+        for index, block in enumerate(descriptor.page_blocks):
             if sums is None or sums[index] != expected[index]:
                 lsn = descriptor.first_lsn + 1 + index
                 # What is below `destaged` is only a copy, or was passed over because its block was written anew.

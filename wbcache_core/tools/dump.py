@@ -7,8 +7,7 @@ import uuid
 from typing import Any, NamedTuple
 
 from wbcache_core.errors import ConfigError, FormatError
-from wbcache_core.format.log_entries import Entry, entries_of
-from wbcache_core.format.segment import RAW, Descriptor
+from wbcache_core.format.segment import KIND_NAMES, RAW, Descriptor, Entry
 from wbcache_core.format.superblock import DATA_START, MIN_LOG_BYTES, Superblock
 from wbcache_core.log.superblocks import newest, read_slots
 from wbcache_core.log.survey import Segment, Survey
@@ -99,7 +98,7 @@ def _print_segment(survey: Survey, segment: Segment, state: str, wanted: Filter,
         descriptor = survey.descriptor_of(segment)
     except FormatError:
         return
-    entries = [entry for entry in entries_of(descriptor) if wanted.wants_entry(entry.lsn, entry.block, entry.blocks)]
+    entries = [entry for entry in descriptor.entries() if wanted.wants_entry(entry.lsn, entry.block, entry.blocks)]
     if wanted.by_entry and not entries:
         return
     if as_json:
@@ -126,7 +125,7 @@ def _entry_line(entry: Entry) -> str:
         what = f"page block {entry.block}"
         checksum = f" xxh3 {entry.checksum:016x}"
     else:
-        what = f"{entry.kind} blocks {entry.block}-{entry.block + entry.blocks - 1}"
+        what = f"{KIND_NAMES[entry.kind]} blocks {entry.block}-{entry.block + entry.blocks - 1}"
         checksum = ""
     return f"  LSN {entry.lsn} {what} (byte {entry.block << PAGE_SHIFT}){checksum}"
 
@@ -156,7 +155,7 @@ def _segment_object(segment: Segment, descriptor: Descriptor, state: str) -> dic
 
 def _entry_object(segment: Segment, entry: Entry) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "type": entry.kind,
+        "type": KIND_NAMES[entry.kind],
         "segment": segment.first_lsn,
         "lsn": entry.lsn,
         "block": entry.block,

@@ -5,7 +5,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable
 
-from wbcache_core.format.segment import BLOCK_MASK, Descriptor
+from wbcache_core.format.segment import PAGE, Descriptor
 
 
 class WriteDensity:
@@ -26,13 +26,12 @@ class WriteDensity:
         """Count a segment of a time that is shown. What lies at other places is left out."""
         column = min((descriptor.time_ns - self._start_ns) * self.columns // self._span_ns, self.columns - 1)
         first, total, rows = self._blocks.start, len(self._blocks), self.rows
-        pages = (head for head in descriptor.heads if head <= BLOCK_MASK)
-        for row, count in Counter((head - first) * rows // total for head in pages if head in self._blocks).items():
+        shown = (block for block in descriptor.page_blocks if block in self._blocks)
+        for row, count in Counter((block - first) * rows // total for block in shown).items():
             self.written[row][column] += count
-        if descriptor.page_count < len(descriptor.heads):
-            for head, argument in zip(descriptor.heads, descriptor.arguments, strict=True):
-                if head > BLOCK_MASK:
-                    self._clear(head & BLOCK_MASK, argument, column)
+        for entry in descriptor.entries() if descriptor.has_ranges else ():
+            if entry.kind != PAGE:
+                self._clear(entry.block, entry.blocks, column)
 
     def _clear(self, block: int, count: int, column: int) -> None:
         first, total = self._blocks.start, len(self._blocks)
@@ -53,13 +52,8 @@ def touched_blocks(descriptors: Iterable[Descriptor]) -> range:
     """From the first block that is written or cleared to the last."""
     low, high = 2**64, 0
     for descriptor in descriptors:
-        heads = descriptor.heads
-        if not heads:
-            continue
-        if descriptor.page_count == len(heads):
-            low, high = min(low, min(heads)), max(high, max(heads) + 1)
-            continue
-        for head, argument in zip(heads, descriptor.arguments, strict=True):
-            block = head & BLOCK_MASK
-            low, high = min(low, block), max(high, block + (1 if head <= BLOCK_MASK else argument))
+        if blocks := descriptor.page_blocks:
+            low, high = min(low, min(blocks)), max(high, max(blocks) + 1)
+        for entry in descriptor.entries() if descriptor.has_ranges else ():
+            low, high = min(low, entry.block), max(high, entry.block + entry.blocks)
     return range(low, high) if low < high else range(0)

@@ -11,7 +11,7 @@ from wbcache_core.errors import OutOfRangeError
 from wbcache_core.flow.committer import Committer
 from wbcache_core.flow.throttle import Throttle
 from wbcache_core.format.segment import MAX_ENTRIES, TRIM, ZERO
-from wbcache_core.memory.block_map import HOLE_FLAG, LSN_MASK, ZERO_FLAG, LocationMap
+from wbcache_core.memory.block_map import CLEAR_FLAGS, LSN_MASK, ZERO_FLAG, LocationMap
 from wbcache_core.memory.cursors import LOG, ORIGIN, RAM, NumberLine
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.ring import RingBuffer
@@ -95,14 +95,14 @@ class Volume:
 
     def trim(self, count: int, offset: int, fua: bool = False) -> None:
         """Discard: the range reads as zeros and is deallocated on the origin where possible."""
-        self._clear(TRIM, HOLE_FLAG | ZERO_FLAG, count, offset, fua)
+        self._clear(TRIM, count, offset, fua)
 
     def zero(self, count: int, offset: int, fua: bool = False, may_trim: bool = True) -> None:
         """Zero a range; without may_trim it stays allocated on the origin. Always fast: one entry a GiB."""
         if may_trim:
-            self._clear(TRIM, HOLE_FLAG | ZERO_FLAG, count, offset, fua)
+            self._clear(TRIM, count, offset, fua)
         else:
-            self._clear(ZERO, ZERO_FLAG, count, offset, fua)
+            self._clear(ZERO, count, offset, fua)
 
     def flush(self) -> None:
         """Return when the cursor of `flush` has passed every request acknowledged before."""
@@ -222,7 +222,7 @@ class Volume:
                     return line.head
             base = self._reader.read_block(block)
 
-    def _clear(self, kind: int, flags: int, count: int, offset: int, fua: bool) -> None:
+    def _clear(self, kind: int, count: int, offset: int, fua: bool) -> None:
         """Trim or zero: a range entry for the whole pages, patches for the ends."""
         self._check_range(count, offset)
         end_offset = offset + count
@@ -234,7 +234,7 @@ class Volume:
         else:
             end = self._zero_pieces(offset, first << PAGE_SHIFT)
             for block in range(first, last, _RANGE_BLOCKS):
-                end = self._append_range(kind, flags, block, min(_RANGE_BLOCKS, last - block))
+                end = self._append_range(kind, block, min(_RANGE_BLOCKS, last - block))
             end = max(end, self._zero_pieces(last << PAGE_SHIFT, end_offset))
         if fua or self._ack:
             self._reach(end, self._fua if fua else self._ack)
@@ -245,7 +245,7 @@ class Volume:
             return 0
         return self._write_pieces(memoryview(bytes(end - offset)), offset)
 
-    def _append_range(self, kind: int, flags: int, block: int, count: int) -> int:
+    def _append_range(self, kind: int, block: int, count: int) -> int:
         """Log one range; returns the head, which a durable cursor has to reach."""
         line = self._line
         with line.lock:
@@ -255,7 +255,7 @@ class Volume:
             segment = line.open_segment or line.open_next_segment()
             try:
                 # The range stands at the LSN before it: later than every page up to there, earlier than the next.
-                self._map.set_all(block, count, flags | line.head - 1)
+                self._map.set_all(block, count, CLEAR_FLAGS[kind] | line.head - 1)
                 segment.add_range(kind, block, count)
                 if not segment.room:
                     line.close_segment()

@@ -14,7 +14,6 @@ from xxhash import xxh3_64_intdigest
 
 from wbcache_core.device.file_device import Device, aligned_buffer
 from wbcache_core.errors import FormatError, SuperblockError, WrongPairError
-from wbcache_core.format.log_entries import entries_of
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
 from wbcache_core.format.superblock import SLOT_OFFSETS, Superblock, decode
 from wbcache_core.log.survey import Segment, Survey
@@ -273,7 +272,7 @@ class _Evidence:
         self._written: set[int] = set()
         for segment in chain:
             # The oldest blocks are the likeliest to have reached the origin.
-            for entry in entries_of(survey.descriptor_of(segment)):
+            for entry in survey.descriptor_of(segment).entries():
                 self.end_block = max(self.end_block, entry.block + entry.blocks)
                 if entry.checksum is None:
                     self._written |= {block for block in self._sampled if 0 <= block - entry.block < entry.blocks}

@@ -13,7 +13,6 @@ from xxhash import xxh3_64_intdigest
 
 from wbcache_core.device.file_device import Device, aligned_buffer
 from wbcache_core.errors import LogRefusedError
-from wbcache_core.format.log_entries import entries_of
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
 from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS, Superblock
 from wbcache_core.log.reader import LogReader
@@ -238,7 +237,7 @@ class _Planner:
                 if bad and segment.first_lsn >= known:
                     break
                 apply_entries(descriptor, self._locations.set_page, self._locations.set_all)
-                pages = [entry for entry in entries_of(descriptor) if entry.checksum is not None]
+                pages = [entry for entry in descriptor.entries() if entry.checksum is not None]
                 for entry in (pages[index] for index in bad):
                     self._damaged.append(_DamagedPage(segment, entry.lsn, entry.block, entry.checksum or 0))
                 prefix.append(segment)
@@ -268,7 +267,7 @@ class _Planner:
                 continue
             descriptor = self._survey.descriptor_of(segment)
             apply_entries(descriptor, self._later_locations.set_page, self._later_locations.set_all)
-            for entry in entries_of(descriptor):
+            for entry in descriptor.entries():
                 if entry.checksum in (None, _ZERO_PAGE_SUM) or self._locations.get(entry.block):
                     continue
                 page = self._lost(segment, entry.lsn, entry.block, entry.checksum or 0)

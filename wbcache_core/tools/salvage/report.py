@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
-from wbcache_core.format.log_entries import Entry, entries_of
+from wbcache_core.format.segment import Entry
 from wbcache_core.log.survey import Segment
 from wbcache_core.memory import moments
 from wbcache_core.tools.salvage.plan import LostPage, Plan
@@ -94,7 +94,7 @@ def _bytes(block: int, count: int) -> str:
 
 
 def _entries(plan: Plan, segment: Segment) -> list[Entry]:
-    return list(entries_of(plan.survey.descriptor_of(segment)))
+    return list(plan.survey.descriptor_of(segment).entries())
 
 
 def _runs(entries: Iterable[Entry]) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,6 @@ from xxhash import xxh3_64_intdigest
 from wbcache_core.errors import DamagedPageError
 from wbcache_core.format.segment import Descriptor
 from wbcache_core.log.reader import LogPiece, LogReader, page_views
-from wbcache_core.log.recovery import page_sums_of
 from wbcache_core.log.survey import Segment
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
@@ -22,7 +21,7 @@ def load(reader: LogReader, segment: Segment, descriptor: Descriptor, image: mem
     except DamagedPageError:
         pass
     # A compressed segment cannot be unpacked as a whole: page by page, what does not need the bad frame.
-    for index, expected in enumerate(page_sums_of(descriptor)):
+    for index, expected in enumerate(descriptor.page_sums):
         lsn = segment.first_lsn + 1 + index
         view = image[1 + index << PAGE_SHIFT : 2 + index << PAGE_SHIFT]
         try:
@@ -41,6 +40,6 @@ def damaged_pages(reader: LogReader, segment: Segment, descriptor: Descriptor, i
     sums = map(xxh3_64_intdigest, page_views(view[PAGE_BYTES:]))
     return [
         index
-        for index, (found, expected) in enumerate(zip(sums, page_sums_of(descriptor), strict=True))
+        for index, (found, expected) in enumerate(zip(sums, descriptor.page_sums, strict=True))
         if found != expected
     ]
