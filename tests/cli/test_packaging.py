@@ -2,6 +2,7 @@
 """What the packages say about the command and the version, against the command and the version."""
 
 import argparse
+import shutil
 import subprocess
 
 import pytest
@@ -56,3 +57,18 @@ def test_the_help_in_nbdkit_names_parameters_that_exist():
     assert {"origin", "log"} <= set(names)
     manual = (REPOSITORY / "docs" / "nbdkit-wbcache-plugin.1").read_text().replace("\\-", "-")
     assert not [name for name in names if f"{name}=" not in manual]
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [((), 7), (("dist",), 7), (("--suffix", "+1"), 7), (("-x",), 2), (("--suffix",), 2)]
+)
+def test_build_deb_takes_a_folder_or_none(tmp_path, words, status):
+    """Up to where it installs what it needs, which ends it here with 7."""
+    for folder in ("packaging", "examples"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(PACKAGING / "build-deb", tmp_path / "packaging")
+    installing = tmp_path / "examples" / "install-packages.sh"
+    installing.write_text("#!/bin/sh\nexit 7\n")
+    installing.chmod(0o755)
+    command = [tmp_path / "packaging" / "build-deb", *words]
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, cwd=tmp_path, timeout=30).returncode == status
