@@ -78,6 +78,7 @@ from wbcache_core.server.config import Config
 from wbcache_core.server.control.commands import COMMANDS, TOO_LONG, ControlCommands
 from wbcache_core.server.control.server import ControlServer
 from wbcache_core.server.control.socket import ControlSocket
+from wbcache_core.server.writers import Writers
 from wbcache_core.units import MIB, PAGE_BYTES, quoted
 
 API_VERSION = 2
@@ -88,11 +89,14 @@ sys.tracebacklimit = 0
 
 _FUA = nbdkit.FLAG_FUA
 _LARGEST_REQUEST = 32 * MIB
+_LONGEST_DESCRIPTION = 1000
+"""Characters; NBD has room for 4096 bytes."""
 _SNAPSHOT = "@"
 """The name of an export that is a past moment: this, and WHEN."""
 
 _config = Config()
 _cache = None
+_writers = None
 _client_sockets = None
 _watcher = None
 _control = None
@@ -142,11 +146,13 @@ def _failure(error):
 class Connection:
     """What one client has open: the live volume or a snapshot. A callback works on `target`."""
 
-    __slots__ = ("pin", "snapshot", "target", "thread_states")
+    __slots__ = ("pin", "read_only", "snapshot", "target", "thread_states")
 
-    def __init__(self, target, snapshot=None):
+    def __init__(self, target, snapshot=None, read_only=""):
+        """`read_only`: why this client may not write to the live volume, or empty."""
         self.target = target
         self.snapshot = snapshot
+        self.read_only = read_only
         self.thread_states = ThreadStatePin(_config.pin_thread_state)
         self.pin = self.thread_states.pin
 
@@ -197,10 +203,12 @@ def config_complete():
 
 
 def get_ready():
-    global _cache, _client_sockets, _control_socket
+    global _cache, _writers, _client_sockets, _control_socket
     allow_more_descriptors()
     _client_sockets = ClientSockets()
     _cache = Cache(_config)
+    _writers = Writers(_cache)
+    _writers.check_user()
     if _config.control:
         _control_socket = ControlSocket(_config.control)
 
@@ -210,6 +218,10 @@ def after_fork():
     global _watcher, _control
     _watcher = ShutdownWatcher(_stop_requested, _send_clients_away)
     _watcher.start()
+    # With -u the user is another one now. Failing here would keep out those who only read (-r, --filter=cow), which do
+    # not show before they come; and once in the background nobody hears of it.
+    if _writers:
+        _writers.check_user()
     if _cache and _control_socket:
         commands = ControlCommands(_cache)
         _control = ControlServer(_control_socket, commands.answer, TOO_LONG, commands.tick)
@@ -252,9 +264,8 @@ def open(readonly):
         if name:
             name = quoted(name)
             raise ExportNameError(f"there is no export {name}: '' is the live volume, @WHEN a past moment of it")
-        if not readonly and _cache.is_writable:
-            _cache.activate()
-        return Connection(_cache.volume)
+        # nbdkit has no way to tell a client why it is refused. Of a read-only export each client says that itself.
+        return Connection(_cache.volume, read_only="" if readonly else _writers.admit())
     except Exception as error:
         failure = _failure(error)
     raise failure
@@ -296,6 +307,8 @@ def list_exports(readonly, is_tls):
 def export_description(h):
     if h.snapshot:
         return moments.describe(h.snapshot.generation)
+    if h.read_only:
+        return f"the live volume; read-only: {h.read_only}"[:_LONGEST_DESCRIPTION]
     oldest, newest, _ = _cache.window_ends()
     return "the live volume; " + moments.describe_window(oldest, newest)
 
@@ -309,7 +322,7 @@ def block_size(h):
 
 
 def can_write(h):
-    return h.snapshot is None and _cache.is_writable
+    return h.snapshot is None and not h.read_only
 
 
 def can_flush(h):

@@ -8,9 +8,19 @@ import pytest
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, GatedOrigin, in_background, wait_until
 from tests.support.local_pair import QUIET
-from wbcache_core.errors import ConfigError, DeviceInUseError, ReadOnlyError, RequestError, StoppedError, WrongPairError
+from wbcache_core.device.file_device import FileDevice
+from wbcache_core.errors import (
+    ConfigError,
+    DeviceError,
+    DeviceInUseError,
+    ReadOnlyError,
+    RequestError,
+    StoppedError,
+    WrongPairError,
+)
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config
+from wbcache_core.server.writers import Writers
 from wbcache_core.units import MIB, PAGE_BYTES
 
 
@@ -45,6 +55,35 @@ def test_a_dirty_log_is_served_and_stays_as_it_is_until_activated(pair):
     cache.stop()
     assert pair.log.read_bytes() == before
     assert pair.origin.read_bytes() == b"o" * MIB
+
+
+@pytest.mark.parametrize("call", ["write", "sync"])
+@pytest.mark.parametrize("is_dirty", [False, True])
+def test_while_the_log_cannot_be_prepared_clients_can_read(pair, monkeypatch, call, is_dirty):
+    """And the first one for which it can may write."""
+    pair.make_origin(b"o" * MIB)
+    volume = bytearray(b"o" * MIB)
+    if is_dirty:
+        pair.start(**QUIET).volume.write(b"n" * PAGE_BYTES, 0, fua=True)
+        pair.abandon()
+        volume[:PAGE_BYTES] = b"n" * PAGE_BYTES
+    cache = Cache(pair.config(**QUIET))
+    writers = Writers(cache)
+
+    def fail(device, *_arguments):
+        raise DeviceError(f"cannot {call} {device.role}: No space left on device", 28)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileDevice, call, fail)
+        for _ in range(2):
+            assert writers.admit() == f"cannot {call} log: No space left on device"
+            assert read(cache, MIB) == volume
+    assert writers.admit() == ""
+    cache.volume.write(b"m" * PAGE_BYTES, PAGE_BYTES)
+    volume[PAGE_BYTES : 2 * PAGE_BYTES] = b"m" * PAGE_BYTES
+    assert read(cache, MIB) == volume
+    cache.stop()
+    check_pair(pair.log, pair.origin)
 
 
 def test_readers_before_the_activation_go_on_after_it(pair):

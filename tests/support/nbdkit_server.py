@@ -168,6 +168,7 @@ class CachePair:
         self.folder = Path(folder)
         self.origin = self.folder / "origin.img"
         self.log = self.folder / "cache.log"
+        self.plugin = PLUGIN
         self._servers = []
 
     def make_origin(self, size, data=b""):
@@ -183,7 +184,7 @@ class CachePair:
         """Start nbdkit with the plugin; `ring_size="1M"` becomes ring-size=1M. Unless told, the log has 32 MiB."""
         settings = {"origin": self.origin, "log": self.log, "log_size": "32M", **parameters}
         words = [f"{key.replace('_', '-')}={value}" for key, value in settings.items()]
-        arguments = [*options, *(f"--filter={name}" for name in filters), "python", PLUGIN, *words]
+        arguments = [*options, *(f"--filter={name}" for name in filters), "python", self.plugin, *words]
         server = NbdkitServer(self.folder, [*arguments, *filter_parameters], lifetime_s, wait, prefix)
         self._servers.append(server)
         return server

@@ -464,24 +464,6 @@ class FileDevice:
         self._fd = self._direct_fd = self._io_fd = -1
 
 
-def create_file(path: str, length: int) -> None:
-    """A new sparse file that only its owner can read. Raises DeviceError, also when it exists; then leaves nothing."""
-    try:
-        fd = os.open(system_path(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.truncate(fd, length)
-            os.fsync(fd)
-            sync_folder(system_path(os.path.dirname(path)))
-        except OSError:
-            os.unlink(system_path(path))
-            raise
-        finally:
-            os.close(fd)
-    except OSError as error:
-        value = error.errno or errno.EIO
-        raise DeviceError(f"cannot create log '{path}': {os.strerror(value)}; check the folder", value) from None
-
-
 def sync_folder(folder: str | bytes) -> None:
     """Make new names in a folder durable, where there is a way. Raises OSError where that was tried and failed."""
     fd = -1

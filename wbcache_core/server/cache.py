@@ -17,7 +17,8 @@ from typing import Any
 
 from wbcache_core import clock
 from wbcache_core.clock import Reading
-from wbcache_core.device.file_device import Device, FileDevice, create_file, system_path
+from wbcache_core.device.file_device import Device, FileDevice, system_path
+from wbcache_core.device.log_file import create_file
 from wbcache_core.device.name import is_uri
 from wbcache_core.errors import (
     ConfigError,
@@ -107,6 +108,11 @@ class Cache:
     def is_writable(self) -> bool:
         """Whether activate() can succeed at all."""
         return self._origin.writable and (self._log is None or self._log.writable)
+
+    @property
+    def missing_log(self) -> str:
+        """The path of a log that activate() has to make; empty where there is one."""
+        return "" if self._log else self._config.log
 
     @property
     def can_trim(self) -> bool:

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from wbcache_core.device import file_device
-from wbcache_core.device.file_device import FileDevice, aligned_buffer, create_file
+from wbcache_core.device.file_device import FileDevice, aligned_buffer
 from wbcache_core.errors import ConfigError, DeviceError, DeviceInUseError
 from wbcache_core.units import KIB, MIB, PAGE_BYTES
 
@@ -392,43 +392,6 @@ def test_is_file_under_any_name(path, tmp_path, opened):
     assert device.is_file(str(tmp_path / "other-name"))
     assert not device.is_file(str(tmp_path / "copy"))
     assert not device.is_file(str(tmp_path / "missing"))
-
-
-def test_create_file(tmp_path):
-    path = tmp_path / "log"
-    create_file(str(path), 5 * MIB)
-    status = path.stat()
-    assert (status.st_size, status.st_blocks, status.st_mode & 0o777) == (5 * MIB, 0, 0o600)
-    with pytest.raises(DeviceError, match=r"cannot create log .*File exists"):
-        create_file(str(path), 5 * MIB)
-    assert path.stat().st_size == 5 * MIB
-
-
-def test_create_file_that_cannot_be_made_leaves_nothing(tmp_path, monkeypatch):
-    with pytest.raises(DeviceError, match="cannot create log"):
-        create_file(str(tmp_path / "missing" / "log"), MIB)
-    monkeypatch.setattr(os, "truncate", fail_with(errno.EFBIG))
-    with pytest.raises(DeviceError, match="too large"):
-        create_file(str(tmp_path / "log"), MIB)
-    assert not list(tmp_path.iterdir())
-
-
-def test_create_file_in_a_folder_that_cannot_be_synced(tmp_path, monkeypatch):
-    real = os.fsync
-
-    def fsync(fd):
-        if os.path.isdir(f"/proc/self/fd/{fd}"):
-            raise OSError(value, os.strerror(value))
-        real(fd)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    for value in (errno.EINVAL, errno.EBADF, errno.EACCES):
-        create_file(str(tmp_path / str(value)), MIB)
-        (tmp_path / str(value)).unlink()
-    value = errno.EIO
-    with pytest.raises(DeviceError, match="cannot create log"):
-        create_file(str(tmp_path / "log"), MIB)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("through", ["write", "write_bulk", "read"])

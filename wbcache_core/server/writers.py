@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Whether clients may write: tried for each client, and foreseen when the server starts.
+
+nbdkit cannot tell clients that write from those that only read before they
+do so, and has no way to tell a client why it is refused. So where writers
+cannot be let in, the volume is served read-only. Then every client says by
+itself what is the matter, and those that only read are not kept away.
+"""
+
+import logging
+
+from wbcache_core.device.log_file import check_creatable
+from wbcache_core.errors import DeviceError
+from wbcache_core.server.cache import Cache
+
+_log = logging.getLogger("wbcache")
+
+
+class Writers:
+    """`_foretold` is for the one thread that starts the server; the rest for any thread."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._foretold = ""
+
+    def admit(self) -> str:
+        """Let writers in; returns why the volume is read-only to this client, or ''.
+
+        What failed is tried again for the next client. Raises what Cache.activate() raises, but for DeviceError.
+        """
+        if not self._cache.is_writable:
+            return "origin or log cannot be written"
+        try:
+            self._cache.activate()
+        except DeviceError as error:
+            _log.error("the volume is served read-only: %s", error)
+            return str(error)
+        return ""
+
+    def check_user(self) -> None:
+        """Say what the first client is going to find out, if the user that this runs as cannot make the log.
+
+        Called again, perhaps as another user, it says only what is new.
+        """
+        path = self._cache.missing_log
+        if not (path and self._cache.is_writable):
+            return
+        try:
+            check_creatable(path)
+        except DeviceError as error:
+            if str(error) != self._foretold:
+                self._foretold = str(error)
+                _log.error("the volume is going to be served read-only: %s", error)
