@@ -6,7 +6,8 @@ import uuid
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core.device.file_device import FileDevice, aligned_buffer
+from wbcache_core.device.device import aligned_buffer
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.format.segment import MAX_ENTRIES, RAW, Descriptor, encode
 from wbcache_core.format.superblock import DATA_START, SAMPLE_COUNT, Superblock
 from wbcache_core.log.superblocks import SuperblockStore, format_log

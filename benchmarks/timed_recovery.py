@@ -6,7 +6,7 @@ import sys
 import time
 
 from tests.support import clients
-from wbcache_core.device.file_device import aligned_buffer
+from wbcache_core.device.device import aligned_buffer
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config
 from wbcache_core.units import MIB

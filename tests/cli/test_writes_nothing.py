@@ -7,7 +7,8 @@ from tests.cli.history import History
 from tests.support import clients
 from tests.support.nbdkit_server import CachePair
 from tests.support.refusal import unchanged
-from wbcache_core.device.file_device import FileDevice, aligned_buffer
+from wbcache_core.device.device import aligned_buffer
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import DeviceError, DeviceInUseError
 
 LOOKING = (

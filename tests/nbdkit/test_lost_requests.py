@@ -131,7 +131,8 @@ def test_a_flush_that_waits_for_the_origin_waits_for_lost_writes(pair, folder, i
 
 WRITER = """
 import sys
-from wbcache_core.device.file_device import FileDevice, aligned_buffer
+from wbcache_core.device.device import aligned_buffer
+from wbcache_core.device.file_device import FileDevice
 device, page = FileDevice(sys.argv[1], "origin"), aligned_buffer(4096)
 page[:] = b"w" * 4096
 print("ready", flush=True)

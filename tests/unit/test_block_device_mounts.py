@@ -8,7 +8,8 @@ import pytest
 
 from tests.support import clients, mounts
 from tests.support.faulty_devices import small_file_system
-from wbcache_core.device.file_device import FileDevice, aligned_buffer
+from wbcache_core.device.device import aligned_buffer
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import DeviceError, DeviceInUseError
 from wbcache_core.units import MIB, PAGE_BYTES
 

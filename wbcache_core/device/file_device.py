@@ -1,31 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The one seam to the operating system: everything that touches a file or block device.
-
-`Device` is what the rest of the core relies on; `FileDevice` is the real one,
-the tests bring a simulated one. Offsets and lengths are bytes. A method that
-returns has done all that it was asked; otherwise it raises DeviceError.
-"""
+"""Files and block devices: the one place that reads and writes their content."""
 
 import contextlib
 import ctypes
 import errno
 import fcntl
 import logging
-import mmap
 import os
 import stat
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from pathlib import Path
 
 from wbcache_core.device.bulk_writes import NOT_TAKEN, KernelAio
-from wbcache_core.device.discard import can_discard
+from wbcache_core.device.device import Extent, Write, aligned_buffer
 from wbcache_core.device.image_claim import NO_LOCKS, claim, describe_holders
 from wbcache_core.device.optional_requests import BULK, MAP, TRIM, ZERO, OptionalRequests
 from wbcache_core.errors import ConfigError, DeviceError, DeviceInUseError
 from wbcache_core.units import MIB, PAGE_BYTES
-
-Extent = tuple[int, int, bool, bool]
-"""(offset, length, hole, zero) in bytes: `hole` is unallocated, `zero` reads as zeros."""
 
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024)
 _BULK_DEPTH = 128
@@ -34,6 +25,13 @@ _BLKROGET = 0x125E
 _NO_FOLDER_SYNC = NO_LOCKS | {errno.EACCES, errno.EISDIR, errno.EROFS}
 """What is answered by file systems that sync no folders (CIFS, 9p), and to users who may write to one and not read."""
 
+_SYSFS = "/sys/dev/block"
+_DISCARD_LIMITS = ("discard_max_bytes", "write_zeroes_max_bytes")
+"""Both have to be there: blocks that a device only discards may read as anything afterwards.
+
+Documentation/ABI/stable/sysfs-block of Linux. A limit of 0 is what the device cannot do.
+"""
+
 _log = logging.getLogger("wbcache")
 
 # Python's os module has only posix_fallocate, which cannot punch or zero. A CDLL call releases the GIL.
@@ -41,96 +39,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
-class Device(Protocol):
-    """What the core needs of an origin or a log device."""
-
-    name: str
-    size: int
-    writable: bool
-    can_trim: bool
-    """Whether zero() with may_trim deallocates; else it may have to write as many zeros."""
-
-    def read_into(self, view: memoryview, offset: int) -> None:
-        """Fill view from offset."""
-
-    def read_uncached_into(self, view: memoryview, offset: int) -> None:
-        """Like read_into, past every cache that can be passed; view is page aligned in memory."""
-
-    def write(self, views: Sequence[memoryview], offset: int) -> None:
-        """Write the views one behind the other from offset. Durable only after sync()."""
-
-    def sync(self) -> None:
-        """All that was written before is durable when this returns."""
-
-    def zero(self, offset: int, length: int, may_trim: bool) -> None:
-        """The range reads as zeros afterwards; with may_trim it is deallocated where possible."""
-
-    def extents(self, offset: int, length: int, most: int | None = None) -> list[Extent]:
-        """Contiguous extents that cover the range exactly, or the beginning of it: not less than the first `most`."""
-
-    def prefetch(self, offset: int, length: int) -> None:
-        """A hint that the range is going to be read."""
-
-    def grow(self, length: int) -> None:
-        """Make an empty device one of length bytes that read as zeros."""
-
-    @property
-    def settles_at(self) -> float:
-        """In seconds of time.monotonic(): until then requests that nobody waits for any more may change the device.
-
-        0.0 where there can be none. Write, zero and sync fail until then.
-        """
-
-    def suspect_requests(self) -> None:
-        """A process that was killed may have left requests under way: moves `settles_at` where that can be."""
-
-    def interrupt(self) -> None:
-        """The cache is stopping: calls that wait for something to come back give up soon."""
-
-    def close(self) -> None:
-        """Release the device and its lock. Idempotent."""
-
-
-Write = tuple[int, list[memoryview]]
-"""An offset and what to write there, one view behind the other."""
-
-
-@runtime_checkable
-class PipelinedDevice(Device, Protocol):
-    """A device on which one thread can have several writes under way."""
-
-    pipeline_depth: int
-    """More in one thread bring nothing."""
-    def write_many(
-        self, take: Callable[[], Write | None], fail: Callable[[Write, DeviceError], None], depth: int
-    ) -> None:
-        """Write what take() gives, in any order and up to depth at once, until it gives None.
-
-        What the device refuses goes to fail(). Raises DeviceLostError, StoppedError, and what take() and fail()
-        raise; none of the writes is under way any more then. Durable only after sync().
-        """
-
-
-@runtime_checkable
-class BulkDevice(Device, Protocol):
-    """A device that takes many writes in one call."""
-
-    bulk_depth: int
-    """So many at most; 0 while it turns out that it does not."""
-
-    def write_bulk(self, writes: Sequence[Write]) -> list[tuple[Write, DeviceError]]:
-        """Carry out all writes, from writable memory, and return those that failed. Durable only after sync()."""
-
-
 def system_path(path: str) -> bytes:
     """What the kernel gets for a path: nbdkit hands paths over as UTF-8, and Python would refuse to encode them in the
     C locale that services start in."""
     return path.encode("utf-8", "surrogateescape")
-
-
-def aligned_buffer(length: int) -> memoryview:
-    """Page-aligned anonymous memory of length bytes, as O_DIRECT needs it."""
-    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 _ZEROS = aligned_buffer(MIB).toreadonly()
@@ -141,6 +53,25 @@ def _is_read_only(fd: int) -> bool:
     with contextlib.suppress(OSError):
         return fcntl.ioctl(fd, _BLKROGET, bytes(4)) != bytes(4)
     return False
+
+
+def can_discard(device_number: int) -> bool:
+    """Whether the block device with that number can deallocate blocks so that they read as zeros from then on.
+
+    True also where nobody says.
+    """
+    try:
+        return _has_discard_limits(device_number)
+    except OSError:
+        return True
+
+
+def _has_discard_limits(device_number: int) -> bool:
+    """Raises OSError where sysfs may not be read."""
+    folder = Path(_SYSFS, f"{os.major(device_number)}:{os.minor(device_number)}").resolve()
+    # A partition has the limits of its disk, in whose folder it is.
+    queue = next((queue for queue in (folder / "queue", folder.parent / "queue") if queue.is_dir()), None)
+    return queue is None or all((queue / name).read_text().strip() != "0" for name in _DISCARD_LIMITS)
 
 
 class FileDevice:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import nbd
 
-from wbcache_core.device.file_device import Write
+from wbcache_core.device.device import Write
 from wbcache_core.device.nbd_times import Patience
 from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, StoppedError
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import nbd
 
-from wbcache_core.device.file_device import Extent, Write
+from wbcache_core.device.device import Extent, Write
 from wbcache_core.device.nbd_connection import ALLOCATION, FLUSH, PIPELINE_DEPTH, NbdConnection, Part, Rules
 from wbcache_core.device.nbd_times import NbdTimes, Patience
 from wbcache_core.device.optional_requests import MAP, PREFETCH, TRIM, ZERO, OptionalRequests

@@ -8,7 +8,7 @@ tried again now and then. Nothing of this is written down: a server that starts 
 import logging
 import time
 from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from wbcache_core.errors import ControlError, DeviceError
 from wbcache_core.memory.block_map import LocationMap, entry_lsn
@@ -17,7 +17,6 @@ from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
 
 _log = logging.getLogger("wbcache")
 
-Facts: TypeAlias = dict[str, Any]
 
 CARRIED_AT_ONCE = 64
 """Blocks in one segment: a quarter of the smallest ring."""
@@ -164,7 +163,7 @@ class BadBlocks:
             "they are in the log alone, and everything else is on the origin; keep them together"
         )
 
-    def facts(self) -> Facts:
+    def facts(self) -> dict[str, Any]:
         """Ready for JSON: `bytes`, and `ranges` of like neighbours, the first ones."""
         now = time.monotonic()
         ranges = _ranges(self._blocks)[:_SHOWN]

@@ -11,13 +11,12 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.background import PIECE_PAGES, let_requests_run
-from wbcache_core.format.segment import PAGE, TRIM, Descriptor
-from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
+from wbcache_core.format.segment import PAGE, TRIM, ZERO_PAGE_SUM, Descriptor
+from wbcache_core.units import PAGE_SHIFT
 
 _RUN_PAGES = 256
 """Pages that one write to the origin carries at most (1 MiB)."""
 _REGION_SHIFT = 12
-_ZERO_PAGE_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))
 
 
 class Run(NamedTuple):
@@ -163,7 +162,7 @@ class DestageBatch:
             if index is not None:
                 return self._sums[index]
             if any(block in clear.blocks for clear in self.clears):
-                return _ZERO_PAGE_SUM
+                return ZERO_PAGE_SUM
             return None
 
         return changed

@@ -13,7 +13,7 @@ import time
 from typing import Any, NamedTuple
 
 from wbcache_core.background import PIECE_PAGES, let_requests_run
-from wbcache_core.device.file_device import aligned_buffer
+from wbcache_core.device.device import aligned_buffer
 from wbcache_core.errors import DamagedPageError, DeviceError, OriginFailedError, StoppedError
 from wbcache_core.flow.bad_blocks import BadBlocks
 from wbcache_core.flow.batch import DestageBatch

@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 
-from wbcache_core.device.connected_device import ConnectedDevice
-from wbcache_core.device.file_device import BulkDevice, Device, PipelinedDevice, Write
+from wbcache_core.device.device import BulkDevice, ConnectedDevice, Device, PipelinedDevice, Write
 from wbcache_core.errors import DeviceError, DeviceLostError, StoppedError
 from wbcache_core.flow.batch import Clear, DestageBatch
 from wbcache_core.pairing.fingerprint import sample_page
@@ -128,12 +127,12 @@ class OriginWriter:
         return self._connected.check_seconds if self._connected else float("inf")
 
     def check_idle(self) -> None:
-        """See connected_device.ConnectedDevice."""
+        """See device.ConnectedDevice."""
         if self._connected:
             self._connected.check_idle()
 
     def be_patient(self) -> None:
-        """See connected_device.ConnectedDevice."""
+        """See device.ConnectedDevice."""
         if self._connected:
             self._connected.be_patient()
 

@@ -59,6 +59,8 @@ assert _FRAMES.size == 64
 assert _ENTRIES_AT + MAX_ENTRIES * _ENTRY_BYTES == _CHECKSUM_AT
 assert FRAME_PAGES * FRAME_COUNT >= MAX_ENTRIES
 
+ZERO_PAGE_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))
+"""The checksum of a page of zeros."""
 _MAGIC_WORD = int.from_bytes(MAGIC, sys.byteorder)
 _NO_FRAMES = (0,) * FRAME_COUNT
 _NO_FRAME_BYTES = bytes(_FRAMES.size)

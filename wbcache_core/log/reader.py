@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import DamagedPageError, DeviceError, FormatError
 from wbcache_core.format.frames import unpack
 from wbcache_core.format.segment import FRAME_PAGES, Descriptor, decode

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.clock import Reading
-from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError, LaterVersionError, LogVersionError
 from wbcache_core.format.segment import (
     MAX_SEGMENT_PAGES,

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Any
 
-from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import FormatError, LogVersionError
 from wbcache_core.format.superblock import MAGIC, SLOT_OFFSETS, NewerVersionError, Superblock, decode, encode
 from wbcache_core.units import PAGE_BYTES

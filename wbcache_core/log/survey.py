@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sortedcontainers import SortedDict
 
 from wbcache_core.clock import Reading
-from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import FormatError
 from wbcache_core.format.segment import MAX_ENTRIES, RAW, Descriptor, decode, indices_with_magic
 from wbcache_core.format.superblock import DATA_START

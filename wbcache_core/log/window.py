@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from types import TracebackType
 
-from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import DeviceError
 from wbcache_core.format.segment import indices_with_magic
 from wbcache_core.log.reader import LogReader

@@ -12,7 +12,7 @@ from xxhash import xxh3_64_intdigest
 from wbcache_core import clock
 from wbcache_core.background import let_requests_run
 from wbcache_core.clock import Reading
-from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.format.frames import lengths_of
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, RAW, ZSTD, Descriptor, encode
 from wbcache_core.format.superblock import DATA_START

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from wbcache_core.clock import Reading
+from wbcache_core.format.superblock import Tag
 from wbcache_core.memory.timeline import Timeline
 
 
@@ -22,6 +23,11 @@ class Generation(NamedTuple):
     number: int
     end_lsn: int
     time_ns: int
+
+    @classmethod
+    def of(cls, tag: Tag) -> "Generation":
+        """The one that a tag names."""
+        return cls(tag.generation, tag.end_lsn, tag.time_ns)
 
 
 class Generations:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core.device.file_device import Device
+from wbcache_core.device.device import Device
 from wbcache_core.format.superblock import SAMPLE_COUNT
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from wbcache_core.device.file_device import Device, FileDevice, system_path
+from wbcache_core.device.device import Device
+from wbcache_core.device.file_device import FileDevice, system_path
 from wbcache_core.device.name import is_uri
 from wbcache_core.errors import FormatError
 from wbcache_core.format import origin_facts

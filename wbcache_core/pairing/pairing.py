@@ -8,7 +8,8 @@ from uuid import UUID
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core.device.file_device import Device, aligned_buffer, system_path
+from wbcache_core.device.device import Device, aligned_buffer
+from wbcache_core.device.file_device import system_path
 from wbcache_core.errors import (
     ConfigError,
     DamagedLogError,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection
 from typing import NamedTuple
 
-from wbcache_core.device.file_device import Device
+from wbcache_core.device.device import Device
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import Recovered, recover

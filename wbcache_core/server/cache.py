@@ -17,7 +17,8 @@ from typing import Any
 
 from wbcache_core import clock
 from wbcache_core.clock import Reading
-from wbcache_core.device.file_device import Device, FileDevice, system_path
+from wbcache_core.device.device import Device
+from wbcache_core.device.file_device import FileDevice, system_path
 from wbcache_core.device.log_file import create_file
 from wbcache_core.device.name import is_uri
 from wbcache_core.errors import (
@@ -55,6 +56,7 @@ from wbcache_core.pairing.recovery import RecoveredPair, recover_pair
 from wbcache_core.server import history
 from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import DESTAGE, HOLD, IN_USE, Config
+from wbcache_core.server.history import Facts
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size, pages_of
 from wbcache_core.volume.reader import VolumeReader
 from wbcache_core.volume.snapshot import Snapshot, Snapshots
@@ -314,14 +316,14 @@ class Cache:
         with self._line.lock:
             return self._covered.generations.oldest, self._covered.generations.newest, self._pins.tags
 
-    def history(self, query: history.Query) -> history.Facts:
+    def history(self, query: history.Query) -> Facts:
         """The window, what was written when, and the tags, ready for JSON."""
         with self._line.lock:
             choice = history.choose(self._covered, query)
             tags = self._pins.tags
         return history.describe(choice, tags)
 
-    def status(self) -> status_facts.Facts:
+    def status(self) -> Facts:
         """The state of everything at this moment, ready for JSON. Waits for no device."""
         volume = str(uuid.UUID(bytes=self._superblock.uuid))
         names = {"origin": self._origin.name, "log": self._config.log, "volume": volume}

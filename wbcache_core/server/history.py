@@ -15,6 +15,7 @@ from wbcache_core.memory.record_index import Records, Tally
 from wbcache_core.units import PAGE_SHIFT
 
 Facts: TypeAlias = dict[str, Any]
+"""What a running server says, ready for JSON."""
 _Span: TypeAlias = tuple[Generation, Generation]
 
 DEFAULT_ROWS, MOST_GROUPS, MOST_ROWS = 40, 200, 500
@@ -117,7 +118,7 @@ def _spans(generations: Generations, oldest: Generation, seconds: int, limit: in
 
 def describe(choice: Choice | None, tags: tuple[Tag, ...]) -> Facts:
     """Ready for JSON; docs/control-socket.md names the fields."""
-    named = [{"name": tag.name, **moment(Generation(*tag[1:]))} for tag in tags]
+    named = [{"name": tag.name, **moment(Generation.of(tag))} for tag in tags]
     if choice is None:
         return {"window": None, "tags": named, "group_seconds": None, "rows": [], "next": None}
     return {

@@ -2,7 +2,9 @@
 """What a running cache is doing, as it is at the moment somebody asks."""
 
 import time
-from typing import Any, NamedTuple, TypeAlias
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 from wbcache_core.flow.bad_blocks import BadBlocks
 from wbcache_core.flow.retention import Pins
@@ -10,11 +12,12 @@ from wbcache_core.flow.throttle import Throttle
 from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
-from wbcache_core.server.history import moment, window
+from wbcache_core.server.history import Facts, moment, window
 from wbcache_core.units import PAGE_SHIFT
 from wbcache_core.volume.snapshot import Snapshots
 
-Facts: TypeAlias = dict[str, Any]
+SAMPLE_SECONDS = 2.0
+_SAMPLES = 5
 
 
 class Counters(NamedTuple):
@@ -52,7 +55,7 @@ def gather(
     facts["throttling"]["destaging_seconds_per_page"] = throttle.seconds_per_page
     facts["window"] = window(oldest, newest, count) if oldest and newest else None
     facts["snapshots"] = [{**moment(generation), "opened": users} for generation, users in opened]
-    facts["tags"] = [{"name": tag.name, **moment(Generation(*tag[1:]))} for tag in tags]
+    facts["tags"] = [{"name": tag.name, **moment(Generation.of(tag))} for tag in tags]
     facts["origin_settles"] = max(settles_in, 0.0)
     facts["errors"] = {
         "log": str(log_error) if log_error else None,
@@ -69,3 +72,30 @@ def _state(line: NumberLine) -> str:
     if line.log_error:
         return "failed"
     return "writable" if line.writable else "read-only"
+
+
+class Rates:
+    """How fast counters have been growing during the last seconds.
+
+    For one thread, which calls sample() every SAMPLE_SECONDS.
+    """
+
+    def __init__(self, read: Callable[[], Counters]) -> None:
+        self._read = read
+        self._samples = deque([(time.monotonic(), read())], maxlen=_SAMPLES)
+
+    def sample(self) -> None:
+        """Look at the counters, if it is time to."""
+        now = time.monotonic()
+        if now - self._samples[-1][0] >= SAMPLE_SECONDS:
+            self._samples.append((now, self._read()))
+
+    def facts(self) -> dict[str, float]:
+        """Bytes a second since the oldest sample, and how many seconds that is."""
+        since, before = self._samples[0]
+        seconds = max(time.monotonic() - since, 0.001)
+        rates = {
+            f"{name}_bytes_per_second": (now - then << PAGE_SHIFT) / seconds
+            for name, now, then in zip(Counters._fields, self._read(), before, strict=True)
+        }
+        return {"seconds": seconds, **rates}

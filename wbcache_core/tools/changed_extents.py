@@ -5,7 +5,7 @@ import enum
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from wbcache_core.device.file_device import Device
+from wbcache_core.device.device import Device
 from wbcache_core.memory.block_map import (
     HOLE_FLAG,
     NO_REGION,

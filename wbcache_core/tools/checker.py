@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import DamagedLogError, DamagedPageError, DeviceError, LogRefusedError
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, OLDEST_VERSION, Descriptor
 from wbcache_core.format.superblock import SLOT_OFFSETS, Superblock

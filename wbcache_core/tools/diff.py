@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from wbcache_core.device.file_device import Device, FileDevice
+from wbcache_core.device.device import Device
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import LogRefusedError, WbcacheError
 from wbcache_core.memory.block_map import LocationMap
 from wbcache_core.memory.generations import Generation

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from wbcache_core import clock
-from wbcache_core.device.file_device import Device, FileDevice
+from wbcache_core.device.device import Device
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import ConfigError, DamagedLogError, DeviceError, OutsideWindowError
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import Found, from_oldest, recover

@@ -49,7 +49,7 @@ def gather_facts(log: ForgivingLog) -> Facts:
         facts |= _identity(superblock) | {"superblocks": _superblocks(slots)}
         facts["cursors"] = {name: getattr(superblock, name) for name in ("oldest", "destaged", "committed")}
         facts["origin_alone"] = _origin_alone(superblock)
-        facts["tags"] = [{"name": tag.name, **history.moment(Generation(*tag[1:]))} for tag in superblock.tags]
+        facts["tags"] = [{"name": tag.name, **history.moment(Generation.of(tag))} for tag in superblock.tags]
     try:
         if pairing.read_log(log) is None:
             facts["state"] = "blank"

@@ -4,7 +4,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from wbcache_core.device.file_device import Device, FileDevice
+from wbcache_core.device.device import Device
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.device.name import is_uri
 from wbcache_core.errors import ConfigError, DeviceError
 from wbcache_core.server.config import Config

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Collection
 from contextlib import ExitStack, suppress
 
-from wbcache_core.device.file_device import Device, FileDevice
+from wbcache_core.device.device import Device
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import DeviceError, ReadOnlyError, WbcacheError
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.superblocks import newest, read_slots

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from wbcache_core.device.file_device import Device, FileDevice
+from wbcache_core.device.device import Device
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import DeviceError, LogFullError, LogRefusedError, WbcacheError
 from wbcache_core.format.segment import MAX_ENTRIES, MAX_SEGMENT_PAGES, TRIM, ZERO
 from wbcache_core.log.superblocks import SuperblockStore

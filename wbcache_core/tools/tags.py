@@ -24,7 +24,7 @@ def run_tag(target: str, name: str, when: str | None) -> int:
     if is_socket(target):
         given = ask(target, "tag", name=name, **({"when": when} if when is not None else {}))["tag"]
     else:
-        given = history.moment(Generation(*offline_tags.tag(target, name, when)[1:]))
+        given = history.moment(Generation.of(offline_tags.tag(target, name, when)))
     print(f"tag '{name}': generation {given['generation']} ({given['time']})")
     return 0
 

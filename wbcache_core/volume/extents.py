@@ -8,7 +8,7 @@ extent at a time, of ranges of up to 2 GiB.
 from bisect import bisect_right
 from typing import NamedTuple
 
-from wbcache_core.device.file_device import Device, Extent
+from wbcache_core.device.device import Device, Extent
 from wbcache_core.memory.block_map import HOLE_FLAG, ZERO_FLAG, LocationMap, entry_lsn
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.units import GIB, KIB, MIB, PAGE_BYTES, PAGE_SHIFT

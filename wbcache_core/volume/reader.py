@@ -10,7 +10,7 @@ import enum
 from array import array
 from typing import NamedTuple
 
-from wbcache_core.device.file_device import Device
+from wbcache_core.device.device import Device
 from wbcache_core.errors import DamagedPageError, DeviceError
 from wbcache_core.log.reader import LogPiece, LogReader
 from wbcache_core.memory.block_map import LSN_MASK, ZERO_FLAG, LocationMap, entry_lsn

@@ -12,7 +12,7 @@ as long as it is open (see pins), so what the map does not have, or has below
 import threading
 
 from wbcache_core import clock
-from wbcache_core.device.file_device import Device, Extent
+from wbcache_core.device.device import Device, Extent
 from wbcache_core.errors import DeviceError, OutOfRangeError, RequestError, SnapshotEndedError
 from wbcache_core.flow.retention import Pin, Pins
 from wbcache_core.memory.block_map import LocationMap

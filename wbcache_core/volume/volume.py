@@ -6,7 +6,7 @@ the map never follows completion order. Offsets and lengths are bytes. Every
 method raises only RequestError and DeviceError.
 """
 
-from wbcache_core.device.file_device import Device, Extent
+from wbcache_core.device.device import Device, Extent
 from wbcache_core.errors import OutOfRangeError
 from wbcache_core.flow.committer import Committer
 from wbcache_core.flow.throttle import Throttle

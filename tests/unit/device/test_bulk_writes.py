@@ -12,7 +12,8 @@ import pytest
 from tests.support.faulty_devices import small_file_system
 from wbcache_core.device import bulk_writes, file_device
 from wbcache_core.device.bulk_writes import NOT_TAKEN, KernelAio
-from wbcache_core.device.file_device import FileDevice, aligned_buffer
+from wbcache_core.device.device import aligned_buffer
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.units import MIB, PAGE_BYTES
 
 SIZE = 4 * MIB

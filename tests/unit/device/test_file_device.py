@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from wbcache_core.device import file_device
-from wbcache_core.device.file_device import FileDevice, aligned_buffer
+from wbcache_core.device.device import aligned_buffer
+from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import ConfigError, DeviceError, DeviceInUseError
 from wbcache_core.units import KIB, MIB, PAGE_BYTES
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.clock import Reading
-from wbcache_core.device.file_device import aligned_buffer
+from wbcache_core.device.device import aligned_buffer
 from wbcache_core.errors import DamagedPageError, DeviceError
 from wbcache_core.format.segment import TRIM
 from wbcache_core.format.superblock import DATA_START

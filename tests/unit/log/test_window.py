@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbcache_core.device.file_device import aligned_buffer
+from wbcache_core.device.device import aligned_buffer
 from wbcache_core.errors import DeviceError
 from wbcache_core.format.segment import MAGIC
 from wbcache_core.format.superblock import DATA_START

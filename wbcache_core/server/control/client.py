@@ -6,11 +6,9 @@ import os
 import socket
 import stat
 import time
-from typing import Any, TypeAlias
 
 from wbcache_core.errors import ControlError
-
-Facts: TypeAlias = dict[str, Any]
+from wbcache_core.server.history import Facts
 
 _PATIENCE_S = 120
 """A tag is durable before it is answered, which takes as long as the log device takes."""

@@ -8,19 +8,17 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 from wbcache_core import __version__
 from wbcache_core.errors import ConfigError, ControlError, WbcacheError
 from wbcache_core.memory.generations import Generation
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.control.server import LONGEST_LINE, Answer
-from wbcache_core.server.history import DEFAULT_ROWS, Query, moment
-from wbcache_core.server.rates import Rates
+from wbcache_core.server.history import DEFAULT_ROWS, Facts, Query, moment
+from wbcache_core.server.status import Rates
 
 _log = logging.getLogger("wbcache")
 
-Facts: TypeAlias = dict[str, Any]
 
 COMMANDS: dict[str, dict[str, type]] = {
     "status": {},
@@ -121,7 +119,7 @@ class ControlCommands:
     def _tag(self, name: str, when: str | None) -> Facts:
         tag = self._cache.tag(name, when)
         _log.info("tag '%s' given to generation %d", tag.name, tag.generation)
-        return {"tag": {"name": tag.name, **moment(Generation(*tag[1:]))}}
+        return {"tag": {"name": tag.name, **moment(Generation.of(tag))}}
 
     def _give_up(self, offset: int, length: int) -> Facts:
         byte_count, is_done = self._cache.give_up(offset, length)

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import FormatError, SuperblockError, WrongPairError
-from wbcache_core.format.segment import MAX_SEGMENT_PAGES
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES, ZERO_PAGE_SUM
 from wbcache_core.format.superblock import SLOT_OFFSETS, Superblock, decode
 from wbcache_core.log.survey import Segment, Survey
 from wbcache_core.memory import moments
@@ -26,7 +26,6 @@ from wbcache_core.units import PAGE_BYTES, pages_of
 UNCERTAIN_LOG = "uncertain-log"
 
 _COMPARED_BLOCKS = 64
-_ZERO_PAGE_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))
 
 
 class Doubt(NamedTuple):
@@ -284,10 +283,10 @@ class _Evidence:
 
     def matching_pages(self) -> tuple[int, int]:
         """How many of how many blocks of the origin are as some segment has them; zeros prove nothing."""
-        compared = {block: sums for block, sums in self._versions.items() if sums != {_ZERO_PAGE_SUM}}
+        compared = {block: sums for block, sums in self._versions.items() if sums != {ZERO_PAGE_SUM}}
         found = [sample_page(self._origin, block) for block in compared]
         return sum(
-            sum_ in sums and sum_ != _ZERO_PAGE_SUM for sum_, sums in zip(found, compared.values(), strict=True)
+            sum_ in sums and sum_ != ZERO_PAGE_SUM for sum_, sums in zip(found, compared.values(), strict=True)
         ), len(compared)
 
     def matching_samples(self) -> tuple[int, int]:
@@ -296,5 +295,5 @@ class _Evidence:
             return 0, 0
         size, samples = self._fitting[-1].origin_bytes, self._fitting[-1].samples
         recorded = zip(sampled_blocks(size), samples, strict=True)
-        wanted = {block: sum_ for block, sum_ in recorded if block not in self._written and sum_ != _ZERO_PAGE_SUM}
+        wanted = {block: sum_ for block, sum_ in recorded if block not in self._written and sum_ != ZERO_PAGE_SUM}
         return sum(sample_page(self._origin, block, size) == sum_ for block, sum_ in wanted.items()), len(wanted)

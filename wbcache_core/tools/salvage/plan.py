@@ -9,11 +9,9 @@ blocks stay as the origin has them.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from xxhash import xxh3_64_intdigest
-
-from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import LogRefusedError
-from wbcache_core.format.segment import MAX_SEGMENT_PAGES
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES, ZERO_PAGE_SUM
 from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS, Superblock
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import apply_entries
@@ -28,8 +26,6 @@ from wbcache_core.tools.progress import Progress
 from wbcache_core.tools.salvage.lost_superblocks import Doubt, Start, find_start, last_whole_commit, told_later
 from wbcache_core.tools.salvage.segment_pages import damaged_pages
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
-
-_ZERO_PAGE_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))
 
 
 class LostPage(NamedTuple):
@@ -268,7 +264,7 @@ class _Planner:
             descriptor = self._survey.descriptor_of(segment)
             apply_entries(descriptor, self._later_locations.set_page, self._later_locations.set_all)
             for entry in descriptor.entries():
-                if entry.checksum in (None, _ZERO_PAGE_SUM) or self._locations.get(entry.block):
+                if entry.checksum in (None, ZERO_PAGE_SUM) or self._locations.get(entry.block):
                     continue
                 page = self._lost(segment, entry.lsn, entry.block, entry.checksum or 0)
                 if page.on_origin:

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
-from wbcache_core.device.file_device import Device, aligned_buffer
+from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import ConfigError, DeviceError, LogRefusedError, ReadOnlyError, WbcacheError
 from wbcache_core.flow.bad_blocks import most_bad_blocks
 from wbcache_core.flow.batch import Clear, DestageBatch

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from wbcache_core.device import discard as discard_limits
+from wbcache_core.device import file_device
 
 DISK, PARTITION = os.makedev(8, 16), os.makedev(8, 17)
 
@@ -20,7 +20,7 @@ def sysfs(tmp_path, monkeypatch):
     numbers.mkdir()
     (numbers / "8:16").symlink_to("../devices/sdb")
     (numbers / "8:17").symlink_to("../devices/sdb/sdb1")
-    monkeypatch.setattr(discard_limits, "_SYSFS", str(numbers))
+    monkeypatch.setattr(file_device, "_SYSFS", str(numbers))
     return disk / "queue"
 
 
@@ -40,16 +40,16 @@ def test_a_device_needs_both(sysfs, number, discard, write_zeroes, expected):
     for name, text in (("discard_max_bytes", discard), ("write_zeroes_max_bytes", write_zeroes)):
         if text is not None:
             (sysfs / name).write_text(text)
-    assert discard_limits.can_discard(number) is expected
+    assert file_device.can_discard(number) is expected
 
 
 def test_limits_that_may_not_be_read(sysfs, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(discard_limits.Path, "is_dir", refuse)
-    assert discard_limits.can_discard(DISK)
+    monkeypatch.setattr(file_device.Path, "is_dir", refuse)
+    assert file_device.can_discard(DISK)
 
 
 def test_a_device_that_sysfs_does_not_know(sysfs):
-    assert discard_limits.can_discard(os.makedev(250, 3))
+    assert file_device.can_discard(os.makedev(250, 3))
