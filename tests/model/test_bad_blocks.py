@@ -330,7 +330,7 @@ def test_more_than_a_share_of_the_log_is_a_failing_origin(bad, pair, caplog):
     cache, device = bad(*range(0, 240, 2))
     write(cache, 0, b"a", BLOCKS)
     cache.volume.flush()
-    wait_until(lambda: "destaging is held up" in caplog.text)
+    wait_until(lambda: "destaging is stalled" in caplog.text)
     assert "(byte " in caplog.text
     assert bad_bytes(cache) == 0
     device.bad.clear()
@@ -341,7 +341,7 @@ def test_an_origin_that_takes_nothing_is_a_failing_one(bad, pair, caplog):
     cache, device = bad(*range(BLOCKS))
     write(cache, 5, b"a")
     cache.volume.flush()
-    wait_until(lambda: "destaging is held up: cannot write to origin: bad sector (byte 20480)" in caplog.text)
+    wait_until(lambda: "destaging is stalled: cannot write to origin: bad sector (byte 20480)" in caplog.text)
     assert bad_bytes(cache) == 0
     device.bad.clear()
     wait_until(lambda: on_origin(pair, 5) == b"a")

@@ -91,7 +91,7 @@ def test_everything_else_goes_on_and_a_kill_loses_nothing(pair, folder, origin):
         same(origin.backing.read_bytes(), but_for_the_bad_one(NEW))
         status, told, _ = wbcache("status", folder / "c")
         assert status == 1 and f"{PAGE} bytes at {BAD}" in told
-        assert NAMED in server.stderr_text() and "held up" not in server.stderr_text()
+        assert NAMED in server.stderr_text() and "stalled" not in server.stderr_text()
         same(clients.read_all(handle), NEW)
         server.kill()
     origin.serve(is_bad=True)

@@ -116,7 +116,7 @@ def test_bad_page(pair, while_serving, compress):
             assert f"volume at {place} are lost" in server.stderr_text()
             assert_unreadable(handle, place - 77, 100)
             assert_unreadable(handle, SECOND_AT - PAGE, MIB)
-            wait_for(server, "destaging is held up")
+            wait_for(server, "destaging is stalled")
             assert unreadable_pages(handle) == bad
             same(pair.origin.read_bytes(), volume((FIRST, FIRST_AT)))
             same(handle.pread(SECOND_AT, 0), WHOLE[:SECOND_AT])
@@ -130,7 +130,7 @@ def test_bad_page(pair, while_serving, compress):
 def test_rewriting_the_page_mends_it(pair):
     with damaged_pair(pair, True, False, on_exit="destage") as server:
         with clients.connection(server.uri) as handle:
-            wait_for(server, "destaging is held up")
+            wait_for(server, "destaging is stalled")
             handle.pwrite(FRESH, BAD_AT)
             same(clients.read_all(handle), MENDED)
             handle.flush()
@@ -170,7 +170,7 @@ def test_bad_descriptor(pair):
             write_pieces(handle)
             damage.flip_bit(pair.log, damage.descriptor_offsets(pair.log)[1] + 200)
             same(clients.read_all(handle), WHOLE)
-            wait_for(server, "destaging is held up")
+            wait_for(server, "destaging is stalled")
             same(clients.read_all(handle), WHOLE)
         assert server.stop() < STOP_LIMIT_S
     assert pair.origin.read_bytes() in (OLD, volume((FIRST, FIRST_AT)))

@@ -344,7 +344,7 @@ def test_read_error(pair, faulty_log):
         assert_fails(lambda: handle.pread(PAGE, FLUSHED_AT), "EIO")
         assert_fails(lambda: handle.pwrite(b"part of a page", FLUSHED_AT + 5), "EIO")
         handle.pwrite(FLUSHED[:PAGE], FLUSHED_AT)
-        wait_until(lambda: "destaging is held up: cannot read log" in server.stderr_text(), "a message")
+        wait_until(lambda: "destaging is stalled: cannot read log" in server.stderr_text(), "a message")
         log.heal()
         same(clients.read_all(handle), volume((FLUSHED, FLUSHED_AT), (FLUSHED, FLUSHED_AT + MIB), (LOST, LOST_AT)))
         wait_until(lambda: "destaging goes on" in server.stderr_text(), "destaging")

@@ -101,7 +101,7 @@ def test_write_error(pair, faulty_origin, kind, error):
             origin.fail("write")
             written.write(handle, 100)
             handle.flush()
-            wait_for(server, "destaging is held up")
+            wait_for(server, "destaging is stalled")
             assert f"cannot write to origin '{pair.origin}'" in server.stderr_text()
             assert "writes go on until the log is full" in server.stderr_text()
             written.write(handle, 100, nbd.CMD_FLAG_FUA)
@@ -159,7 +159,7 @@ def test_end_while_it_fails(pair, faulty_origin, end, full):
         origin.fail("write")
         with clients.connection(server.uri) as handle:
             written.write(handle, 300)
-            wait_for(server, "destaging is held up")
+            wait_for(server, "destaging is stalled")
         writer = BlockedWriter(server.uri, written) if full else None
         if writer:
             writer.wait_until_blocked()
@@ -177,7 +177,7 @@ def test_end_while_it_fails(pair, faulty_origin, end, full):
         written.check(handle)
     with pair.serve(tolerate=NOISE, on_exit="destage", **SETTINGS) as server:
         with clients.connection(server.uri) as handle:
-            wait_for(server, "destaging is held up")
+            wait_for(server, "destaging is stalled")
             written.check(handle)
             origin.heal()
             wait_for(server, "destaging goes on")
@@ -292,7 +292,7 @@ def test_origin_that_vanishes(pair, faulty_origin, kind):
             written.write(handle, 100)
             origin.vanish()
             written.write(handle, 100)
-            wait_for(server, "destaging is held up")
+            wait_for(server, "destaging is stalled")
             written.write(handle, 100)
             handle.flush()
             if kind == "file":
@@ -345,7 +345,7 @@ def test_mixed_load_while_it_fails_time_and_again(pair, faulty_origin):
         finally:
             over.set()
             disturber.join()
-    assert "destaging is held up" in server.stderr_text()
+    assert "destaging is stalled" in server.stderr_text()
     written.compare_origin(origin.backing)
 
 

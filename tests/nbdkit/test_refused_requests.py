@@ -87,7 +87,7 @@ def test_an_origin_that_refuses_to_write_is_none_that_refuses_to_zero(pair, fold
         with pair.serve(tolerate=noise, check=False, **SETTINGS) as server, clients.connection(server.uri) as handle:
             handle.zero(MIB, MIB)
             handle.flush()
-            while "destaging is held up" not in server.stderr_text():
+            while "destaging is stalled" not in server.stderr_text():
                 handle.pread(512, 0)
             trigger.unlink()
             while "destaging goes on" not in server.stderr_text():

@@ -170,7 +170,7 @@ class Destager:
             except StoppedError:
                 break
             except (DamagedPageError, DeviceError) as error:
-                self._hold_up(error)
+                self._stall(error)
 
     def _wait_for_work(self) -> int | None:
         """The LSN up to which to destage; None to stop; the present `destaged` for only reclaiming, and looking after
@@ -480,13 +480,13 @@ class Destager:
             self._line.fail_log(error)
             raise StoppedError("the log device failed") from None
 
-    def _hold_up(self, error: DamagedPageError | DeviceError) -> None:
-        """Latch what keeps destaging from going on, and try again later."""
+    def _stall(self, error: DamagedPageError | DeviceError) -> None:
+        """Latch and report why destaging is stalled, and try again later."""
         self._back_off = min(max(2 * self._back_off, _FIRST_BACK_OFF), _LONGEST_BACK_OFF)
         with self._line.lock:
             self._retry_at = time.monotonic() + self._back_off
             self._line.origin_settles_at = self._writer.settles_at
-        message = f"destaging is held up: {error}; it is tried again, and writes go on until the log is full"
+        message = f"destaging is stalled: {error}; it is retried, and writes go on until the log is full"
         known = self._line.origin_error
         if known is None or str(known) != message:
             _log.error("%s", message)

@@ -158,7 +158,7 @@ def _add_replay(commands: _Commands) -> None:
 def _add_salvage(commands: _Commands) -> None:
     parser = _add(
         commands, "salvage", "save what can be had from a damaged log",
-        "For a log that is refused because it is damaged, or whose destaging is held up by a damaged page. Says up to "
+        "For a log that is refused because it is damaged, or whose destaging is stalled by a damaged page. Says up to "
         "which moment the volume can be had, and exactly what is lost. With --yes, destages up to the damage, leaves "
         "out damaged pages, gives up the rest and makes the log a new, empty one. Can be killed at any time and run "
         "again: until the origin has all that can be had, nothing that the log holds is given up.",

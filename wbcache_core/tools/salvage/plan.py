@@ -146,7 +146,7 @@ def _start_from(superblock: Superblock, survey: Survey, spared_slot: int | None)
 
 
 def _reasons(plan: Plan, log: ForgivingLog) -> list[str]:
-    """Why the log is refused, or held up."""
+    """Why the log is refused, or destaging is stalled."""
     reasons = []
     if plan.superblock is None:
         where = " and ".join(map(str, SLOT_OFFSETS))
