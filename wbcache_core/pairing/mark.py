@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from wbcache_core.device.device import Device
-from wbcache_core.device.file_device import FileDevice, system_path
+from wbcache_core.device.file_device import FileDevice, sync_folder, system_path
 from wbcache_core.device.name import is_uri
 from wbcache_core.errors import FormatError
 from wbcache_core.format import origin_facts
@@ -150,21 +150,14 @@ class _File:
             with contextlib.suppress(OSError):
                 os.unlink(partial)
             raise
-        self._sync_folder()
+        sync_folder(os.path.dirname(self._path))
 
     def remove(self) -> None:
         try:
             os.unlink(self._path)
         except FileNotFoundError:
             return
-        self._sync_folder()
-
-    def _sync_folder(self) -> None:
-        folder = os.open(os.path.dirname(self._path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(os.path.dirname(self._path))
 
 
 def registry_folders() -> Iterator[Path]:

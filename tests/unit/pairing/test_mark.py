@@ -109,6 +109,36 @@ def test_where_no_mark_can_be_kept_it_is_said(origin, monkeypatch, caplog):
     assert state_of(origin) is None
 
 
+@pytest.mark.parametrize("registry", [False, True], ids=["sidecar", "registry"])
+@pytest.mark.parametrize("value", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES])
+def test_a_folder_that_cannot_be_synced_keeps_marks(origin, monkeypatch, caplog, value, registry):
+    """As on CIFS and 9p, and for a user who may write to the folder and not read it."""
+    no_attributes(monkeypatch)
+    real = os.fsync
+
+    def fsync(fd):
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(value, os.strerror(value))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    name = "nbd+unix:///a?socket=/nowhere" if registry else str(origin)
+    assert OriginSide.at(name).put(ONE, "log", DIRTY)
+    assert state_of(name) == (ONE, DIRTY)
+    assert OriginSide.at(name).put(ONE, "log", CLEAN)
+    assert state_of(name) == (ONE, CLEAN)
+    sidecar = origin.with_name(origin.name + SIDECAR_SUFFIX)
+    assert sidecar.exists() != registry
+    assert not caplog.text
+
+
+def test_a_folder_whose_sync_fails_is_tried_no_more(origin, monkeypatch):
+    """An I/O error leaves it open whether the mark is durable: it is kept elsewhere."""
+    no_attributes(monkeypatch)
+    monkeypatch.setattr(origin_mark, "sync_folder", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+    assert not OriginSide.at(str(origin)).put(ONE, "log", DIRTY)
+
+
 def test_a_mark_that_cannot_be_read_is_left_out(origin, caplog):
     os.setxattr(origin, ATTRIBUTE, b"{broken")
     assert state_of(origin) is None
