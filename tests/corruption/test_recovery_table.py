@@ -155,10 +155,13 @@ class TestEndOfTheLog:
         crashed.wipe(offset + 3584, 512)
         assert crashed.read() == crashed.image.states[-2]
 
-    def test_a_torn_page_of_the_last_write_leaves_out_all_of_it(self, crashed):
+    def test_a_torn_page_of_the_last_write_leaves_out_all_of_it(self, crashed, caplog):
+        caplog.set_level("INFO", "wbcache")
         offset, descriptor = crashed.descriptors()[-1]
         crashed.flip(offset + PAGE_BYTES + descriptor.payload_bytes // 2, 3)
         assert crashed.read() == crashed.image.states[-2]
+        left_out = f"left out a last commit that is not whole in the log, from LSN {descriptor.first_lsn}"
+        assert left_out in caplog.text
 
     def test_what_lies_behind_a_torn_write_is_discarded(self, crashed):
         """Of two segments of one commit the first is torn: the second is whole and does not count."""
@@ -195,7 +198,20 @@ class TestDamageInsideTheDurableLog:
     def test_a_hole_that_a_later_segment_proves_is_refused(self, crashed):
         offset, descriptor = crashed.descriptors()[-2]
         crashed.wipe(offset)
-        crashed.refused(DamagedLogError, f"damaged at LSN {descriptor.first_lsn} .*force=discard-log")
+        known = crashed.descriptors()[-1][1].committed
+        says = f"damaged at LSN {descriptor.first_lsn} .*: what was durable up to LSN {known} .*force=discard-log"
+        crashed.refused(DamagedLogError, says)
+        crashed.refused(DamagedLogError, "; the origin alone is the volume as of [^;,]*, generation [0-9]+;")
+
+    def test_the_refusal_says_that_a_batch_was_under_way(self, crashed):
+        """Then the origin alone may be no moment of the volume."""
+        superblock = crashed.superblock
+        slot = SLOT_OFFSETS[superblock.sequence % 2]
+        raw = superblock_bytes.encode(superblock.with_changes(batch_end=superblock.destaged + 5))
+        crashed.log[slot : slot + PAGE_BYTES] = raw
+        crashed.wipe(crashed.descriptors()[-2][0])
+        late = f"the origin alone is the volume as of .*, with writes up to LSN {superblock.destaged + 5} perhaps partly"
+        crashed.refused(DamagedLogError, late)
 
     def test_a_hole_that_the_superblock_proves_is_refused(self, stopped):
         offset, descriptor = stopped.descriptors()[-1]
@@ -263,13 +279,16 @@ class TestSuperblocks:
         case.log[offset] = 7
         case.refused(ForeignLogError, "not a wbcache log")
 
-    def test_only_an_all_blank_log_is_formatted_by_itself(self):
+    def test_only_an_all_blank_log_is_formatted_by_itself(self, caplog):
+        caplog.set_level("INFO", "wbcache")
         case = Case()
         case.wipe(0, LOG_BYTES)
         assert case.read() == case.image.origin
         assert not any(case.log)
+        assert "formatted log" not in caplog.text
         case.run(lambda cache: None)
         assert case.superblock
+        assert "formatted log" in caplog.text
 
     @pytest.mark.parametrize("slot", SLOT_OFFSETS)
     def test_a_newer_format_is_refused(self, crashed, slot):
@@ -296,6 +315,19 @@ class TestPair:
         expected = bytearray(crashed.image.volume)
         expected[8 * PAGE_BYTES + 5] ^= 1
         assert crashed.read(force="origin-changed") == expected
+
+    def test_of_an_origin_that_is_lost_the_log_has_the_newest_of_what_it_holds(self, crashed):
+        """And of nothing else: it is no backup."""
+        crashed.origin[:] = bytes(ORIGIN_BYTES)
+        destaged = crashed.superblock.destaged
+        dirty = [descriptor for _, descriptor in crashed.descriptors() if descriptor.first_lsn >= destaged]
+        held = {head for descriptor in dirty for head in descriptor.heads if head < BLOCKS}
+        assert 5 < len(held) < BLOCKS
+        found = crashed.read(force="origin-changed")
+        for start in range(0, ORIGIN_BYTES, PAGE_BYTES):
+            page = found[start : start + PAGE_BYTES]
+            newest = crashed.image.volume[start : start + PAGE_BYTES]
+            assert page == (newest if start // PAGE_BYTES in held else bytes(len(page)))
 
     def test_an_origin_that_the_log_overwrites_may_have_changed(self, crashed):
         """A batch under way when the power went left its mark there."""

@@ -92,6 +92,7 @@ def test_the_advice_helps(served):
     with served.serve(tolerate=TOLERATED, **AS_NOBODY) as server:
         assert "cannot create log" not in server.stderr_text()
         clients.qemu_io(server.uri, "write -P 2 0 4096")
+    assert served.log.stat().st_size == 4 * MIB
     (served.folder / "theirs").mkdir()
     os.chown(served.folder / "theirs", NOBODY, NOBODY)
     served.log = served.folder / "theirs" / "cache.log"
