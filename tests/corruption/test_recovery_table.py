@@ -210,8 +210,8 @@ class TestDamageInsideTheDurableLog:
         raw = superblock_bytes.encode(superblock.with_changes(batch_end=superblock.destaged + 5))
         crashed.log[slot : slot + PAGE_BYTES] = raw
         crashed.wipe(crashed.descriptors()[-2][0])
-        late = f"the origin alone is the volume as of .*, with writes up to LSN {superblock.destaged + 5} perhaps partly"
-        crashed.refused(DamagedLogError, late)
+        late = f"with writes up to LSN {superblock.destaged + 5} perhaps partly over it"
+        crashed.refused(DamagedLogError, f"; the origin alone is the volume as of .*, {late};")
 
     def test_a_hole_that_the_superblock_proves_is_refused(self, stopped):
         offset, descriptor = stopped.descriptors()[-1]
