@@ -9,11 +9,11 @@ import pytest
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, in_background, wait_until
 from tests.support.matching import same
+from wbcache_core.device import origin
 from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import ControlError, DeviceError, OriginFailedError, OutsideWindowError, SnapshotEndedError
 from wbcache_core.flow import bad_blocks, origin_writer
 from wbcache_core.log.superblocks import newest, read_slots
-from wbcache_core.tools import offline_devices
 from wbcache_core.tools.salvage.salvage import run_salvage
 from wbcache_core.units import MIB, PAGE_BYTES
 
@@ -361,7 +361,7 @@ def test_salvage_writes_everything_else_names_the_rest_and_keeps_the_log(bad, pa
     pair.log.write_bytes(log)
 
     def salvage(*blocks):
-        monkeypatch.setattr(offline_devices, "FileDevice", lambda path, *_, **__: BadSectors(path, blocks))
+        monkeypatch.setattr(origin, "FileDevice", lambda path, *_, **__: BadSectors(path, blocks))
         return run_salvage(str(pair.log), str(pair.origin), True, frozenset(), False), capsys.readouterr().err
 
     status, told = salvage(7)

@@ -20,7 +20,7 @@ from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device
 from wbcache_core.device.file_device import FileDevice, system_path
 from wbcache_core.device.log_file import create_file
-from wbcache_core.device.name import is_uri
+from wbcache_core.device.origin import open_origin
 from wbcache_core.errors import (
     ConfigError,
     DeviceError,
@@ -65,20 +65,6 @@ from wbcache_core.volume.volume import Volume
 _log = logging.getLogger("wbcache")
 
 
-def _open_origin(config: Config) -> Device:
-    """Raises ConfigError, DeviceError."""
-    if not is_uri(config.origin):
-        return FileDevice(config.origin, "origin", beside_writers=IN_USE in config.force)
-    try:
-        # Only here, so that who caches a disk of this machine does not need libnbd.
-        from wbcache_core.device.nbd_device import NbdDevice
-    except ImportError:
-        raise ConfigError(
-            f"origin '{config.origin}' needs libnbd's Python module; install python3-libnbd"
-        ) from None
-    return NbdDevice(config.origin, config.destage_depth, config.nbd_times)
-
-
 class Cache:
     """`_lifecycle` guards activate() and stop() against each other; the fields change only in these."""
 
@@ -99,7 +85,9 @@ class Cache:
         self._pair: RecoveredPair | None = None  # until the log says what it says
         self._may_be_under_way = False
         """The log announces a batch, or did so perhaps in a part that is damaged or discarded."""
-        self._origin = origin or _open_origin(config)
+        self._origin = origin or open_origin(
+            config.origin, config.destage_depth, config.nbd_times, beside_writers=IN_USE in config.force
+        )
         try:
             self._open()
         except BaseException:

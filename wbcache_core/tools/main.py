@@ -14,9 +14,10 @@ from wbcache_core.memory import moments
 from wbcache_core.pairing.pairing import ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
 from wbcache_core.server.history import DEFAULT_ROWS, MOST_GROUPS
 from wbcache_core.tools import standard_streams
+from wbcache_core.tools.check import run_check
 from wbcache_core.tools.diff import run_diff
 from wbcache_core.tools.dump import Filter, parse_range, run_dump
-from wbcache_core.tools.log_report import run_check, run_info
+from wbcache_core.tools.info import run_info
 from wbcache_core.tools.picture import run_picture
 from wbcache_core.tools.plugin_path import run_plugin_path
 from wbcache_core.tools.replay import run_replay

@@ -4,7 +4,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from wbcache_core.device.device import Device
+from wbcache_core.device import origin
+from wbcache_core.device.device import ConnectedDevice, Device
 from wbcache_core.device.file_device import FileDevice
 from wbcache_core.device.name import is_uri
 from wbcache_core.errors import ConfigError, DeviceError
@@ -48,17 +49,11 @@ class ForgivingLog(FileDevice):
 
 
 def open_origin(text: str, read_only: bool) -> Device:
-    """A path or an NBD URI. Raises ConfigError, DeviceError."""
-    if not is_uri(text):
-        return FileDevice(text, "origin", read_only=read_only)
-    try:
-        # Only here, so that who caches a disk of this machine does not need libnbd.
-        from wbcache_core.device.nbd_device import NbdDevice
-    except ImportError:
-        raise ConfigError(f"origin '{text}' needs libnbd's Python module; install python3-libnbd") from None
-    device = NbdDevice(text, Config().destage_depth, Config().nbd_times)
-    # Who waits for a command can end it, and would have to begin again where it gave up.
-    device.be_patient()
+    """As origin.open_origin(), patient: a user who waits for a command can end it, and would have to start again where
+    it gave up."""
+    device = origin.open_origin(text, Config().destage_depth, Config().nbd_times, read_only)
+    if isinstance(device, ConnectedDevice):
+        device.be_patient()
     return device
 
 
@@ -67,8 +62,8 @@ def opened_origin(text: str, log: FileDevice, read_only: bool) -> Iterator[Devic
     """An origin beside a log that is open, closed at the end. Raises ConfigError, DeviceError."""
     if not is_uri(text) and log.is_file(text):
         raise ConfigError(f"origin and log are the same: '{text}' and '{log.name}'; name another log")
-    origin = open_origin(text, read_only)
+    device = open_origin(text, read_only)
     try:
-        yield origin
+        yield device
     finally:
-        origin.close()
+        device.close()

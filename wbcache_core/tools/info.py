@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`wbcache info` and `wbcache check`: what a log says of itself, and whether that is true."""
+"""`wbcache info`: what a log says of itself."""
 
 import json
-import sys
 import uuid
-from contextlib import ExitStack, suppress
-from typing import Any
+from contextlib import suppress
 
-from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import LogRefusedError
 from wbcache_core.format.superblock import SLOT_OFFSETS, Superblock
 from wbcache_core.log.reader import LogReader
@@ -18,12 +15,9 @@ from wbcache_core.memory.generations import Generation
 from wbcache_core.pairing import pairing
 from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.server import history
-from wbcache_core.tools.checker import Report, examine
-from wbcache_core.tools.offline_devices import ForgivingLog, opened_origin
-from wbcache_core.tools.progress import Progress
+from wbcache_core.server.history import Facts
+from wbcache_core.tools.offline_devices import ForgivingLog
 from wbcache_core.units import PAGE_SHIFT, format_size
-
-Facts = dict[str, Any]
 
 
 def run_info(path: str, as_json: bool) -> int:
@@ -205,66 +199,3 @@ def _dirty_lines(dirty: Facts, log_bytes: int) -> list[str]:
             f"LSN {moment['first_lsn']} to {moment['end_lsn'] - 1}"
         )
     return lines
-
-
-class _MeteredLog(FileDevice):
-    """Reports to `progress`, while there is one, how much has been read of it."""
-
-    progress: Progress | None = None
-
-    def read_uncached_into(self, view: memoryview, offset: int) -> None:
-        super().read_uncached_into(view, offset)
-        if self.progress:
-            self.progress.advance(len(view))
-
-
-def run_check(path: str, origin: str | None, as_json: bool) -> int:
-    """Check and print; returns the exit status. Raises WbcacheError when the log or origin cannot be looked at."""
-    with ExitStack() as stack:
-        log = _MeteredLog(path, "log", direct=True, read_only=True)
-        stack.callback(log.close)
-        superblock = newest(read_slots(log))
-        device = stack.enter_context(opened_origin(origin, log, read_only=True)) if origin else None
-        log.progress = stack.enter_context(Progress("checking", _bytes_to_check(log, superblock)))
-        report = examine(log, device)
-    if as_json:
-        print(json.dumps(_report_facts(path, report), indent=2))
-    else:
-        print("\n".join(_report_lines(path, report, device is not None)))
-    return 1 if report.findings else 0
-
-
-def _bytes_to_check(log: FileDevice, superblock: Superblock | None) -> int:
-    """About as much as examine() is going to read; worth finding out only where somebody watches."""
-    if not (superblock and sys.stderr.isatty()):
-        return log.size
-    try:
-        end = recover(log, LogReader(log, superblock.data_pages, superblock.uuid), superblock).end.place
-    except LogRefusedError:
-        return log.size
-    return max(end - superblock.oldest_place, 1) << PAGE_SHIFT
-
-
-def _report_facts(path: str, report: Report) -> Facts:
-    return {
-        "log": path,
-        "sound": not report.findings,
-        "findings": report.findings,
-        "remarks": report.remarks,
-        "head": report.head,
-        "segments": report.segment_count,
-        "pages": report.page_count,
-    }
-
-
-def _report_lines(path: str, report: Report, with_origin: bool) -> list[str]:
-    lines = [f"damaged: {finding}" for finding in report.findings] + [f"remark: {text}" for text in report.remarks]
-    if report.findings:
-        return lines
-    if report.superblock is None:
-        return [*lines, f"log '{path}' is blank: nothing to check"]
-    return [
-        *lines,
-        f"log '{path}' is sound: {report.segment_count} segments with {report.page_count} pages"
-        + (", and the origin is as it left it" if with_origin else ""),
-    ]
