@@ -9,7 +9,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 DOCUMENT = (TESTS.parent / "docs" / "recovery.md").read_text()
-ALIASES = dict(re.findall(r"`(\w+)` (?:stands )?for\s+`([\w/]+\.py)`", DOCUMENT))
+ALIASES = dict(re.findall(r"`(\w+)`\s+(?:stands\s+)?for\s+`([\w/]+\.py)`", DOCUMENT))
 # What stands for something else in a message: N, M, B, an ellipsis, a date.
 _TELLING = 6
 """Characters that a test has to look for at least."""
