@@ -235,8 +235,10 @@ def test_a_flood_while_clients_write(pair, control):
 def test_tags_while_fio_and_nbdcopy_run(pair, folder, control):
     """A tag under load is one moment: two copies of it are the same, also after kill -9."""
     pair.make_origin(16 * MIB)
-    options = ["rw=randwrite", "bs=4k", "size=16m", "time_based=1", "runtime=60"]
-    settings = {"control": control, "history": "1h", "log_size": "256M", "commit_interval": "50ms"}
+    options = ["rw=randwrite", "bs=4k", "size=16m", "time_based=1", "runtime=300"]
+    # fio fills three quarters of the log within seconds. With the default tags would give way then.
+    keep = {"history": "1h", "history_full": "hold"}
+    settings = {"control": control, "log_size": "256M", "commit_interval": "50ms", **keep}
     with pair.serve(**settings) as server:
         load = clients.start(
             *clients.fio_command(server.uri, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
@@ -250,7 +252,7 @@ def test_tags_while_fio_and_nbdcopy_run(pair, folder, control):
             clients.nbdcopy(uri, folder / "first")
             facts = ask(control, "history")
             assert facts["window"]["generations"] > 3 and len(facts["rows"]) <= 41
-            assert copy.wait(60) == 0
+            assert copy.wait(clients.LIMIT_S) == 0
             assert load.poll() is None, "the load ended before the kill"
             server.kill()
         finally:
