@@ -6,7 +6,7 @@ from tests.mutations.mutation import CUTS, Mutation
 MUTATIONS = (
     Mutation(
         "pass-refused-blocks",
-        "`destaged` passes a block that the origin refused to take",
+        "`destaged` passes a block that the origin rejected",
         "flow/destager.py",
         "        if not pages:\n            return writes, batch.end_lsn, []",
         "        if pages is not None:\n            return writes, batch.end_lsn, []",
@@ -14,7 +14,7 @@ MUTATIONS = (
     ),
     Mutation(
         "carry-without-commit",
-        "what the origin refused counts as carried forward before it is durable in the log",
+        "a rejected block counts as carried forward before it is durable in the log",
         "flow/carrier.py",
         "        self._commit(newest + 1)\n",
         "",
@@ -22,7 +22,7 @@ MUTATIONS = (
     ),
     Mutation(
         "carry-over-newer-data",
-        "what the origin refused is carried forward over what a client has written since",
+        "a rejected block is carried forward over what a client has written since",
         "flow/carrier.py",
         "                blocks = [block for block in blocks if self._is_newest(block, batch_end)]\n",
         "",
@@ -30,7 +30,7 @@ MUTATIONS = (
     ),
     Mutation(
         "carried-moments-stay-open",
-        "moments between a refused block and where it was carried to can be opened",
+        "moments between a rejected block and the position it was carried to can be opened",
         "flow/carrier.py",
         "            self._pins.pass_to(end)\n",
         "",

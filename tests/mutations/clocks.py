@@ -6,7 +6,7 @@ from tests.mutations.mutation import Mutation
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "history-by-wall-clock",
-        "what history= keeps, and ages, go by the wall clock, which can be set",
+        "history= and ages use the wall clock, which can be set",
         "clock.py",
         "    return later.boot_ns - earlier.boot_ns if is_one_boot else None",
         "    return max(later.wall_ns - earlier.wall_ns, 0) if is_one_boot else None",
@@ -14,7 +14,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "passing-names-are-exports",
-        "an age is exported, so that a copy that reconnects goes on with another moment",
+        "an age is exported, so that a copy that reconnects continues with another moment",
         "memory/moments.py",
         "    if not is_final:\n        raise PassingNameError(",
         "    if False:\n        raise PassingNameError(",

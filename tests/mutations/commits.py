@@ -6,7 +6,7 @@ from tests.mutations.mutation import Mutation
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "commit-behind-a-gap",
-        "after an error between the durable write and the table the next commit goes on behind the gap",
+        "after an error between the durable write and the table, the next commit continues beyond the gap",
         "flow/committer.py",
         "            line.fail(LogFailedError(_INTERNAL.format(repr(error))))\n            raise\n",
         "            self._unfinished = False\n            raise\n",
@@ -14,7 +14,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "write-behind-half-a-write",
-        "after an error between map, segment and head the next write gets the same LSN",
+        "after an error between map, segment and head, the next write gets the same LSN",
         "memory/cursors.py",
         "        self.writes_ended = True\n        self.limit = self.soft_limit = 0\n",
         "",

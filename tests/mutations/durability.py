@@ -102,7 +102,7 @@ MUTATIONS = (
     ),
     Mutation(
         "batch-is-not-announced",
-        "the origin is written before a superblock says that a batch is under way",
+        "the origin is written before a superblock announces the batch",
         "flow/destager.py",
         "        if self._store.current.batch_end < batch_end:",
         "        if self._store.current.batch_end > batch_end:",
@@ -110,7 +110,7 @@ MUTATIONS = (
     ),
     Mutation(
         "batch-end-goes-back",
-        "after a batch that failed half-way the next, shorter one takes back what was announced",
+        "after a batch that failed half-way, a shorter one lowers `batch_end`",
         "flow/destager.py",
         "        batch_end = max(batch.end_lsn, self._store.current.batch_end, carried_end)",
         "        batch_end = max(batch.end_lsn, carried_end)",
@@ -118,7 +118,7 @@ MUTATIONS = (
     ),
     Mutation(
         "reuse-log-space-early",
-        "log space that the origin does not have yet counts as free",
+        "log space with data that the origin does not have yet counts as free",
         "memory/cursors.py",
         "return self.data_pages - (self.write_place - self.reclaimed_place)",
         "return self.data_pages - (self.write_place - self.write_place)",
@@ -134,7 +134,7 @@ MUTATIONS = (
     ),
     Mutation(
         "older-version-wins-in-batch",
-        "of two versions of a block in a batch the older is written",
+        "of two versions of a block in a batch, the older one is written",
         "flow/batch.py",
         "            self._newest.update(zip(descriptor.heads, range(index, end), strict=True))",
         "            self._newest = dict(zip(descriptor.heads, range(index, end), strict=True)) | self._newest",
@@ -151,7 +151,7 @@ MUTATIONS = (
     ),
     Mutation(
         "bulk-failures-are-forgotten",
-        "a write that fails in a call with many counts as done",
+        "a write that fails in a call with many others counts as done",
         "flow/origin_writer.py",
         "        for run, error in self._bulk.write_bulk(writes):\n            self._note_failure(",
         "        for run, error in self._bulk.write_bulk(writes)[:0]:\n            self._note_failure(",
@@ -159,7 +159,7 @@ MUTATIONS = (
     ),
     Mutation(
         "bulk-short-writes-count",
-        "a write that the kernel cuts short in a call with many counts as whole",
+        "a write that the kernel cuts short in a call with many others counts as complete",
         "device/file_device.py",
         "            if done == sum(map(len, views)):",
         "            if done > 0:",
@@ -167,7 +167,7 @@ MUTATIONS = (
     ),
     Mutation(
         "trim-forgets-older-pages",
-        "a page that was trimmed later in the same batch is written all the same",
+        "a page that is trimmed later in the same batch is written anyway",
         "flow/batch.py",
         "            newest.pop(block, None)",
         "            pass",
@@ -175,7 +175,7 @@ MUTATIONS = (
     ),
     Mutation(
         "patch-ignores-other-writers",
-        "a part of a page is written over an older version of the page than the newest",
+        "part of a page is written over a version of the page that is not the newest",
         "volume/volume.py",
         "elif base is None or (entry, locations.sweeps) != (seen, swept):",
         "elif base is None:",
@@ -183,7 +183,7 @@ MUTATIONS = (
     ),
     Mutation(
         "tear-a-patched-page",
-        "a part of a page is written and the rest of the page is lost",
+        "part of a page is written and the rest of the page is lost",
         "volume/volume.py",
         "                    page = bytearray(base)",
         "                    page = bytearray(len(base))",
@@ -223,7 +223,7 @@ MUTATIONS = (
     ),
     Mutation(
         "tell-before-the-commit",
-        "clients hear of a stop before what was acknowledged is durable",
+        "clients learn of a stop before what was acknowledged is durable",
         "server/cache.py",
         "            self._committer.commit_all()\n            self._settled.set()",
         "            self._settled.set()\n            self._committer.commit_all()",
@@ -231,7 +231,7 @@ MUTATIONS = (
     ),
     Mutation(
         "frames-out-of-order",
-        "what one thread has compressed comes before what another has of the pages before it",
+        "frames compressed by one thread are stored before those of earlier pages compressed by another",
         "log/compressor.py",
         "            frames += other.result()",
         "            frames = other.result() + frames",
@@ -239,7 +239,7 @@ MUTATIONS = (
     ),
     Mutation(
         "forget-refused-writes",
-        "a write that the origin's server refused counts as done",
+        "a write that the origin's server rejected counts as done",
         "device/nbd_connection.py",
         "            refuse(part, failure)",
         "            del part, refuse",
@@ -247,7 +247,7 @@ MUTATIONS = (
     ),
     Mutation(
         "serve-a-torn-tail",
-        "recovery does not look at the pages of the last commit",
+        "recovery does not verify the pages of the last commit",
         "log/recovery.py",
         "    return sums == list(descriptor.page_sums)",
         "    return bool(sums or descriptor)",
@@ -255,7 +255,7 @@ MUTATIONS = (
     ),
     Mutation(
         "ignore-the-chain",
-        "recovery takes a descriptor that does not name the one before it",
+        "recovery accepts a descriptor that does not contain the checksum of the one before it",
         "log/recovery.py",
         "            descriptor.previous == previous\n            and descriptor.first_lsn == lsn\n",
         "            descriptor.first_lsn == lsn\n",
@@ -263,7 +263,7 @@ MUTATIONS = (
     ),
     Mutation(
         "believe-the-end",
-        "recovery takes a hole in the durable log for its end",
+        "recovery mistakes a hole in the durable log for its end",
         "log/recovery.py",
         "    if known > head:",
         "    if known > head + 2**60:",
@@ -295,7 +295,7 @@ MUTATIONS = (
     ),
     Mutation(
         "bury-with-zeros",
-        "what recovery left out is overwritten with zeros, which may be just what it lacked",
+        "what recovery left out is overwritten with zeros, which may be exactly what it lacked",
         "log/writer.py",
         '    page[:] = b"\\xff" * PAGE_BYTES',
         "    page[:] = bytes(PAGE_BYTES)",
@@ -303,7 +303,7 @@ MUTATIONS = (
     ),
     Mutation(
         "claim-what-is-not-synced",
-        "each segment of a commit says that those before it are durable, though one sync covers all",
+        "each segment of a commit says that the previous ones are durable, though one sync covers them all",
         "log/writer.py",
         "            encoding, count, self._uuid, first, end.time.wall_ns, committed, end.generation, end.previous,",
         "            encoding, count, self._uuid, first, end.time.wall_ns, first, end.generation, end.previous,",
@@ -319,7 +319,7 @@ MUTATIONS = (
     ),
     Mutation(
         "no-superblock-for-long",
-        "no superblock says what is committed while much is written and nothing destaged",
+        "no superblock says what is committed while much is written and nothing is destaged",
         "flow/committer.py",
         "        if self._writer.end.place - self._superblock_place > SUPERBLOCK_PAGES:",
         "        if self._writer.end.place - self._superblock_place > SUPERBLOCK_PAGES << 20:",
@@ -327,7 +327,7 @@ MUTATIONS = (
     ),
     Mutation(
         "origin-read-races-destage",
-        "a read of the origin does not look whether the block was written meanwhile",
+        "a read of the origin does not check whether the block was written in the meantime",
         "volume/reader.py",
         "return sweeps == self._map.sweeps and self._map.entries(block, len(entries)) == entries",
         "return True",
@@ -335,7 +335,7 @@ MUTATIONS = (
     ),
     Mutation(
         "origin-page-read-races-destage",
-        "a read of one page of the origin does not look whether it was written meanwhile",
+        "a read of one page of the origin does not check whether it was written in the meantime",
         "volume/reader.py",
         "return self._map.get(block) == entry and self._map.sweeps == sweeps",
         "return True",
@@ -343,7 +343,7 @@ MUTATIONS = (
     ),
     Mutation(
         "ring-floor-too-low-for-a-page",
-        "a read of one page takes one page more than the ring holds from it",
+        "a read of one page takes it from the ring when the ring has just lost it",
         "volume/reader.py",
         "and entry >= line.head - line.ring_pages:",
         "and entry >= line.head - line.ring_pages - 1:",
@@ -391,7 +391,7 @@ MUTATIONS = (
     ),
     Mutation(
         "rewind-tail-not-buried",
-        "what a rewind that was cut off left in the log can follow the next one",
+        "what an interrupted rewind left in the log can follow the next rewind",
         "log/writer.py",
         "        bury_discarded(self._device, self._data_pages, tail.place, limit)",
         "        self._device.sync()",
@@ -407,7 +407,7 @@ MUTATIONS = (
     ),
     Mutation(
         "snapshots-do-not-end",
-        "a snapshot that the origin has passed is read on",
+        "a snapshot that the origin has passed can still be read",
         "flow/retention.py",
         "                pin.ended = True",
         "                pass",
@@ -415,7 +415,7 @@ MUTATIONS = (
     ),
     Mutation(
         "window-begins-too-early",
-        "after a crash moments can be opened that the origin has passed",
+        "after a crash, moments can be opened that the origin has passed",
         "log/recovery.py",
         "        self.covered.generations.drop_below(self._superblock.batch_end)",
         "        self.covered.generations.drop_below(self._superblock.oldest)",

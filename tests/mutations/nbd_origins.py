@@ -6,7 +6,7 @@ from tests.mutations.mutation import Mutation
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "repeat-before-it-settles",
-        "a batch is repeated while what was under way on a lost connection may still be carried out",
+        "a batch is repeated while requests on a lost connection may still be carried out",
         "device/nbd_device.py",
         "                    self._settles_at = time.monotonic() + self._times.settle\n",
         "                    pass\n",
@@ -14,7 +14,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "trust-a-killed-server",
-        "a start does not wait for what the killed server before had under way",
+        "a start does not wait for the requests of the killed server before it",
         "server/cache.py",
         "            self._origin.suspect_requests()\n",
         "            pass\n",
@@ -22,7 +22,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "wait-for-silent-servers",
-        "a server that says nothing any more is waited for without end",
+        "the cache waits without end for a server that has gone silent",
         "device/nbd_connection.py",
         "            raise connection.give_up(now - self._since)\n",
         "            pass\n",

@@ -6,7 +6,7 @@ from tests.mutations.mutation import Mutation
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "twins-are-one",
-        "a dirty log takes any origin whose samples fit, whatever it recorded of its own",
+        "a dirty log accepts any origin whose samples match, whatever identity it recorded",
         "pairing/pairing.py",
         "    if told and ORIGIN_MOVED not in force:",
         "    if False:",
