@@ -14,6 +14,7 @@
         OtherLogError        the origin lacks what another log holds for it
         DamagedLogError      the durable part of the log has a hole, or its end is missing
       LogFullError           the log has no room for what a command is to append
+      NoThreadError          a thread cannot be started
       RequestError           one request of a client cannot be served
         OutOfRangeError      it reaches beyond the end of the volume
         ReadOnlyError        the volume cannot be written
@@ -97,6 +98,10 @@ class DamagedLogError(LogRefusedError):
 
 class LogFullError(WbcacheError):
     errno_value = errno.ENOSPC
+
+
+class NoThreadError(WbcacheError):
+    errno_value = errno.ENOMEM
 
 
 class RequestError(WbcacheError):

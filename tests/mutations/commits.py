@@ -20,4 +20,21 @@ MUTATIONS: tuple[Mutation, ...] = (
         "",
         "tests/model/test_no_memory.py::test_a_write",
     ),
+    Mutation(
+        "one-thread-starts-alone",
+        "where the destager's thread cannot be started the committer runs on, and the next client gets another",
+        "threads.py",
+        "        self._may_run = False\n        self._decision.release()\n        for thread in self._threads:\n"
+        "            if thread.ident:\n                thread.join()\n",
+        "        self._may_run = True\n        self._decision.release()\n",
+        "tests/model/test_activation.py::test_a_thread_that_cannot_be_started",
+    ),
+    Mutation(
+        "next-attempt-with-stale-superblocks",
+        "an activation after one that failed overwrites the only superblock that is whole",
+        "server/cache.py",
+        "self._store = store = self._store or SuperblockStore(",
+        "self._store = store = SuperblockStore(",
+        "tests/model/test_activation.py::test_a_log_that_fails_twice",
+    ),
 )

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""MemoryError at a chosen line of the core, as when an allocation fails there."""
+"""MemoryError at a chosen line of the core, as when an allocation fails there; threads that cannot be started."""
 
 import contextlib
 import linecache
 import sys
+import threading
 from pathlib import Path
 
 _CORE = Path(__file__).resolve().parents[2] / "wbcache_core"
@@ -13,10 +14,11 @@ _UNFIT_ENDS = ("= None", "= True", "= False")
 
 
 class Injection:
-    """`struck` is where it happened, None while it has not."""
+    """`struck` is where it happened, None while it has not; `passed` are the lines that went well before."""
 
     def __init__(self, countdown, files, functions, error):
         self.struck = None
+        self.passed = []
         self._countdown = countdown
         self._files = {str((_CORE / name).resolve(strict=True)) for name in files}
         self._functions = functions
@@ -45,6 +47,7 @@ class Injection:
             return self._lines
         if self._countdown:
             self._countdown -= 1
+            self.passed.append((frame.f_code.co_filename, frame.f_lineno))
             return self._lines
         self.struck = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}: {text}"
         raise self._error
@@ -63,3 +66,27 @@ def error_at(countdown, files, functions=(), error=None):
         yield injection
     finally:
         sys.settrace(before)
+
+
+def each_line_once(injection):
+    """Countdowns at which the error strikes each line for the first time, from a run that it did not strike."""
+    first = {}
+    for countdown, line in enumerate(injection.passed):
+        first.setdefault(line, countdown)
+    return sorted(first.values())
+
+
+@contextlib.contextmanager
+def threads_that_fail(monkeypatch, started=0, error=None):
+    """Inside, so many threads can be started and no more."""
+    start, left = threading.Thread.start, [started]
+
+    def failing_start(thread):
+        left[0] -= 1
+        if left[0] < 0:
+            raise error or RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", failing_start)
+        yield

@@ -46,9 +46,13 @@ class LocalPair:
     def start(self, origin_device=None, **parameters):
         """A cache that takes writes; origin_device stands in for the origin's file."""
         cache = Cache(self.config(**parameters), origin_device)
-        self._caches.append(cache)
+        self.own(cache)
         cache.activate()
         return cache
+
+    def own(self, cache):
+        """Have abandon() end a cache that was made elsewhere."""
+        self._caches.append(cache)
 
     def abandon(self):
         """End all caches as a crash would; those that have ended already do not mind. One that hangs is an error."""

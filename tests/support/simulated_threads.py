@@ -170,6 +170,9 @@ class _Future:
         self._thread = thread
         self._results = results
 
+    def cancelled(self):
+        return False
+
     def exception(self):
         self._thread.join()
         error, self._thread.error = self._thread.error, None

@@ -17,6 +17,7 @@ from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.segment_table import SegmentTable
+from wbcache_core.threads import StartTogether
 
 _log = logging.getLogger("wbcache")
 
@@ -57,19 +58,20 @@ class Committer:
         """A commit has begun and not come to its end: the log may hold what nobody knows of."""
         self._interval = interval
         self._low_pages = low_pages
-        self._thread = threading.Thread(target=self._run, name="wbcache-commit", daemon=True)
+        self._thread: threading.Thread | None = None  # only start() and join() use it
 
     @property
     def generation(self) -> int:
         """Number of the last commit."""
         return self._writer.end.generation
 
-    def start(self) -> None:
-        self._thread.start()
+    def start(self, together: StartTogether) -> None:
+        """The thread, as one of several. Raises NoThreadError."""
+        self._thread = together.add("wbcache-commit", self._run)
 
     def join(self) -> None:
         """Wait for the thread; the line has been stopped. Idempotent."""
-        if self._thread.ident:
+        if self._thread:
             self._thread.join()
         self._writer.close()
 

@@ -31,6 +31,7 @@ from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.memory.segment_table import Located, SegmentTable
 from wbcache_core.pairing import fingerprint
+from wbcache_core.threads import StartTogether
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
 _log = logging.getLogger("wbcache")
@@ -95,14 +96,15 @@ class Destager:
         self._idle_head, self._idle_since = 0, 0.0
         self._back_off, self._retry_at = 0.0, 0.0
         self._has_ended = False
-        self._thread = threading.Thread(target=self._run, name="wbcache-destage", daemon=True)
+        self._thread: threading.Thread | None = None  # only start() and join() use it
 
-    def start(self) -> None:
-        self._thread.start()
+    def start(self, together: StartTogether) -> None:
+        """The thread, as one of several. Raises NoThreadError."""
+        self._thread = together.add("wbcache-destage", self._run)
 
     def join(self) -> None:
         """Wait for the thread; the line has been stopped. Nothing when it was never started."""
-        if self._thread.ident:
+        if self._thread:
             self._thread.join()
 
     def finish_drain(self) -> bool:

@@ -9,7 +9,7 @@ import errno
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 
@@ -322,10 +322,19 @@ class OriginWriter:
         if self._pipelined and isinstance(tasks[0], _WriteTask):
             threads = -(-count // self._pipelined.pipeline_depth)
             work, count = partial(self._work_pipelined, count // threads), threads
-        futures = [self._pool.submit(work, tasks, failed) for _ in range(count)]
-        errors = [error for future in futures if (error := future.exception())]
+        futures: list[Future[None]] = []
+        try:
+            for _ in range(count):
+                futures.append(self._pool.submit(work, tasks, failed))
+        except (RuntimeError, MemoryError):
+            # There can be no more threads. The pool keeps what it was given, and nothing of it may come after the sync.
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+        errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
         if errors:
             raise errors[0]
+        if tasks:
+            work(tasks, failed)
 
     def _work(self, tasks: deque[_Task], failed: list[_Failure]) -> None:
         while True:

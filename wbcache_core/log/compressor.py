@@ -4,14 +4,17 @@
 Used by one thread at a time, the leader of a commit, whose all fields are.
 """
 
+import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import zstandard
 
 from wbcache_core.format.frames import pack
 from wbcache_core.format.segment import FRAME_PAGES
 from wbcache_core.units import PAGE_SHIFT, pages_of
+
+_log = logging.getLogger("wbcache")
 
 _MOST_THREADS = 4
 _FEWEST_FRAMES = 4
@@ -64,10 +67,19 @@ class FrameCompressor:
             return self._pack_part(0, pages)
         step = -(-frame_count // self._threads) * FRAME_PAGES
         parts = [pages[start : start + step] for start in range(0, len(pages), step)]
-        others = [self._pool.submit(self._pack_part, number, parts[number]) for number in range(1, len(parts))]
+        others: list[Future[list[bytes]]] = []
+        try:
+            for number in range(1, len(parts)):
+                others.append(self._pool.submit(self._pack_part, number, parts[number]))
+        except (RuntimeError, MemoryError):
+            # There can be no more threads. The pool keeps what it was given: it has to end before this one goes on.
+            self._threads = 1
+            self._pool.shutdown(cancel_futures=True)
+            _log.warning("no thread can be started: commits are compressed by one alone from now on")
         frames = self._pack_part(0, parts[0])
-        for other in others:
-            frames += other.result()
+        for number in range(1, len(parts)):
+            other = others[number - 1] if number <= len(others) else None
+            frames += other.result() if other and not other.cancelled() else self._pack_part(0, parts[number])
         return frames
 
     def _pack_part(self, number: int, pages: list[memoryview]) -> list[bytes]:

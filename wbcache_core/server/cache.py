@@ -13,16 +13,13 @@ import os
 import threading
 import time
 import uuid
-from typing import Any
 
 from wbcache_core import clock
 from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device
-from wbcache_core.device.file_device import FileDevice, system_path
-from wbcache_core.device.log_file import create_file
+from wbcache_core.device.file_device import system_path
 from wbcache_core.device.origin import open_origin
 from wbcache_core.errors import (
-    ConfigError,
     DeviceError,
     LogRefusedError,
     ReadOnlyError,
@@ -40,8 +37,8 @@ from wbcache_core.flow.throttle import Throttle
 from wbcache_core.format.superblock import SAMPLE_COUNT, Superblock, Tag
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import Recovered
-from wbcache_core.log.superblocks import SuperblockStore, format_log
-from wbcache_core.log.writer import LogEnd, LogWriter, bury_discarded
+from wbcache_core.log.superblocks import SuperblockStore
+from wbcache_core.log.writer import LogEnd, LogWriter
 from wbcache_core.memory.block_map import LocationMap
 from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.cursors import NumberLine
@@ -49,15 +46,17 @@ from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import LAST_FLUSH
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.memory.segment_table import SegmentTable
-from wbcache_core.pairing import fingerprint, pairing
+from wbcache_core.pairing import pairing
 from wbcache_core.pairing.mark import CLEAN, DIRTY, OriginSide
 from wbcache_core.pairing.pairing import DISCARD_LOG
 from wbcache_core.pairing.recovery import RecoveredPair, recover_pair
-from wbcache_core.server import history
+from wbcache_core.server import history, log_preparation
 from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import DESTAGE, HOLD, IN_USE, Config
 from wbcache_core.server.history import Facts
-from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size, pages_of
+from wbcache_core.server.log_preparation import FoundData
+from wbcache_core.threads import StartTogether
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
 from wbcache_core.volume.reader import VolumeReader
 from wbcache_core.volume.snapshot import Snapshot, Snapshots
 from wbcache_core.volume.volume import Volume
@@ -75,13 +74,15 @@ class Cache:
         """
         self._config = config
         self._lifecycle = threading.Lock()
-        self._is_synced = False
-        """What recovery found is durable. Only ever set, by who opens a moment before activate()."""
+        self._found = FoundData()
+        self._is_prepared = False
         self._active = self._stopped = False
         self._settled = threading.Event()
         self._ring = RingBuffer(config.ring_size)
         self._log = log
         self._slots: list[Superblock | None] | None = None
+        """As they were found or made; None as long as the log is not formatted."""
+        self._store: SuperblockStore | None = None
         self._pair: RecoveredPair | None = None  # until the log says what it says
         self._may_be_under_way = False
         """The log announces a batch, or did so perhaps in a part that is damaged or discarded."""
@@ -141,9 +142,7 @@ class Cache:
             if not os.path.isdir(system_path(folder)):
                 raise DeviceError(f"cannot create log '{path}': there is no folder '{folder}'", errno.ENOENT)
             return self._config.log_size
-        if isinstance(self._origin, FileDevice) and self._origin.is_file(path):
-            raise ConfigError(f"origin and log are the same: '{self._config.origin}' and '{path}'; name another log")
-        self._log = FileDevice(path, "log", direct=True, beside_writers=IN_USE in self._config.force)
+        self._log = log_preparation.open_log(self._config, self._origin)
         return self._log.size or self._config.log_size
 
     def _new_superblock(self, log_bytes: int) -> Superblock:
@@ -206,73 +205,66 @@ class Cache:
         )  # fmt: skip
 
     def activate(self) -> None:
-        """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError."""
+        """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError.
+
+        After an error, whatever it is, nobody can write, no thread is left, and the next call begins anew.
+        """
         with self._lifecycle:
             if self._stopped:
                 raise StoppedError("the server is shutting down")
             if not self._active:
-                self._prepare_log()
+                store = self._prepare_log()
                 # Before the first write can be acknowledged, and after the log is one that can be named.
                 self._side.put(self._superblock.uuid, self._config.log, DIRTY)
-                self._start()
-                self._active = True
+                self._start(store)
 
-    def _prepare_log(self) -> None:
-        """Make sure of a formatted log whose superblocks say what recovery found."""
-        if not self.is_writable:
-            raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
+    def _prepare_log(self) -> SuperblockStore:
+        """A formatted log whose superblocks say what recovery found. What failed is done again at the next call."""
+        if self._is_prepared and self._store:
+            return self._store
+        self._check_writable()
         if self._log is None:
-            create_file(self._config.log, self._config.log_size)
-            self._log = FileDevice(self._config.log, "log", direct=True)
+            self._log = log_preparation.create_log(self._config, self._origin)
+            self._check_writable()
         if self._log.size == 0:
             self._log.grow(self._config.log_size)
         if self._slots is None:
-            # Generation 0 is the origin as it is now.
-            now = clock.read()
-            first = self._superblock.with_changes(
-                samples=fingerprint.take(self._origin), destaged_time_ns=now.wall_ns
-            )  # fmt: skip
-            self._slots = format_log(self._log, first)
-            self._end = self._end._replace(time=now)
+            store, now = log_preparation.format_blank(self._log, self._superblock, self._origin)
+            first = store.current
             with self._line.lock:
+                # An attempt before may have been cut off in the middle of this.
+                self._covered.generations.drop_below(first.destaged + 1)
                 self._covered.generations.append(0, first.destaged, now)
+            self._end = self._end._replace(time=now)
             self._reader = LogReader(self._log, first.data_pages, first.uuid)
             self._volume_reader.attach_log(self._reader)
-            _log.info("formatted log '%s' of %s", self._log.name, format_size(first.log_bytes))
-            return
-        line = self._line
-        # A killed server may have left writes in the page cache that recovery saw and nothing made durable.
-        self._log.sync()
-        store = SuperblockStore(self._log, self._slots)
-        changes: dict[str, Any] = {
-            "origin_name": self._origin.name, "origin_facts": self._side.facts, "origin_bytes": self._origin.size
-        }  # fmt: skip
-        if self._pair:
-            if self._pair.samples_are_stale:
-                changes["samples"] = fingerprint.take(self._origin)
-            if self._pair.past_is_gone:
-                changes |= {"batch_end": line.committed, "tags": ()}
-        for _ in range(2):
-            store.write(oldest=line.destaged, oldest_place=line.destaged_place, committed=line.committed, **changes)
-        self._slots, self._pair = store.slots, None
-        # Only now that neither superblock needs anything below `destaged`.
-        bury_discarded(self._log, line.data_pages, line.write_place, line.destaged_place + line.data_pages)
+        else:
+            self._found.make_durable(self._log)
+            # One for all attempts: it knows which of the superblocks is sound after a write that failed.
+            self._store = store = self._store or SuperblockStore(self._log, self._slots)
+            assert self._pair
+            log_preparation.bring_up_to_date(self._log, store, self._line, self._pair, self._origin, self._side)
+        self._store, self._slots, self._pair, self._is_prepared = store, store.slots, None, True
+        return store
 
-    def _start(self) -> None:
-        assert self._log and self._reader and self._slots
+    def _check_writable(self) -> None:
+        """Raises ReadOnlyError."""
+        if not self.is_writable:
+            raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
+
+    def _start(self, store: SuperblockStore) -> None:
+        """Both threads and the writers, or nothing: an error leaves all as it was. Raises NoThreadError."""
+        assert self._log and self._reader
         config, line = self._config, self._line
         low_pages = line.data_pages * config.low_watermark // 100
-        store = SuperblockStore(self._log, self._slots)
-        with line.lock:
-            line.reclaimed_place = store.reclaimed_place
         writer = LogWriter(
             self._log, line.data_pages, self._superblock.uuid, self._ring, self._end, config.compress
         )  # fmt: skip
-        self._store = store
         if self._may_be_under_way:
             # When the server before was killed, or lost its connection for good.
             self._origin.suspect_requests()
         with line.lock:
+            line.reclaimed_place = store.reclaimed_place
             line.origin_settles_at = self._origin.settles_at
         if line.origin_settles_at > time.monotonic():
             _log.info("the origin is left alone for %.0f s: requests of a killed server may still be carried out there",
@@ -290,9 +282,19 @@ class Cache:
             self._throttle, self._bad, carrier, Settings(low_pages, config.destage_delay),
         )  # fmt: skip
         self._ring.populate()
-        self.volume.make_writable(self._committer, config.ack, config.flush, config.fua)
-        self._committer.start()
-        self._destager.start()
+        together = StartTogether()
+        try:
+            self._committer.start(together)
+            self._destager.start(together)
+            self.volume.make_writable(self._committer, config.ack, config.flush, config.fua)
+            together.run()
+        except BaseException:
+            # Neither has done anything yet. The next attempt has threads, and a writer of the log, of its own.
+            with line.lock:
+                line.writable, line.limit, line.soft_limit = False, 0, 0
+            together.give_up()
+            raise
+        self._active = True
 
     def window(self) -> tuple[list[Generation], tuple[Tag, ...]]:
         """The generations that can be opened now, oldest first, and the tags. Takes time linear in their number."""
@@ -340,9 +342,9 @@ class Cache:
     def _sync_what_was_found(self) -> None:
         """What a killed server wrote may be in the page cache only. A moment that was seen must not go with the power:
         another one would get its number. Raises DeviceError."""
-        if not self._active and not self._is_synced and self._log:
-            self._log.sync()
-            self._is_synced = True
+        if not self._active and self._pair:
+            assert self._log
+            self._found.make_durable(self._log)
 
     def tag(self, name: str, when: str | None = None) -> Tag:
         """Give a moment a name, the present one unless said otherwise; durable when it returns. Lets writers in.
@@ -443,6 +445,7 @@ class Cache:
             self._destager.join()
             self._committer.join()
         if not line.log_error:
+            assert self._store
             try:
                 self._store.write(committed=line.committed)
                 if self._store.current.destaged == line.head:

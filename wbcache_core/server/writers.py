@@ -10,7 +10,7 @@ itself what is the matter, and those that only read are not kept away.
 import logging
 
 from wbcache_core.device.log_file import check_creatable
-from wbcache_core.errors import DeviceError
+from wbcache_core.errors import DeviceError, LogRefusedError, NoThreadError
 from wbcache_core.server.cache import Cache
 
 _log = logging.getLogger("wbcache")
@@ -26,13 +26,13 @@ class Writers:
     def admit(self) -> str:
         """Let writers in; returns why the volume is read-only to this client, or ''.
 
-        What failed is tried again for the next client. Raises what Cache.activate() raises, but for DeviceError.
+        What failed is tried again for the next client. Raises StoppedError.
         """
         if not self._cache.is_writable:
             return "origin or log cannot be written"
         try:
             self._cache.activate()
-        except DeviceError as error:
+        except (DeviceError, LogRefusedError, NoThreadError) as error:
             _log.error("the volume is served read-only: %s", error)
             return str(error)
         return ""

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.support.bulk_writes import BulkWrites
+from tests.support.injected_errors import threads_that_fail
 from tests.support.simulated_disk import SimulatedDisk
 from tests.unit.flow.test_batch import START_LSN, build, replay
 from wbcache_core.errors import DeviceError, DeviceLostError, StoppedError
@@ -253,6 +254,22 @@ def test_a_stop_is_asked_for_before_each_request(origin):
     with pytest.raises(StoppedError):
         writer.write(build(SPREAD))
     assert 20 <= len(origin.calls) <= 20 + 4
+    writer.close()
+
+
+@pytest.mark.parametrize("started", range(5))
+def test_helpers_that_cannot_be_started_are_done_without(monkeypatch, started):
+    """The batch is written all the same, and nothing of it goes on behind its sync."""
+    monkeypatch.setattr(origin_writer, "_SLOW_WRITE_SECONDS", -1.0)
+    origin = Recorder(0.0005)
+    writer = make_writer(origin)
+    with threads_that_fail(monkeypatch, started):
+        writer.write(build(SPREAD))
+    assert origin.durable == expected_content()
+    assert origin.calls[-1][0] == "sync"
+    origin.calls.clear()
+    writer.write(build(SPREAD))
+    assert origin.calls[-1][0] == "sync"
     writer.close()
 
 

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from tests.support.injected_errors import threads_that_fail
 from wbcache_core.format.frames import unpack
 from wbcache_core.format.segment import FRAME_PAGES, MAX_ENTRIES
 from wbcache_core.log.compressor import FrameCompressor
@@ -40,6 +41,16 @@ def assert_holds(frames, pages):
 def test_frames_are_in_order(compressor, count, threads):
     compressor._threads = threads
     pages = text(count)
+    for _ in range(3):
+        assert_holds(compressor.compress(pages), pages)
+
+
+@pytest.mark.parametrize("started", range(4))
+def test_helpers_that_cannot_be_started_are_done_without(compressor, monkeypatch, started):
+    compressor._threads = 4
+    pages = text(MAX_ENTRIES)
+    with threads_that_fail(monkeypatch, started):
+        assert_holds(compressor.compress(pages), pages)
     for _ in range(3):
         assert_holds(compressor.compress(pages), pages)
 

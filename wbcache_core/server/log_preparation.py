@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Makes a log one that takes writes: creates it, formats it, or brings what recovery found up to date.
+
+Each of these may fail at any step and is then called again, with the next
+client. So none relies on what an attempt before has left, and a superblock
+whose write failed is the one that is written again, never the other.
+"""
+
+import errno
+import logging
+import os
+import threading
+from typing import Any
+
+from wbcache_core import clock
+from wbcache_core.clock import Reading
+from wbcache_core.device.device import Device
+from wbcache_core.device.file_device import FileDevice, system_path
+from wbcache_core.device.log_file import create_file
+from wbcache_core.errors import ConfigError, DeviceError
+from wbcache_core.format.superblock import Superblock
+from wbcache_core.log.superblocks import SuperblockStore, format_log
+from wbcache_core.log.writer import bury_discarded
+from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.pairing import fingerprint, pairing
+from wbcache_core.pairing.mark import OriginSide
+from wbcache_core.pairing.recovery import RecoveredPair
+from wbcache_core.server.config import IN_USE, Config
+from wbcache_core.units import format_size
+
+_log = logging.getLogger("wbcache")
+
+
+class FoundData:
+    """What recovery found, which a killed server may have left in the page cache only. Any thread may ask for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        """Guards the fields, held across the sync. Nothing is taken while it is held."""
+        self._is_durable = False
+        self._failure = ""
+
+    def make_durable(self, log: Device) -> None:
+        """Sync it, once. Raises DeviceError, and from then on always.
+
+        The kernel tells only once of what it could not write: a second sync that succeeds says nothing.
+        """
+        with self._lock:
+            if not self._is_durable and not self._failure:
+                self._failure = "a sync did not come to its end"
+                try:
+                    log.sync()
+                    self._is_durable, self._failure = True, ""
+                except DeviceError as error:
+                    self._failure = str(error)
+            if self._failure:
+                raise DeviceError(
+                    f"{self._failure}; what a server left in log '{log.name}' when it was killed may not be durable: "
+                    "nothing is written; start the server again when the log device is sound"
+                )
+
+
+def open_log(config: Config, origin: Device) -> FileDevice:
+    """Raises ConfigError, DeviceError."""
+    path = config.log
+    if isinstance(origin, FileDevice) and origin.is_file(path):
+        raise ConfigError(f"origin and log are the same: '{config.origin}' and '{path}'; name another log")
+    return FileDevice(path, "log", direct=True, beside_writers=IN_USE in config.force)
+
+
+def create_log(config: Config, origin: Device) -> FileDevice:
+    """The log that was missing at the start. One that is there by now, from an attempt before, is taken when it is
+    blank. Raises ConfigError, DeviceError, LogRefusedError."""
+    is_new = not os.path.lexists(system_path(config.log))
+    if is_new:
+        create_file(config.log, config.log_size)
+    log = open_log(config, origin)
+    try:
+        if not is_new and log.size and (log.size != config.log_size or pairing.read_log(log) is not None):
+            raise DeviceError(
+                f"log '{config.log}' has appeared since the server started, with {log.size} bytes, and others may "
+                "have written to it: it has not been changed; start the server again", errno.EEXIST,
+            )  # fmt: skip
+        return log
+    except BaseException:
+        log.close()
+        raise
+
+
+def format_blank(log: Device, blank: Superblock, origin: Device) -> tuple[SuperblockStore, Reading]:
+    """Format a log whose superblock is going to be `blank`, but for what is known only now: generation 0 is the origin
+    as it is. Returns the time of that. Raises DeviceError."""
+    now = clock.read()
+    first = blank.with_changes(samples=fingerprint.take(origin), destaged_time_ns=now.wall_ns)
+    store = SuperblockStore(log, format_log(log, first))
+    _log.info("formatted log '%s' of %s", log.name, format_size(first.log_bytes))
+    return store, now
+
+
+def bring_up_to_date(
+    log: Device, store: SuperblockStore, line: NumberLine, pair: RecoveredPair, origin: Device, side: OriginSide
+) -> None:
+    """Let both superblocks say what recovery found, which is durable. Raises DeviceError."""
+    changes: dict[str, Any] = {"origin_name": origin.name, "origin_facts": side.facts, "origin_bytes": origin.size}
+    if pair.samples_are_stale:
+        changes["samples"] = fingerprint.take(origin)
+    if pair.past_is_gone:
+        changes |= {"batch_end": line.committed, "tags": ()}
+    for _ in range(2):
+        store.write(oldest=line.destaged, oldest_place=line.destaged_place, committed=line.committed, **changes)
+    # Only now that neither superblock needs anything below `destaged`.
+    bury_discarded(log, line.data_pages, line.write_place, line.destaged_place + line.data_pages)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Threads that start together or not at all."""
+
+import threading
+from collections.abc import Callable
+
+from wbcache_core.errors import NoThreadError
+
+
+def start(thread: threading.Thread) -> None:
+    """Raises NoThreadError."""
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:
+        # Python says both with a RuntimeError, and gives no errno.
+        raise NoThreadError(
+            f"cannot start a thread ({thread.name}): {error or 'out of memory'}; the limit on processes (ulimit -u, "
+            "TasksMax= of systemd, pids.max of a container) or on memory is reached: raise it, and connect again"
+        ) from None
+
+
+class StartTogether:
+    """Threads that wait for one decision before they do anything: all run, or all end.
+
+    For one thread, which calls run() or give_up() once. `_may_run` is written before `_decision` is released.
+    """
+
+    def __init__(self) -> None:
+        self._decision = threading.Lock()
+        """Held until the decision is made. Nothing else is taken while it is held."""
+        self._decision.acquire()
+        self._may_run = False
+        self._threads: list[threading.Thread] = []
+
+    def add(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        """Start a thread that waits. Raises NoThreadError."""
+        thread = threading.Thread(target=self._wait, args=(work,), name=name, daemon=True)
+        self._threads.append(thread)
+        start(thread)
+        return thread
+
+    def run(self) -> None:
+        """Let all of them go on. Whoever gets an exception here still has to give up."""
+        self._may_run = True
+        self._decision.release()
+
+    def give_up(self) -> None:
+        """Return when all have ended without having done anything."""
+        self._may_run = False
+        self._decision.release()
+        for thread in self._threads:
+            if thread.ident:
+                thread.join()
+
+    def _wait(self, work: Callable[[], None]) -> None:
+        with self._decision:
+            may_run = self._may_run
+        if may_run:
+            work()
