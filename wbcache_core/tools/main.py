@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command `wbcache`: looks at, checks, empties, rewinds and salvages the log of a server that is not running."""
+"""The command `wbcache`: inspects, checks, drains, rewinds and salvages the log of a server that is not running."""
 
 import argparse
 import logging
@@ -32,20 +32,20 @@ REFUSED, CANNOT_LOOK, INTERRUPTED, NOBODY_READS = 1, 2, 130, 141
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _DESCRIPTION = (
-    "Looks at, checks, empties, rewinds and salvages the log of a wbcache server that is not running; names "
-    "moments, and asks a running server."
+    "Inspects, checks, drains, rewinds and salvages the log of a wbcache server that is not running; names "
+    "past moments, and asks a running server."
 )
 _EPILOG = """\
 LOG is the log's file or block device. ORIGIN is the slow device it belongs to: a file, a block device or an NBD URI.
-SOCKET is what a running server was given with control=.
-info, check, dump, diff, history, picture, replay --to, and salvage without --yes write nothing to log and origin.
+SOCKET is the path that a running server was given with control=.
+info, check, dump, diff, history, picture, replay --to, and salvage without --yes do not write to log or origin.
 A log or origin that a running server holds is refused.
 
 exit status:
-  0    all is well, or done
-  1    the log is damaged or refused, or what was begun could not be finished
-  2    the log or the origin could not be looked at, the output could not be written, or the command makes no sense
-  130  interrupted; where something was being written, run the same command again
+  0    everything is in order, or done
+  1    the log is damaged or refused, or the command could not finish what it began
+  2    the log or the origin could not be examined, the output could not be written, or the command is invalid
+  130  interrupted; if something was being written, run the same command again
 """
 
 
@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="wbcache", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"wbcache {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="tell more of what is done, on stderr")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print more about what is being done, on stderr")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_info(commands)
     _add_check(commands)
@@ -111,8 +111,8 @@ def _add(commands: _Commands, name: str, summary: str, text: str) -> argparse.Ar
 def _add_info(commands: _Commands) -> None:
     parser = _add(
         commands, "info", "what a log is, and what it holds that its origin lacks",
-        "Tells whose log it is, its sizes and cursors, how much of it the origin lacks and since when, and how old the "
-        "origin is on its own. Of a log that is refused it tells what its superblocks say, and why it is refused.",
+        "Shows which origin the log belongs to, sizes and cursors, how much of it the origin lacks and since when, and "
+        "how old the origin alone is. For a log that is refused, it shows what the superblocks say, and why.",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -120,8 +120,8 @@ def _add_info(commands: _Commands) -> None:
 def _add_check(commands: _Commands) -> None:
     parser = _add(
         commands, "check", "whether a log is sound",
-        "Reads all of the log, verifies every checksum and whatever else must hold, and says what is wrong and where. "
-        "A remark is what a crash may leave and the next start of a server mends.",
+        "Reads the whole log, verifies every checksum and everything else that must hold, and says what is wrong and "
+        "where. A remark is something that a crash may leave and that the next start of a server repairs.",
     )  # fmt: skip
     parser.add_argument("--origin", metavar="ORIGIN", type=_origin, help="also check that the origin is as it was left")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -129,23 +129,23 @@ def _add_check(commands: _Commands) -> None:
 
 def _add_dump(commands: _Commands) -> None:
     parser = _add(
-        commands, "dump", "every segment and entry of a log, a line each",
-        "Reads all of the log and prints the segments in order of their LSNs: 'dirty' are those that the origin lacks, "
-        "'clean' those that it has and that are not overwritten yet, 'loose' those that a crash or damage cut off.",
+        commands, "dump", "every segment and entry of a log, one line each",
+        "Reads the whole log and prints the segments in order of LSN: the origin lacks 'dirty' ones; it has 'clean' "
+        "ones, which have not been overwritten yet; 'loose' ones were cut off by a crash or by damage.",
     )  # fmt: skip
     number, time = _argument(parse_range), _argument(moments.parse)
     parser.add_argument("--block", metavar="A[-B]", type=number, help="only entries of these blocks of 4096 bytes")
     parser.add_argument("--lsn", metavar="A[-B]", type=number, help="only entries with these LSNs")
     parser.add_argument("--since", metavar="TIME", type=time, help="only commits from then on (ISO 8601, local or Z)")
-    parser.add_argument("--until", metavar="TIME", type=time, help="only commits up to then")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--until", metavar="TIME", type=time, help="only commits up to that time")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
 def _add_replay(commands: _Commands) -> None:
     parser = _add(
         commands, "replay", "write everything the log holds to the origin",
-        "Destages the whole log, as a server would; afterwards the origin alone is the volume. Can be killed at any "
-        "time and run again. With --to, writes the volume to a new file instead and changes nothing.",
+        "Destages the whole log, as a server would; afterwards the origin alone is the volume. It can be killed at any "
+        "time and run again. With --to, it writes the volume to a new file instead and changes nothing.",
     )  # fmt: skip
     parser.add_argument("origin", metavar="ORIGIN", type=_origin, help="the origin of this log")
     parser.add_argument("--to", metavar="FILE", help="write the volume to this new, sparse file instead")
@@ -158,14 +158,14 @@ def _add_replay(commands: _Commands) -> None:
 
 def _add_salvage(commands: _Commands) -> None:
     parser = _add(
-        commands, "salvage", "save what can be had from a damaged log",
+        commands, "salvage", "save what can be saved from a damaged log",
         "For a log that is refused because it is damaged, or whose destaging is stalled by a damaged page. Says up to "
-        "which moment the volume can be had, and exactly what is lost. With --yes, destages up to the damage, leaves "
-        "out damaged pages, gives up the rest and makes the log a new, empty one. Can be killed at any time and run "
-        "again: until the origin has all that can be had, nothing that the log holds is given up.",
+        "which moment the volume can be recovered, and exactly what is lost. With --yes, it destages up to the damage, "
+        "leaves out damaged pages, gives up the rest and makes the log a new, empty one. It can be killed at any time "
+        "and run again: nothing is given up until the origin has everything that can be recovered.",
     )  # fmt: skip
     parser.add_argument("origin", metavar="ORIGIN", type=_origin, help="the origin of this log")
-    parser.add_argument("--yes", action="store_true", help="do it, and not only say what would be done")
+    parser.add_argument("--yes", action="store_true", help="do it instead of only saying what would be done")
     parser.add_argument(
         "--force", metavar="WORD[,WORD]", type=_argument(_words_among(*_PAIR_WORDS, UNCERTAIN_LOG)),
         default=frozenset(),
@@ -177,7 +177,7 @@ def _add_salvage(commands: _Commands) -> None:
 
 
 def _when(text: str) -> str:
-    """A WHEN, perhaps with the @ that it has as the name of an export."""
+    """A WHEN, possibly with the @ that it has as the name of an export."""
     return text.removeprefix("@")
 
 
@@ -188,12 +188,12 @@ def _add_diff(commands: _Commands) -> None:
     parser = _add(
         commands, "diff", "what changed from one moment to another",
         "Prints the extents that were written, trimmed or zeroed between A and B, each with what it is at B: what has "
-        "to be done to the volume as of A to make it that as of B. B may be the earlier one; then data can be on the "
-        "origin. An extent that was written anew counts as changed, whatever was written. With --raw, the data goes "
-        "to a sparse file, at its offsets: an incremental backup.",
+        "to be done to the volume as of A to turn it into that as of B. B may be the earlier one; then data may be on "
+        "the origin. An extent that was rewritten counts as changed, whatever its content. With --raw, the data is "
+        "written to a sparse file, at its offsets: an incremental backup.",
     )  # fmt: skip
     parser.add_argument("start", metavar="A", type=_when, help=f"the moment to start from: a {_WHENS}")
-    parser.add_argument("end", metavar="B", type=_when, help="the moment to come to, in the same words")
+    parser.add_argument("end", metavar="B", type=_when, help="the moment to end with, in the same form")
     parser.add_argument("--origin", metavar="ORIGIN", type=_origin, help="the origin, if it is not where it was last")
     parser.add_argument("--raw", metavar="FILE", help="write the data to this new, sparse file")
     parser.add_argument("--json", action="store_true", help="print a list in the map format of qemu-img")
@@ -202,9 +202,9 @@ def _add_diff(commands: _Commands) -> None:
 def _add_rewind(commands: _Commands) -> None:
     parser = _add(
         commands, "rewind", "make a past moment the present one",
-        "Appends to the log every block that changed since WHEN, as it was then. Nothing is taken away: the moment "
-        "before is a past one, to which the volume can be rewound in turn as long as the log covers it. Interrupted "
-        "or killed, it has done all of it or nothing.",
+        "Appends to the log every block that changed since WHEN, as it was then. Nothing is removed: the moment before "
+        "is a past moment, to which the volume can be rewound as long as the log covers it. If it is interrupted or "
+        "killed, it has done everything or nothing.",
     )  # fmt: skip
     parser.add_argument("when", metavar="WHEN", type=_when, help=f"a {_WHENS}")
     parser.add_argument("--origin", metavar="ORIGIN", type=_origin, help="the origin, if it is not where it was last")
@@ -213,8 +213,8 @@ def _add_rewind(commands: _Commands) -> None:
 def _add_picture(commands: _Commands) -> None:
     parser = _add(
         commands, "picture", "draw what a log holds",
-        "Draws a PNG: time across, the volume up, how much was written where and when, the window of moments that can "
-        "be opened, the cursors, and the tags. Needs Matplotlib (python3-matplotlib).",
+        "Draws a PNG with time on the x axis and the volume on the y axis: how much was written where and when, the "
+        "moments that can be opened, the cursors, and the tags. Needs Matplotlib (python3-matplotlib).",
     )  # fmt: skip
     parser.add_argument("file", metavar="FILE.png", help="the new file")
 
@@ -223,7 +223,7 @@ def _add_to_target(commands: _Commands, name: str, summary: str, text: str) -> a
     parser = commands.add_parser(name, help=summary, description=text)
     parser.add_argument(
         "target", metavar="LOG|SOCKET", type=_argument(local_path),
-        help="the log, or of a running server the socket that it has from control="
+        help="the log, or the socket that a running server was given with control="
     )
     return parser
 
@@ -231,8 +231,8 @@ def _add_to_target(commands: _Commands, name: str, summary: str, text: str) -> a
 def _add_tag(commands: _Commands) -> None:
     parser = _add_to_target(
         commands, "tag", "give a moment a name, and keep it",
-        "Gives a moment that the log covers a name, the present one unless said otherwise: a generation, an age such "
-        "as -5m, a time, last-flush or another tag. The moment can be opened as long as the tag is there.",
+        "Gives a name to a moment that the log covers: by default the present one, otherwise a generation, an age such "
+        "as -5m, a time, last-flush or another tag. The moment can be opened as long as the tag exists.",
     )  # fmt: skip
     parser.add_argument("name", metavar="NAME", type=_name, help="at most 64 bytes, not another WHEN")
     parser.add_argument("when", metavar="WHEN", nargs="?", type=_when, help="the moment, if not the present one")
@@ -240,16 +240,16 @@ def _add_tag(commands: _Commands) -> None:
 
 def _add_untag(commands: _Commands) -> None:
     parser = _add_to_target(
-        commands, "untag", "take a name away", "Takes a name away; the moment is kept no longer than any other."
+        commands, "untag", "remove a tag", "Removes a tag; its moment is then kept no longer than any other."
     )
     parser.add_argument("name", metavar="NAME", type=_name, help="the tag")
 
 
 def _add_resolve(commands: _Commands) -> None:
     parser = _add_to_target(
-        commands, "resolve", "the export that a moment is now",
+        commands, "resolve", "the export that a moment means now",
         "Prints the name of the export (@ and the generation) that an age, a time or last-flush means now. That name "
-        "means the same moment to a client that connects anew.",
+        "still means the same moment to a client that reconnects.",
     )  # fmt: skip
     parser.add_argument("when", metavar="WHEN", type=_when, help=f"the moment: a {_WHENS}")
 
@@ -257,13 +257,13 @@ def _add_resolve(commands: _Commands) -> None:
 def _add_history(commands: _Commands) -> None:
     parser = _add_to_target(
         commands, "history", "the moments that can be opened, what was written when, and the tags",
-        "Tells which moments the log covers, how much was written in each generation (commit), and the tags. Where "
-        "there are many generations they are grouped by time.",
+        "Shows which moments the log covers, how much was written in each generation (commit), and the tags. If there "
+        "are many generations, they are grouped by time.",
     )  # fmt: skip
-    parser.add_argument("--all", action="store_true", help="a line for every generation, however many there are")
+    parser.add_argument("--all", action="store_true", help="print a line for every generation, however many there are")
     parser.add_argument(
         "--limit", metavar="N", type=_argument(_row_limit), default=DEFAULT_ROWS,
-        help=f"group so that there are at most so many lines, 1 to {MOST_GROUPS}; {DEFAULT_ROWS} by default",
+        help=f"group the generations into at most this many lines, 1 to {MOST_GROUPS}; {DEFAULT_ROWS} by default",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -271,20 +271,20 @@ def _add_history(commands: _Commands) -> None:
 def _add_status(commands: _Commands) -> None:
     parser = commands.add_parser(
         "status", help="what a running server is doing",
-        description="Tells the cursors, how much is dirty, rates, the window, open snapshots, tags, and what fails.",
+        description="Shows the cursors, how much is dirty, rates, the window, open snapshots, tags, and failures.",
     )  # fmt: skip
-    parser.add_argument("socket", metavar="SOCKET", help="the socket that the server has from control=")
+    parser.add_argument("socket", metavar="SOCKET", help="the socket that the server was given with control=")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_give_up(commands: _Commands) -> None:
     parser = commands.add_parser(
-        "give-up", help="give up bytes that the origin refuses to take",
-        description="For bad sectors of the origin, which status shows: what was written there is in the log alone. "
-        "Gives that up for good, in all bad blocks from OFFSET on for LENGTH bytes. What clients wrote there is lost, "
-        "flushed or not; the volume reads there what the origin has, which is old data or an error.",
+        "give-up", help="give up bytes that the origin rejects",
+        description="For bad sectors of the origin, which status shows: what was written there is only in the log. "
+        "Gives that up for good, in all bad blocks within LENGTH bytes from OFFSET on. What clients wrote there is "
+        "lost, flushed or not; the volume then reads there what the origin has, which is old data or an error.",
     )  # fmt: skip
-    parser.add_argument("socket", metavar="SOCKET", help="the socket that the server has from control=")
+    parser.add_argument("socket", metavar="SOCKET", help="the socket that the server was given with control=")
     parser.add_argument("offset", metavar="OFFSET", type=_argument(_bytes), help="in bytes")
     parser.add_argument("length", metavar="LENGTH", type=_argument(_bytes), help="in bytes")
 
