@@ -13,7 +13,7 @@ from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
 from tests.support.simulated_threads import Simulation
 from wbcache_core.errors import RequestError
 from wbcache_core.flow import bad_blocks, origin_writer
-from wbcache_core.memory.cursors import LOG, ORIGIN
+from wbcache_core.memory.policy import LOG, ORIGIN
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config
 

@@ -201,16 +201,17 @@ MUTATIONS = (
         "acknowledge-before-commit",
         "a flush, a FUA and ack=log return without waiting for the log",
         "volume/volume.py",
-        "        if level >= LOG and self._committer:",
-        "        if level > LOG and self._committer:",
+        "        if level >= LOG:",
+        "        if level > LOG:",
         "tests/model/test_lifecycle.py",
     ),
     Mutation(
         "fua-is-ignored",
         "a FUA write is acknowledged like any other",
         "volume/volume.py",
-        "        if fua or self._ack:\n            self._reach(end, self._fua if fua else self._ack)\n\n    def trim",
-        "        if self._ack:\n            self._reach(end, self._ack)\n\n    def trim",
+        "        if fua or policy.ack:\n            self._reach(end, policy.fua if fua else policy.ack)\n"
+        "\n    def trim",
+        "        if policy.ack:\n            self._reach(end, policy.ack)\n\n    def trim",
         CUTS.format("one client"),
     ),
     Mutation(

@@ -39,10 +39,7 @@ class Committer:
         covered: CoveredLog,
         writer: LogWriter,
         store: SuperblockStore,
-        interval: float,
-        low_pages: int,
     ) -> None:
-        """interval in seconds; above low_pages of dirty log the destager is woken."""
         self._lock = threading.Lock()
         """Guards `_has_leader` and `_waiters`. Nothing else is taken while it is held."""
         self._has_leader = False
@@ -56,8 +53,6 @@ class Committer:
         self._superblock_place = writer.end.place  # the leader's
         self._unfinished = False  # the leader's
         """A commit has begun and not come to its end: the log may hold what nobody knows of."""
-        self._interval = interval
-        self._low_pages = low_pages
         self._thread: threading.Thread | None = None  # only start() and join() use it
 
     @property
@@ -166,7 +161,7 @@ class Committer:
             line.note_committed(segments[-1].end_lsn, self._writer.end.place)
             for _ in segments:
                 line.closed_segments.popleft()
-            if line.destager_idle or line.dirty_pages > self._low_pages:
+            if line.destager_idle or line.dirty_pages > line.policy.low_pages:
                 line.destage_wanted.notify()
 
     def _next_segments(self) -> list[PendingSegment]:
@@ -211,8 +206,8 @@ class Committer:
         line = self._line
         with line.lock:
             while not (line.stopping or line.log_error):
-                volatile = line.head > line.committed
-                remaining = line.pending_since + self._interval - time.monotonic() if volatile else self._interval
+                volatile, interval = line.head > line.committed, line.policy.commit_interval
+                remaining = line.pending_since + interval - time.monotonic() if volatile else interval
                 if volatile and (line.commit_requested or remaining <= 0):
                     line.commit_requested = False
                     return True

@@ -10,7 +10,7 @@ superblock says so.
 import logging
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from wbcache_core.background import PIECE_PAGES, let_requests_run
 from wbcache_core.device.device import aligned_buffer
@@ -48,13 +48,6 @@ def batch_lsns(data_pages: int) -> int:
     return max(min(_BATCH_PAGES, data_pages // 8), MAX_SEGMENT_PAGES)
 
 
-class Settings(NamedTuple):
-    """When to destage: low_pages of dirty log, delay in seconds."""
-
-    low_pages: int
-    delay: float
-
-
 class Destager:
     """All fields are the own thread's alone, but `_retry_at` and `_has_ended`: guarded by the volume lock."""
 
@@ -73,7 +66,6 @@ class Destager:
         throttle: Throttle,
         bad: BadBlocks,
         carrier: Carrier,
-        settings: Settings,
     ) -> None:
         self._line = line
         self._ring = ring
@@ -88,7 +80,6 @@ class Destager:
         self._throttle = throttle
         self._bad = bad  # guarded by the volume lock
         self._carrier = carrier
-        self._settings = settings
         self._batch_lsns = batch_lsns(line.data_pages)
         self._last_batch_at = 0.0
         self._superseded_below = 0
@@ -212,7 +203,7 @@ class Destager:
             line.draining
             or line.origin_target > line.destaged
             or line.room_waiters
-            or backlog > self._settings.low_pages
+            or backlog > line.policy.low_pages
         ):
             return 0.0
         if line.head != self._idle_head:
@@ -221,7 +212,7 @@ class Destager:
         if limit < line.committed:
             # The history lets go of a little with every commit.
             since = max(since, self._last_batch_at)
-        return min(since + self._settings.delay, self._idle_since + _IDLE_SECONDS) - now
+        return min(since + line.policy.destage_delay, self._idle_since + _IDLE_SECONDS) - now
 
     def _end_of_next_batch(self, limit: int) -> int:
         """A segment's end, one segment or more ahead, not beyond limit. Lock held."""

@@ -11,8 +11,6 @@ as ended and the generations below forgotten, all under one hold of the volume
 lock and before the origin is touched.
 """
 
-from typing import NamedTuple
-
 from wbcache_core import clock
 from wbcache_core.format.superblock import Tag
 from wbcache_core.memory.covered_log import CoveredLog
@@ -23,19 +21,6 @@ _NEVER = float("inf")
 _LONGEST_SLEEP = 60.0
 """Seconds after which the age of the history is looked at again: a wait does not end early where the machine slept."""
 _NS = 10**9
-
-
-class Keeping(NamedTuple):
-    """What is held back: history in pages of data or in ns; `hold` lets writers wait for snapshots and tags.
-
-    Above give_way_pages of dirty log the history gives way, above high_pages snapshots and tags, unless `hold`.
-    """
-
-    history_pages: int
-    history_ns: int
-    hold: bool
-    give_way_pages: int
-    high_pages: int
 
 
 class Pin:
@@ -51,13 +36,10 @@ class Pin:
 class Pins:
     """The volume lock guards every field, and is held by callers of every method."""
 
-    def __init__(
-        self, line: NumberLine, covered: CoveredLog, keeping: Keeping, floor: int, tags: tuple[Tag, ...]
-    ) -> None:
+    def __init__(self, line: NumberLine, covered: CoveredLog, floor: int, tags: tuple[Tag, ...]) -> None:
         """floor is `batch_end` of the superblock, or `destaged` where that is higher."""
         self._line = line
         self._covered = covered
-        self._keeping = keeping
         self._ended: list[Pin | Tag] = []
         self.floor = floor
         """No moment below can be opened: the origin has, or may have, something later."""
@@ -88,8 +70,8 @@ class Pins:
 
         Pins at `destaged` that have to give way are left out of it: see pass_to().
         """
-        line, keeping = self._line, self._keeping
-        if not (self.snapshots or self.tags or keeping.history_pages or keeping.history_ns):
+        line, policy = self._line, self._line.policy
+        if not (self.snapshots or self.tags or policy.history_pages or policy.history_ns):
             return line.committed
         if line.draining:
             # Clients are being sent away. Tags outlive the server.
@@ -110,16 +92,16 @@ class Pins:
         """
         if self._line.draining:
             return all(tag.end_lsn >= lsn for tag in self.tags)
-        return not self._keeping.hold or all(end >= lsn for end in self._ends())
+        return not self._line.policy.hold or all(end >= lsn for end in self._ends())
 
     def seconds_until_more(self) -> float:
         """How long `limit`, which is `destaged`, stays that if nobody commits or lets go; infinite where for ever."""
-        if not self._keeping.history_ns or self._lowest(self._ends()) <= self._line.destaged:
+        if not self._line.policy.history_ns or self._lowest(self._ends()) <= self._line.destaged:
             return _NEVER
         following = self._covered.generations.ending_above(self._line.destaged)
         if following is None:
             return _NEVER
-        due_ns = self._covered.generations.due_ns(following, self._keeping.history_ns, clock.read())
+        due_ns = self._covered.generations.due_ns(following, self._line.policy.history_ns, clock.read())
         return min(max(due_ns / _NS, 0.001), _LONGEST_SLEEP)
 
     def pass_to(self, lsn: int) -> None:
@@ -151,14 +133,15 @@ class Pins:
 
     def _history_limit(self) -> int:
         """Up to where the history does not need the log."""
-        keeping, line, generations = self._keeping, self._line, self._covered.generations
+        line, generations = self._line, self._covered.generations
+        policy = line.policy
         limit = line.committed
-        if keeping.history_pages:
-            kept = generations.ending_at_or_below(line.committed - keeping.history_pages)
+        if policy.history_pages:
+            kept = generations.ending_at_or_below(line.committed - policy.history_pages)
             limit = kept.end_lsn if kept else 0
-        if keeping.history_ns:
+        if policy.history_ns:
             # Never by the wall clock: one that was wrong would drop what was promised, or keep it for ever.
-            kept = generations.kept_for(keeping.history_ns, clock.read())
+            kept = generations.kept_for(policy.history_ns, clock.read())
             limit = kept.end_lsn if kept else 0
         # What cannot be opened any more need not be kept.
         return max(limit, min(self.floor, line.committed), line.destaged)
@@ -168,16 +151,16 @@ class Pins:
         return (
             line.origin_target > line.destaged
             or line.room_waiters > 0
-            or line.dirty_pages > self._keeping.give_way_pages
+            or line.dirty_pages > self._line.policy.give_way_pages
         )  # fmt: skip
 
     def _has_to_make_way(self) -> bool:
         """Whether snapshots and tags give way: writers, or who waits for the origin, cannot go on at full speed."""
         line = self._line
-        if self._keeping.hold:
+        if self._line.policy.hold:
             return False
         is_full = line.room_waiters > 0 and line.reclaimed_place >= line.destaged_place
-        return is_full or line.origin_target > line.destaged or line.dirty_pages > self._keeping.high_pages
+        return is_full or line.origin_target > line.destaged or line.dirty_pages > self._line.policy.high_pages
 
     def check(self) -> None:
         """Assert what holds at every moment."""

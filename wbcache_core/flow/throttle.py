@@ -23,11 +23,9 @@ _SMOOTHING = 0.3
 class Throttle:
     """`_lock` guards `_next`, `_seconds_per_page`, which is read without it too, and `_slowing`."""
 
-    def __init__(self, line: NumberLine, high_pages: int) -> None:
+    def __init__(self, line: NumberLine) -> None:
         self._lock = threading.Lock()
         self._line = line
-        self._high_pages = high_pages
-        self._span = max(line.data_pages - MAX_SEGMENT_PAGES - high_pages, 1)
         self._next = 0.0
         """Until when writers have booked, in seconds of time.monotonic(): who comes next waits from there on."""
         self._seconds_per_page = 0.0
@@ -71,7 +69,9 @@ class Throttle:
 
     def _fullness(self) -> float:
         """0 at the high watermark, 1 when the log is full; a benign race with the cursors."""
-        return (self._line.dirty_pages - self._high_pages) / self._span
+        line = self._line
+        high_pages = line.policy.high_pages
+        return (line.dirty_pages - high_pages) / max(line.data_pages - MAX_SEGMENT_PAGES - high_pages, 1)
 
     def stop(self) -> None:
         """End all pauses, now and from now on."""

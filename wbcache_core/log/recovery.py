@@ -8,6 +8,7 @@ stop ever reads older data from the log.
 
 import contextlib
 import gc
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -30,6 +31,8 @@ from wbcache_core.log.window import LogWindow
 from wbcache_core.log.writer import COMMIT_PAGES, LogEnd, fit, next_places
 from wbcache_core.memory.block_map import CLEAR_FLAGS, LocationMap
 from wbcache_core.memory.covered_log import CoveredLog
+from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.policy import Policy
 from wbcache_core.memory.segment_table import Located, SegmentTable
 from wbcache_core.units import PAGE_BYTES
 
@@ -283,6 +286,26 @@ def _committed_according_to_later_segments(window: LogWindow, superblock: Superb
         if descriptor.uuid == superblock.uuid:
             highest = max(highest, descriptor.committed)
     return highest
+
+
+def line_of(
+    superblock: Superblock, recovered: Recovered | None, ring_pages: int, policy: Policy, carry_pages: int = 0
+) -> NumberLine:
+    """The number line of a log as it stands before anything is written: all of it is durable, nothing is in the ring.
+
+    recovered is None for a log that is not formatted yet.
+    """
+    line = NumberLine(ring_pages, superblock.data_pages, policy, carry_pages)
+    line.committed = line.destaged = line.oldest = line.head = superblock.destaged
+    line.destaged_place = line.write_place = superblock.destaged_place
+    line.reclaimed_place = superblock.oldest_place
+    if recovered:
+        line.committed = line.head = recovered.head
+        line.write_place = recovered.end.place
+    line.ring_start = line.head
+    if line.head > line.destaged:
+        line.timeline.append((line.head, time.monotonic()))
+    return line
 
 
 def apply_entries(

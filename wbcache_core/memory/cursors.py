@@ -26,11 +26,9 @@ from wbcache_core.errors import (
 )
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
 from wbcache_core.memory.open_segment import PendingSegment
+from wbcache_core.memory.policy import Policy
 
 _log = logging.getLogger("wbcache")
-
-RAM, LOG, ORIGIN = 0, 1, 2
-"""Which cursor a request waits for, weakest first."""
 
 ORIGIN_PATIENCE = 5.0
 """Seconds that requests which need the origin wait for one that fails to come back."""
@@ -46,9 +44,7 @@ class NumberLine:
     `lock` is the volume lock: held for memory copies and look-ups, never across I/O, a sleep or a log message.
     """
 
-    def __init__(
-        self, ring_pages: int, data_pages: int, high_pages: int, commit_pages: int, carry_pages: int = 0
-    ) -> None:
+    def __init__(self, ring_pages: int, data_pages: int, policy: Policy, carry_pages: int = 0) -> None:
         """Writers leave carry_pages of the log free, for what has to be carried forward."""
         self.lock = threading.Lock()
         self.moved = threading.Condition(self.lock)
@@ -97,8 +93,17 @@ class NumberLine:
         self.carry_ring = 0
         """Pages of the ring that writers have to leave free just now."""
         self._carry_pages = carry_pages
-        self._high_pages = high_pages
-        self._commit_pages = commit_pages
+        self.policy = policy
+        """What is in force now. See apply()."""
+
+    def apply(self, policy: Policy) -> None:
+        """Put another policy in force for everything that happens from now on. Takes the lock."""
+        with self.lock:
+            self.policy = policy
+            self.refresh_limits()
+            self.moved.notify_all()
+            self.commit_wanted.notify_all()
+            self.destage_wanted.notify_all()
 
     @property
     def ring_floor(self) -> int:
@@ -118,7 +123,7 @@ class NumberLine:
     @property
     def throttled(self) -> bool:
         """Lock held."""
-        return self.dirty_pages > self._high_pages
+        return self.dirty_pages > self.policy.high_pages
 
     def refresh_limits(self) -> None:
         """To be called after anything moved. Lock held.
@@ -131,7 +136,7 @@ class NumberLine:
             return
         room = min(self.ring_pages - self.carry_ring, self.free_pages - MAX_SEGMENT_PAGES - self._carry_pages)
         self.limit = self.committed + max(room, 0)
-        self.soft_limit = 0 if self.throttled else min(self.limit, self.committed + self._commit_pages)
+        self.soft_limit = 0 if self.throttled else min(self.limit, self.committed + self.policy.commit_pages)
 
     def raise_if_log_failed(self) -> None:
         """Raises the latched LogFailedError, if any, as a new exception for the caller's thread."""
@@ -182,7 +187,7 @@ class NumberLine:
             self.wait_for_move()
             self.room_waiters -= log_is_full
         self.check_writable()
-        if self.head + pages > self.committed + self._commit_pages:
+        if self.head + pages > self.committed + self.policy.commit_pages:
             self.request_commit()
 
     def wait_for_destaged(self, lsn: int) -> None:

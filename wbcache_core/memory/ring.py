@@ -30,6 +30,10 @@ class RingBuffer:
             )
         self.pages = byte_count >> PAGE_SHIFT
         self._bytes = self.pages << PAGE_SHIFT
+        if not self.pages:
+            # For readers of a log that nobody writes.
+            self.memory = memoryview(b"")
+            return
         try:
             # Private, because shared anonymous memory gets no huge pages: far fewer page faults on first use.
             mapping = mmap.mmap(-1, self._bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -29,19 +29,18 @@ from wbcache_core.errors import (
 from wbcache_core.flow.bad_blocks import BadBlocks, pages_to_carry
 from wbcache_core.flow.carrier import Carrier
 from wbcache_core.flow.committer import Committer
-from wbcache_core.flow.destager import Destager, Settings, batch_lsns
+from wbcache_core.flow.destager import Destager
 from wbcache_core.flow.origin_writer import OriginWriter
-from wbcache_core.flow.retention import Keeping, Pins
+from wbcache_core.flow.retention import Pins
 from wbcache_core.flow.tags import Tags
 from wbcache_core.flow.throttle import Throttle
 from wbcache_core.format.superblock import SAMPLE_COUNT, Superblock, Tag
 from wbcache_core.log.reader import LogReader
-from wbcache_core.log.recovery import Recovered
+from wbcache_core.log.recovery import Recovered, line_of
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.writer import LogEnd, LogWriter
 from wbcache_core.memory.block_map import LocationMap
 from wbcache_core.memory.covered_log import CoveredLog
-from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import LAST_FLUSH
 from wbcache_core.memory.ring import RingBuffer
@@ -52,11 +51,11 @@ from wbcache_core.pairing.pairing import DISCARD_LOG
 from wbcache_core.pairing.recovery import RecoveredPair, recover_pair
 from wbcache_core.server import history, log_preparation
 from wbcache_core.server import status as status_facts
-from wbcache_core.server.config import DESTAGE, HOLD, IN_USE, Config
+from wbcache_core.server.config import IN_USE, Config
 from wbcache_core.server.history import Facts
 from wbcache_core.server.log_preparation import FoundData
 from wbcache_core.threads import StartTogether
-from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
+from wbcache_core.units import PAGE_BYTES
 from wbcache_core.volume.reader import VolumeReader
 from wbcache_core.volume.snapshot import Snapshot, Snapshots
 from wbcache_core.volume.volume import Volume
@@ -158,30 +157,20 @@ class Cache:
 
     def _assemble(self, superblock: Superblock, recovered: Recovered | None) -> None:
         """Put the read side together."""
-        config, data_pages = self._config, superblock.data_pages
-        high_pages = data_pages * config.high_watermark // 100
-        line = NumberLine(
-            self._ring.pages, data_pages, high_pages, min(config.commit_size >> PAGE_SHIFT, data_pages // 8),
-            pages_to_carry(data_pages),
+        data_pages = superblock.data_pages
+        line = line_of(
+            superblock, recovered, self._ring.pages, self._config.policy(data_pages), pages_to_carry(data_pages)
         )  # fmt: skip
-        line.committed = line.destaged = line.oldest = line.head = superblock.destaged
-        line.destaged_place = line.write_place = superblock.destaged_place
-        line.reclaimed_place = superblock.oldest_place
         self._end = LogEnd(0, 0, 0, Reading(0))
         self._table, self._locations = SegmentTable(), LocationMap()
         self._covered = CoveredLog(superblock.origin_bytes)
         if recovered:
-            line.committed = line.head = recovered.head
-            line.write_place = recovered.end.place
             self._end, self._table, self._locations = recovered.end, recovered.table, recovered.locations
             self._covered = recovered.covered
-        line.ring_start = line.head
-        if line.head > line.destaged:
-            line.timeline.append((line.head, time.monotonic()))
         self._superblock = superblock
         self._line = line
         self._reader = LogReader(self._log, data_pages, superblock.uuid) if self._log else None
-        self._throttle = Throttle(line, high_pages)
+        self._throttle = Throttle(line)
         self._volume_reader = VolumeReader(
             line, self._ring, self._locations, self._table, self._reader, self._origin
         )  # fmt: skip
@@ -191,18 +180,10 @@ class Cache:
             floor, tags = line.head, ()
             self._covered.generations.drop_below(floor)
         self._covered.generations.times.mark(clock.read())
-        self._pins = Pins(line, self._covered, self._keeping(high_pages, data_pages), floor, tags)
+        self._pins = Pins(line, self._covered, floor, tags)
         self._bad = BadBlocks(line, self._locations, self._origin.name)
         self._snapshots = Snapshots(line, self._covered, self._pins, self._volume_reader, self._origin)
         self.volume = Volume(line, self._ring, self._locations, self._volume_reader, self._origin, self._throttle)
-
-    def _keeping(self, high_pages: int, data_pages: int) -> Keeping:
-        config = self._config
-        # A batch below the high watermark, so that writers are not slowed while the history is giving way.
-        return Keeping(
-            pages_of(config.history.byte_count), int(config.history.seconds * 1e9), config.history_full == HOLD,
-            max(high_pages - batch_lsns(data_pages), 0), high_pages,
-        )  # fmt: skip
 
     def activate(self) -> None:
         """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError.
@@ -256,7 +237,6 @@ class Cache:
         """Both threads and the writers, or nothing: an error leaves all as it was. Raises NoThreadError."""
         assert self._log and self._reader
         config, line = self._config, self._line
-        low_pages = line.data_pages * config.low_watermark // 100
         writer = LogWriter(
             self._log, line.data_pages, self._superblock.uuid, self._ring, self._end, config.compress
         )  # fmt: skip
@@ -269,9 +249,7 @@ class Cache:
         if line.origin_settles_at > time.monotonic():
             _log.info("the origin is left alone for %.0f s: requests of a killed server may still be carried out there",
                       line.origin_settles_at - time.monotonic())  # fmt: skip
-        self._committer = Committer(
-            line, self._table, self._covered, writer, store, config.commit_interval, low_pages
-        )  # fmt: skip
+        self._committer = Committer(line, self._table, self._covered, writer, store)
         self._tags = Tags(line, self._covered, self._pins, store)
         carrier = Carrier(
             line, self._ring, self._locations, self._table, self._pins, self._bad, self._committer.commit_until
@@ -279,14 +257,14 @@ class Cache:
         self._destager = Destager(
             line, self._ring, self._locations, self._table, self._covered, self._pins, self._tags, self._reader, store,
             OriginWriter(self._origin, config.destage_depth, lambda: line.destager_must_stop, self._bad.most),
-            self._throttle, self._bad, carrier, Settings(low_pages, config.destage_delay),
+            self._throttle, self._bad, carrier,
         )  # fmt: skip
         self._ring.populate()
         together = StartTogether()
         try:
             self._committer.start(together)
             self._destager.start(together)
-            self.volume.make_writable(self._committer, config.ack, config.flush, config.fua)
+            self.volume.make_writable(self._committer)
             together.run()
         except BaseException:
             # Neither has done anything yet. The next attempt has threads, and a writer of the log, of its own.
@@ -387,7 +365,7 @@ class Cache:
                 self._destager.cancel()
             self._origin.interrupt()
             return
-        drains = self._config.on_exit == DESTAGE
+        drains = self._line.policy.drain_at_stop
         self._line.stop(drain=drains)
         self._throttle.stop()
         if not drains:

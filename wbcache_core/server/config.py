@@ -12,10 +12,11 @@ from wbcache_core.device.file_device import system_path
 from wbcache_core.device.name import absolute_device_name, is_uri, local_path
 from wbcache_core.device.nbd_times import NbdTimes
 from wbcache_core.errors import ConfigError
+from wbcache_core.flow.destager import batch_lsns
 from wbcache_core.format.superblock import MIN_LOG_BYTES
-from wbcache_core.memory.cursors import LOG, ORIGIN, RAM
+from wbcache_core.memory.policy import LOG, ORIGIN, RAM, Policy
 from wbcache_core.pairing.pairing import DISCARD_LOG, ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
-from wbcache_core.units import GIB, MIB, format_size, parse_duration, parse_size
+from wbcache_core.units import GIB, MIB, PAGE_SHIFT, format_size, pages_of, parse_duration, parse_size
 
 COMMIT, DESTAGE = "commit", "destage"
 DROP, HOLD = "drop", "hold"
@@ -171,6 +172,26 @@ class Config:
     @property
     def nbd_times(self) -> NbdTimes:
         return NbdTimes(self.origin_settle, self.origin_timeout, self.origin_connect_timeout)
+
+    def policy(self, data_pages: int) -> Policy:
+        """What of it may change while the server runs, for a log with so many pages of data."""
+        high_pages = data_pages * self.high_watermark // 100
+        return Policy(
+            ack=self.ack,
+            flush=self.flush,
+            fua=max(self.fua, self.ack),
+            commit_interval=self.commit_interval,
+            commit_pages=min(self.commit_size >> PAGE_SHIFT, data_pages // 8),
+            destage_delay=self.destage_delay,
+            low_pages=data_pages * self.low_watermark // 100,
+            high_pages=high_pages,
+            # A batch below the high watermark, so that writers are not slowed while the history is giving way.
+            give_way_pages=max(high_pages - batch_lsns(data_pages), 0),
+            history_pages=pages_of(self.history.byte_count),
+            history_ns=int(self.history.seconds * 1e9),
+            hold=self.history_full == HOLD,
+            drain_at_stop=self.on_exit == DESTAGE,
+        )
 
     def check(self) -> None:
         """What holds between parameters; fills in defaults that depend on others. Raises ConfigError."""

@@ -14,17 +14,16 @@ from wbcache_core.device.device import Device
 from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import ConfigError, DamagedLogError, DeviceError, OutsideWindowError
 from wbcache_core.log.reader import LogReader
-from wbcache_core.log.recovery import Found, from_oldest, recover
+from wbcache_core.log.recovery import Found, from_oldest, line_of, recover
 from wbcache_core.log.superblocks import newest
 from wbcache_core.memory.block_map import LocationMap
-from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import parse_when, resolve
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.pairing import pairing
 from wbcache_core.pairing.mark import OriginSide
+from wbcache_core.server.config import Config
 from wbcache_core.tools.offline_devices import opened_origin
-from wbcache_core.units import PAGE_BYTES
 from wbcache_core.volume.reader import VolumeReader
 
 
@@ -83,11 +82,11 @@ class LogHistory:
     def reader(self, locations: LocationMap, origin: Device) -> VolumeReader:
         """Reads the volume that a map of this log describes."""
         superblock, recovered = self.superblock, self.recovered
-        line = NumberLine(1, superblock.data_pages, 0, 0)
-        line.oldest = line.destaged = superblock.destaged
-        # Nothing is in the ring.
-        line.committed = line.head = line.ring_start = recovered.head
-        return VolumeReader(line, RingBuffer(PAGE_BYTES), locations, recovered.table, self._reader, origin)
+        ring = RingBuffer(0)
+        line = line_of(superblock, recovered, ring.pages, Config().policy(superblock.data_pages))
+        # What is clean is as good on the origin, and more of it may be read there.
+        line.oldest = superblock.destaged
+        return VolumeReader(line, ring, locations, recovered.table, self._reader, origin)
 
     @contextmanager
     def paired_origin(self, text: str | None, log: FileDevice) -> Iterator[Device]:

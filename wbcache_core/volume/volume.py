@@ -12,8 +12,9 @@ from wbcache_core.flow.committer import Committer
 from wbcache_core.flow.throttle import Throttle
 from wbcache_core.format.segment import MAX_ENTRIES, TRIM, ZERO
 from wbcache_core.memory.block_map import CLEAR_FLAGS, LSN_MASK, ZERO_FLAG, LocationMap
-from wbcache_core.memory.cursors import LOG, ORIGIN, RAM, NumberLine
+from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.open_segment import PendingSegment
+from wbcache_core.memory.policy import LOG, ORIGIN
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.units import PAGE_BYTES, PAGE_MASK, PAGE_SHIFT, pages_of
 from wbcache_core.volume.extents import ExtentMapper
@@ -45,13 +46,10 @@ class Volume:
         self._extents = ExtentMapper(line, locations, origin)
         self._throttle = throttle
         self._committer: Committer | None = None
-        self._ack = RAM
-        self._flush = self._fua = LOG
 
-    def make_writable(self, committer: Committer, ack: int, flush: int, fua: int) -> None:
-        """Let writers in; levels as in config. Before the first write."""
+    def make_writable(self, committer: Committer) -> None:
+        """Let writers in. Before the first write."""
         self._committer = committer
-        self._ack, self._flush, self._fua = ack, flush, max(fua, ack)
         with self._line.lock:
             self._line.writable = True
             self._line.refresh_limits()
@@ -90,8 +88,9 @@ class Volume:
         else:
             self._check_range(count, offset)
             end = self._write_pieces(memoryview(data), offset)
-        if fua or self._ack:
-            self._reach(end, self._fua if fua else self._ack)
+        policy = line.policy
+        if fua or policy.ack:
+            self._reach(end, policy.fua if fua else policy.ack)
 
     def trim(self, count: int, offset: int, fua: bool = False) -> None:
         """Discard: the range reads as zeros and is deallocated on the origin where possible."""
@@ -109,7 +108,7 @@ class Volume:
         with self._line.lock:
             self._line.raise_if_log_failed()
             end = self._line.head
-        self._reach(end, self._flush)
+        self._reach(end, self._line.policy.flush)
 
     def extents(self, count: int, offset: int, only_one: bool = False) -> list[Extent]:
         """Contiguous extents from offset, with only_one the first of them; they may stop short of count."""
@@ -129,7 +128,10 @@ class Volume:
 
     def _reach(self, end: int, level: int) -> None:
         """Return when the cursor of that level has passed every LSN below end."""
-        if level >= LOG and self._committer:
+        if not self._committer:
+            # Nobody has written yet.
+            return
+        if level >= LOG:
             self._committer.commit_until(end)
         if level >= ORIGIN:
             with self._line.lock:
@@ -236,8 +238,9 @@ class Volume:
             for block in range(first, last, _RANGE_BLOCKS):
                 end = self._append_range(kind, block, min(_RANGE_BLOCKS, last - block))
             end = max(end, self._zero_pieces(last << PAGE_SHIFT, end_offset))
-        if fua or self._ack:
-            self._reach(end, self._fua if fua else self._ack)
+        policy = self._line.policy
+        if fua or policy.ack:
+            self._reach(end, policy.fua if fua else policy.ack)
 
     def _zero_pieces(self, offset: int, end: int) -> int:
         """Zero parts of pages, at most two."""

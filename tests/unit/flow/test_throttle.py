@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.support.gated_origin import PATIENCE_S, in_background
+from tests.support.policies import policy_with
 from wbcache_core.flow.throttle import Throttle
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
 from wbcache_core.memory.cursors import NumberLine
@@ -18,12 +19,12 @@ SPAN = DATA_PAGES - MAX_SEGMENT_PAGES - HIGH_PAGES
 
 @pytest.fixture
 def line():
-    return NumberLine(ring_pages=1000, data_pages=DATA_PAGES, high_pages=HIGH_PAGES, commit_pages=100)
+    return NumberLine(1000, DATA_PAGES, policy_with(DATA_PAGES, high_pages=HIGH_PAGES, commit_pages=100))
 
 
 @pytest.fixture
 def throttle(line):
-    return Throttle(line, HIGH_PAGES)
+    return Throttle(line)
 
 
 @pytest.fixture

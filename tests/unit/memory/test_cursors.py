@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Cursors, limits, and waiting for them."""
 
+import dataclasses
 import errno
 
 import pytest
 
 from tests.support.gated_origin import PATIENCE_S, in_background, wait_until
+from tests.support.policies import policy_with
 from wbcache_core.errors import LogFailedError, OriginFailedError, ReadOnlyError, StoppedError
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
 from wbcache_core.memory import cursors
 from wbcache_core.memory.cursors import NumberLine
 
 RING, DATA, HIGH, COMMIT = 500, 2000, 1500, 100
+POLICY = policy_with(DATA, high_pages=HIGH, commit_pages=COMMIT)
 
 
 @pytest.fixture
 def line():
-    line = NumberLine(RING, DATA, HIGH, COMMIT)
+    line = NumberLine(RING, DATA, POLICY)
     line.writable = True
     line.refresh_limits()
     return line
@@ -205,7 +208,7 @@ def test_who_waits_for_the_origin_is_seen_by_the_destager(line):
 
 
 def test_a_volume_that_is_not_writable_takes_nothing():
-    line = NumberLine(RING, DATA, HIGH, COMMIT)
+    line = NumberLine(RING, DATA, POLICY)
     with pytest.raises(ReadOnlyError):
         locked(line, line.wait_for_room, 1)
 
@@ -222,7 +225,7 @@ def test_check_finds_cursors_out_of_order(line, field):
 
 
 def test_writers_leave_room_for_what_has_to_be_carried(line):
-    carrying = NumberLine(RING, DATA, HIGH, COMMIT, carry_pages=50)
+    carrying = NumberLine(RING, DATA, POLICY, carry_pages=50)
     carrying.writable = True
     for one in (line, carrying):
         advance(one, head=1800, committed=1700)
@@ -264,3 +267,20 @@ def test_who_waits_for_what_the_origin_refuses_is_told(line):
     line.origin_incomplete = None
     locked(line, line.note_destaged, 300, 299)
     locked(line, line.wait_for_destaged, 300)
+
+
+def test_another_policy_is_in_force_at_once_and_as_a_whole(line):
+    advance(line, head=1400, committed=1400)
+    assert line.soft_limit == 1400 + COMMIT and not line.throttled
+    line.apply(dataclasses.replace(POLICY, high_pages=1000, commit_pages=50))
+    assert line.throttled and line.soft_limit == 0
+    line.apply(dataclasses.replace(POLICY, high_pages=1450, commit_pages=50))
+    assert not line.throttled and line.soft_limit == line.committed + 50
+
+
+def test_another_policy_wakes_all_who_wait_for_what_it_says(line):
+    conditions = [line.moved, line.commit_wanted, line.destage_wanted]
+    waiters = [in_background(locked, line, condition.wait, PATIENCE_S) for condition in conditions]
+    wait_until(lambda: all(condition._waiters for condition in conditions))
+    line.apply(POLICY)
+    assert all(waiter.result(PATIENCE_S) for waiter in waiters)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wbcache_core.errors import ConfigError
-from wbcache_core.memory.cursors import LOG, ORIGIN, RAM
+from wbcache_core.memory.policy import LOG, ORIGIN, RAM
 from wbcache_core.server.config import COMMIT, DESTAGE, DROP, HOLD, NO_HISTORY, Config, History
 from wbcache_core.units import GIB, MIB
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.policies import policy_with
 from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.memory.block_map import HOLE_FLAG, REGION_BLOCKS, ZERO_FLAG, LocationMap
 from wbcache_core.memory.cursors import NumberLine
@@ -57,7 +58,7 @@ def line():
 
 
 def make_line():
-    line = NumberLine(ring_pages=256, data_pages=1000, high_pages=900, commit_pages=100)
+    line = NumberLine(256, 1000, policy_with(1000, high_pages=900, commit_pages=100))
     line.oldest = line.destaged = OLDEST
     return line
 

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Everything about a cache that may change while it runs, as one immutable value."""
+
+from dataclasses import dataclass
+
+RAM, LOG, ORIGIN = 0, 1, 2
+"""Levels of ack, flush and fua, weakest first: a request waits for the cursor `head`, `committed` or `destaged`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Pages are pages of the log, times are in seconds unless they say otherwise.
+
+    NumberLine.apply() puts another one in force, as a whole; whoever uses a value takes it from there each time.
+    """
+
+    ack: int
+    flush: int
+    fua: int
+    """For requests with FUA; not weaker than `ack`."""
+    commit_interval: float
+    commit_pages: int
+    """With so many volatile pages a commit begins before the interval is over."""
+    destage_delay: float
+    low_pages: int
+    """Above so many dirty pages destaging does not wait for `destage_delay`."""
+    high_pages: int
+    """Above so many dirty pages writers are slowed, and snapshots and tags give way unless `hold`."""
+    give_way_pages: int
+    """Above so many dirty pages the history gives way."""
+    history_pages: int
+    """What is held back of what was written last; 0 for nothing."""
+    history_ns: int
+    hold: bool
+    """Writers wait for snapshots and tags instead of ending them."""
+    drain_at_stop: bool
