@@ -117,11 +117,12 @@ class ReadOnlyError(RequestError):
 
 
 class DamagedPageError(RequestError):
-    """`lsn` is that of the page, or of the descriptor of its segment."""
+    """`lsn` is that of the page, or of the descriptor of its segment; `block` that of the page, where it is known."""
 
-    def __init__(self, message: str, lsn: int) -> None:
+    def __init__(self, message: str, lsn: int, block: int | None = None) -> None:
         super().__init__(message)
         self.lsn = lsn
+        self.block = block
 
 
 class LogFailedError(RequestError):

@@ -12,40 +12,30 @@ import threading
 import time
 from typing import Any
 
-from wbcache_core.background import PIECE_PAGES, let_requests_run
-from wbcache_core.device.device import aligned_buffer
 from wbcache_core.errors import DamagedPageError, DeviceError, OriginFailedError, StoppedError
 from wbcache_core.flow.bad_blocks import BadBlocks
 from wbcache_core.flow.batch import DestageBatch
 from wbcache_core.flow.carrier import Carrier
+from wbcache_core.flow.consumer import Consumer
 from wbcache_core.flow.origin_writer import OriginWriter
 from wbcache_core.flow.retention import Pin, Pins
 from wbcache_core.flow.tags import Tags
 from wbcache_core.flow.throttle import Throttle
-from wbcache_core.format.segment import MAX_SEGMENT_PAGES, Descriptor
-from wbcache_core.log.reader import LogReader
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.memory.block_map import LocationMap, entry_lsn
 from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.cursors import NumberLine
-from wbcache_core.memory.ring import RingBuffer
-from wbcache_core.memory.segment_table import Located, SegmentTable
+from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.pairing import fingerprint
 from wbcache_core.threads import StartTogether
-from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
+from wbcache_core.units import PAGE_SHIFT
 
 _log = logging.getLogger("wbcache")
 
-_BATCH_PAGES = 32768
 _FOREVER = float("inf")
 _IDLE_SECONDS = 1.0
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.1, 10.0
 _SWEEP_REGIONS = 32
-
-
-def batch_lsns(data_pages: int) -> int:
-    """A batch is at most 128 MiB, and at most an eighth of the log so that space comes back steadily."""
-    return max(min(_BATCH_PAGES, data_pages // 8), MAX_SEGMENT_PAGES)
 
 
 class Destager:
@@ -54,13 +44,12 @@ class Destager:
     def __init__(
         self,
         line: NumberLine,
-        ring: RingBuffer,
+        consumer: Consumer,
         locations: LocationMap,
         table: SegmentTable,
         covered: CoveredLog,
         pins: Pins,
         tags: Tags,
-        reader: LogReader,
         store: SuperblockStore,
         writer: OriginWriter,
         throttle: Throttle,
@@ -68,22 +57,19 @@ class Destager:
         carrier: Carrier,
     ) -> None:
         self._line = line
-        self._ring = ring
         self._map = locations  # guarded by the volume lock
         self._table = table  # guarded by the volume lock
         self._covered = covered  # guarded by the volume lock
         self._pins = pins  # guarded by the volume lock
         self._tags = tags
-        self._reader = reader
+        self._consumer = consumer
         self._store = store
         self._writer = writer
         self._throttle = throttle
         self._bad = bad  # guarded by the volume lock
         self._carrier = carrier
-        self._batch_lsns = batch_lsns(line.data_pages)
         self._last_batch_at = 0.0
         self._superseded_below = 0
-        self._image: memoryview | None = None
         self._idle_head, self._idle_since = 0, 0.0
         self._back_off, self._retry_at = 0.0, 0.0
         self._has_ended = False
@@ -176,13 +162,14 @@ class Destager:
                     limit = self._pins.limit()
                     timeout = self._seconds_until_due(limit)
                     if timeout <= 0:
-                        end = self._end_of_next_batch(limit)
+                        end = self._consumer.end_of_next_batch(line.destaged, limit)
                         self._pins.pass_to(end)
                         return end
                 if self._reclaim_wanted():
                     return line.destaged
             if not 0 < timeout < _FOREVER:
-                self._image, line.destager_idle, timeout = None, True, _FOREVER
+                self._consumer.release()
+                line.destager_idle, timeout = True, _FOREVER
             pause = min(timeout, self._writer.check_seconds)
             was_notified = line.destage_wanted.wait(pause if pause < _FOREVER else None)
             line.destager_idle = False
@@ -214,19 +201,12 @@ class Destager:
             since = max(since, self._last_batch_at)
         return min(since + line.policy.destage_delay, self._idle_since + _IDLE_SECONDS) - now
 
-    def _end_of_next_batch(self, limit: int) -> int:
-        """A segment's end, one segment or more ahead, not beyond limit. Lock held."""
-        line = self._line
-        if limit - line.destaged <= self._batch_lsns:
-            return limit
-        return self._table.first_lsns_between(line.destaged + 1, line.destaged + self._batch_lsns + 1)[-1]
-
     def _destage(self, end: int) -> None:
         """One batch. Raises DeviceError and DamagedPageError, then nothing has moved; StoppedError."""
         started = time.monotonic()
         line = self._line
         self._superseded_below = 0
-        batch = self._load(line.destaged, end, from_ring=True)
+        batch = self._load(end)
         batch_end = max(batch.end_lsn, self._superseded_below)
         if self._store.current.batch_end < batch_end:
             self._write_superblock(batch_end=batch_end, committed=line.committed)
@@ -236,7 +216,7 @@ class Destager:
         generation, time_ns = self._last_whole_generation(batch, batch_end)
         self._write_superblock(
             destaged=batch.end_lsn,
-            destaged_place=self._place_after(batch),
+            destaged_place=self._consumer.place_after(batch),
             destaged_previous=batch.last.checksum,
             destaged_generation=generation,
             destaged_time_ns=time_ns,
@@ -302,75 +282,23 @@ class Destager:
         if batch_end > batch.end_lsn:
             # Something is missing that is later in the log: the origin has had all of no commit since.
             return self._store.current.destaged_generation, self._store.current.destaged_time_ns
-        if not self._goes_on(last.generation, batch.end_lsn):
+        if not self._consumer.goes_on(last.generation, batch.end_lsn):
             return last.generation, last.time_ns
         before = batch.last_before(last.generation)
         if before:
             return before.generation, before.time_ns
         return self._store.current.destaged_generation, self._store.current.destaged_time_ns
 
-    def _goes_on(self, generation: int, lsn: int) -> bool:
-        """Whether the segment at lsn is of that commit too, or cannot be read. Raises DeviceError."""
-        with self._line.lock:
-            if lsn >= self._line.committed:
-                return False
-            following = self._table.locate(lsn)
+    def _load(self, end: int) -> DestageBatch:
+        """From `destaged` on. Raises DamagedPageError, DeviceError."""
         try:
-            return self._reader.descriptor(following).generation == generation
-        except DamagedPageError:
-            return True
-
-    def _place_after(self, batch: DestageBatch) -> int:
-        with self._line.lock:
-            return self._table.locate(batch.last.first_lsn).place + batch.last.log_pages
-
-    def _load(self, start: int, end: int, from_ring: bool) -> DestageBatch:
-        """The batch of the segments in [start, end), or of those before the first page that fails its checksum.
-
-        Raises DamagedPageError when that is in the first segment, DeviceError.
-        """
-        image = self._image_of(end - start)
-        with self._line.lock:
-            firsts = self._table.first_lsns_between(start, end)
-            segments = [self._table.locate(lsn) for lsn in firsts]
-        in_log = len(segments)
-        # The ring holds the newest segments: from the end backwards as far as it goes.
-        while from_ring and in_log and self._copy_from_ring(segments, in_log - 1, end, image, start):
-            in_log -= 1
-        self._reader.load(segments[:in_log], firsts[in_log] if in_log < len(firsts) else end, image, start)
-        batch = DestageBatch(start, image, self._decode(image, start, firsts))
-        bad = batch.bad_pages()
-        if not bad:
-            return batch
-        if from_ring:
-            return self._load(start, end, from_ring=False)
-        for bad_lsn, block in bad:
-            if not self._is_superseded(block, bad_lsn):
-                break
-            _log.warning("the damaged page with LSN %d is passed over: its block was written anew", bad_lsn)
-            batch.leave_out(block)
-        else:
-            return batch
-        cut = max(lsn for lsn in firsts if lsn <= bad_lsn)
-        if cut == start:
+            return self._consumer.load(self._line.destaged, end, self._is_superseded)
+        except DamagedPageError as error:
+            if error.block is None:
+                raise
             raise DamagedPageError(
-                f"the page with LSN {bad_lsn} in the log fails its checksum and is not written to the origin; "
-                + self._what_helps(block, bad_lsn),
-                bad_lsn,
-            )
-        return self._load(start, cut, from_ring=False)
-
-    def _decode(self, image: memoryview, start: int, firsts: list[int]) -> list[Descriptor]:
-        """The descriptors in an image. Raises DamagedPageError."""
-        found: list[Descriptor] = []
-        pages = 0
-        for lsn in firsts:
-            found.append(self._reader.decode(image[lsn - start << PAGE_SHIFT :][:PAGE_BYTES], lsn))
-            pages += found[-1].page_count
-            if pages >= PIECE_PAGES:
-                pages = 0
-                let_requests_run()
-        return found
+                f"{error} and is not written to the origin; {self._what_helps(error.block, error.lsn)}", error.lsn
+            ) from None
 
     def _what_helps(self, block: int, lsn: int) -> str:
         """What the user can do about a damaged page that cannot be passed over."""
@@ -398,24 +326,6 @@ class Destager:
             self._superseded_below = max(self._superseded_below, end)
             return True
 
-    def _copy_from_ring(self, segments: list[Located], index: int, end: int, image: memoryview, start: int) -> bool:
-        """Copy one segment if the ring still has it. Optimistic: writers go on meanwhile, and who overwrites a slot
-        moves `head` under the same hold of the lock, so a look at the head afterwards tells whether the copy is good.
-        """
-        first = segments[index].first_lsn
-        following = segments[index + 1].first_lsn if index + 1 < len(segments) else end
-        with self._line.lock:
-            if first < self._line.ring_floor:
-                return False
-        self._ring.copy_out(first, image[first - start << PAGE_SHIFT : following - start << PAGE_SHIFT])
-        with self._line.lock:
-            return first >= self._line.ring_floor
-
-    def _image_of(self, lsns: int) -> memoryview:
-        if self._image is None:
-            self._image = aligned_buffer(self._batch_lsns << PAGE_SHIFT)
-        return self._image[: lsns << PAGE_SHIFT]
-
     def _reclaim_wanted(self) -> bool:
         """Lock held."""
         line = self._line
@@ -429,11 +339,12 @@ class Destager:
             if not self._reclaim_wanted():
                 return
             kept = self._table.first_from_place(line.write_place - line.data_pages // 2)
-            # The segment at `destaged` may begin a lap, behind an unused rest that destaged_place still stands before.
-            if kept and line.oldest <= kept.first_lsn < line.destaged:
+            # The segment that is needed may begin a lap, behind an unused rest that its place still stands before.
+            needed, needed_place = line.needed_from()
+            if kept and line.oldest <= kept.first_lsn < needed:
                 oldest, place = kept.first_lsn, kept.place
             else:
-                oldest, place = line.destaged, line.destaged_place
+                oldest, place = needed, needed_place
             # Readers stop using the segments before their space can be overwritten.
             line.oldest = oldest
             self._table.drop_below(oldest)

@@ -105,6 +105,10 @@ class NumberLine:
             self.commit_wanted.notify_all()
             self.destage_wanted.notify_all()
 
+    def needed_from(self) -> tuple[int, int]:
+        """(LSN, place) of the lowest cursor of those who follow the log: what is below may be reused. Lock held."""
+        return self.destaged, self.destaged_place
+
     @property
     def ring_floor(self) -> int:
         """The lowest LSN that the ring still holds. Lock held."""

@@ -29,6 +29,7 @@ from wbcache_core.errors import (
 from wbcache_core.flow.bad_blocks import BadBlocks, pages_to_carry
 from wbcache_core.flow.carrier import Carrier
 from wbcache_core.flow.committer import Committer
+from wbcache_core.flow.consumer import Consumer
 from wbcache_core.flow.destager import Destager
 from wbcache_core.flow.origin_writer import OriginWriter
 from wbcache_core.flow.retention import Pins
@@ -255,7 +256,8 @@ class Cache:
             line, self._ring, self._locations, self._table, self._pins, self._bad, self._committer.commit_until
         )  # fmt: skip
         self._destager = Destager(
-            line, self._ring, self._locations, self._table, self._covered, self._pins, self._tags, self._reader, store,
+            line, Consumer(line, self._ring, self._table, self._reader), self._locations, self._table, self._covered,
+            self._pins, self._tags, store,
             OriginWriter(self._origin, config.destage_depth, lambda: line.destager_must_stop, self._bad.most),
             self._throttle, self._bad, carrier,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from wbcache_core.device.file_device import system_path
 from wbcache_core.device.name import absolute_device_name, is_uri, local_path
 from wbcache_core.device.nbd_times import NbdTimes
 from wbcache_core.errors import ConfigError
-from wbcache_core.flow.destager import batch_lsns
+from wbcache_core.flow.consumer import batch_lsns
 from wbcache_core.format.superblock import MIN_LOG_BYTES
 from wbcache_core.memory.policy import LOG, ORIGIN, RAM, Policy
 from wbcache_core.pairing.pairing import DISCARD_LOG, ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
