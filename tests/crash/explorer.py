@@ -200,7 +200,7 @@ class Chain:
             outcome = self._guard(lambda: verify(disks, session.oracle, position), number)
             images = [bytes(disk) for disk in disks]
         oracle = session.oracle.after_cut(
-            position, outcome.prefixes, outcome.generation, outcome.tags, outcome.newest
+            position, outcome.prefixes, outcome.generation, outcome.tags, outcome.newest, outcome.volume
         )
         return images, oracle, next(session.values)
 

@@ -21,6 +21,7 @@ from functools import lru_cache
 from xxhash import xxh3_64_intdigest
 
 from tests.crash.broken_promise import BrokenPromiseError
+from tests.crash.given_up import GivenUp, Loss
 from tests.crash.past_moments import PastMoments
 
 SECTOR = 512
@@ -125,14 +126,15 @@ class Oracle:
         self.clients = [Client(number) for number in range(client_count)]
         self.claims = []
         self.past = PastMoments()
+        self.given_up = GivenUp()
         self._owners = {}
         self._histories = {}
         self._areas = {}
 
-    def after_cut(self, position, prefixes, generation, tags, newest=None):
+    def after_cut(self, position, prefixes, generation, tags, newest=None, volume=b""):
         """The history that a new session begins with when a cut there left these prefixes, that last commit, and tags.
 
-        newest is the last generation, where there is one.
+        newest is the last generation, where there is one; volume the content, needed where something was given up.
 
         prefixes are (shortest, longest): where they differ, nobody can see whether the steps between are there. What
         came before the cut is durable or invisible, so its order does not matter any more.
@@ -158,6 +160,14 @@ class Oracle:
         successor.claims = [replace(claim, position=0) for claim in self.claims if claim.position <= position]
         successor.claim(0, tuple(shortest for shortest, _ in prefixes), generation, False)
         successor.past = self.past.after_cut(newest, tags)
+
+        def newest_version(sector):
+            return len(successor._histories.get(sector, ())), successor.value_now(sector)
+
+        def found(sector):
+            return values_in(volume[sector * SECTOR : (sector + 1) * SECTOR], sector)[0]
+
+        successor.given_up = self.given_up.after_cut(position, newest_version, found)
         return successor
 
     def answered(self):
@@ -182,6 +192,17 @@ class Oracle:
             self._histories.setdefault(sector, []).append((len(client.steps), value))
         client.steps.append((first_sector, count, value))
 
+    def give_up(self, pages, position):
+        """The newest version of these pages is given up; those that are not answered yet may be newer."""
+        losses = {}
+        for sector in (sector for page in pages for sector in range(page * SECTORS, (page + 1) * SECTORS)):
+            history = self._histories.get(sector)
+            if history:
+                answered = self.clients[self._owners[sector]].answered
+                first = sum(1 for step, _ in history if step < answered)
+                losses[sector] = [Loss(first, len(history))]
+        self.given_up.add(position, losses)
+
     def answer(self, client, request):
         client.answered = request.end
 
@@ -199,7 +220,7 @@ class Oracle:
         for claim in self.claims:
             if claim.position <= position:
                 durable = list(map(max, durable, claim.steps))
-        return self._check_prefixes(image, durable, [len(client.steps) for client in self.clients])
+        return self._check_prefixes(image, durable, [len(client.steps) for client in self.clients], position)
 
     def check_past(self, image, generation, cut=math.inf):
         """Raises BrokenPromiseError unless an image may be the volume at the end of that generation.
@@ -213,12 +234,12 @@ class Oracle:
                 least = list(map(max, least, claim.steps))
         most = [self._last_before(client, generation) for client in self.clients]
         try:
-            self._check_prefixes(image, least, most)
+            self._check_prefixes(image, least, most, cut)
         except BrokenPromiseError as error:
             raise BrokenPromiseError(f"generation {generation}: {error}") from error
 
-    def _check_prefixes(self, image, least, most):
-        areas = self._look_at(image)
+    def _check_prefixes(self, image, least, most, position):
+        areas = self._look_at(image, position)
         prefixes = [self._intersect(client, areas, least, most) for client in self.clients]
         for client, (shortest, _) in zip(self.clients, prefixes, strict=True):
             last = next((request for request in reversed(client.requests) if request.first < shortest), None)
@@ -273,9 +294,9 @@ class Oracle:
                 most = [self._last_before(client, generation) for client in self.clients]
                 most = list(map(min, most, longest))
         if superblock is None or superblock.batch_end == superblock.destaged:
-            self._check_prefixes(image, least, most)
+            self._check_prefixes(image, least, most, position)
             return
-        for area in self._look_at(image):
+        for area in self._look_at(image, position):
             for (client, *interval), page in area.single.items():
                 self._check_sector(client, [interval], page, least, most)
             for (client, intervals), page in area.several.items():
@@ -292,20 +313,21 @@ class Oracle:
         """The longest prefix that can be in that generation: what was submitted after it was committed is not."""
         return next((one.first for one in client.requests if one.generation >= generation), len(client.steps))
 
-    def _look_at(self, image):
-        """The Constraints of each area of an image."""
+    def _look_at(self, image, position):
+        """The Constraints of each area of an image that was found after a cut there."""
         view = memoryview(image)
+        given_up = self.given_up.count_before(position)
         found = []
         for offset in range(0, len(image), _AREA):
             data = view[offset : offset + _AREA]
-            key = offset, xxh3_64_intdigest(data)
+            key = offset, given_up, xxh3_64_intdigest(data)
             area = self._areas.get(key)
             if area is None:
-                area = self._areas[key] = self._parse(offset // SECTOR, data)
+                area = self._areas[key] = self._parse(offset // SECTOR, data, given_up)
             found.append(area)
         return found
 
-    def _parse(self, first_sector, data):
+    def _parse(self, first_sector, data, given_up):
         area = Constraints()
         for sector, value in enumerate(values_in(data, first_sector), first_sector):
             history = self._histories.get(sector)
@@ -316,23 +338,21 @@ class Oracle:
                     )
                 continue
             client = self._owners[sector]
-            intervals = self._intervals(client, history, self.before[sector], value)
+            intervals = self._intervals(client, sector, value, given_up)
             if not intervals:
                 raise BrokenPromiseError(f"sector {sector} holds write {value}, which is none of {history}")
             area.add(client, intervals, f"page {sector // SECTORS}")
         area.finish()
         return area
 
-    def _intervals(self, owner, history, before, value):
-        """The prefix lengths, both ends included, after which the sector holds value."""
+    def _intervals(self, owner, sector, value, given_up):
+        """The prefix lengths, both ends included, after which the sector may hold value."""
+        history = self._histories[sector]
         starts = [0, *(step + 1 for step, _ in history)]
         ends = [*(step for step, _ in history), len(self.clients[owner].steps)]
-        contents = [before, *(value for _, value in history)]
-        return tuple(
-            (start, end)
-            for start, end, one in zip(starts, ends, contents, strict=True)
-            if one == value and start <= end
-        )  # fmt: skip
+        contents = [self.before[sector], *(value for _, value in history)]
+        versions = self.given_up.versions(sector, given_up, contents, value)
+        return tuple((starts[one], ends[one]) for one in versions if starts[one] <= ends[one])
 
 
 def _both(some, others):

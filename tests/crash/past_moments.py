@@ -16,6 +16,7 @@ from xxhash import xxh3_64_intdigest
 from tests.crash.broken_promise import BrokenPromiseError
 from wbcache_core.errors import OutsideWindowError
 from wbcache_core.format.superblock import Tag
+from wbcache_core.units import PAGE_BYTES
 
 
 @dataclass
@@ -41,6 +42,14 @@ class PastMoments:
         self._states = {}
         """number -> its end and the digest of the volume there."""
         self._tags = {}
+        self._fading = frozenset()
+
+    def let_fade(self, pages):
+        """What these pages were at a past moment may be given up: they are compared with what the oracle allows when
+        the moment is first seen, and not with what they were then."""
+        if not self._fading.issuperset(pages):
+            self._fading |= set(pages)
+            self._states = {}
 
     def after_cut(self, newest, tags):
         """What is known when a new session begins with that last generation, None before the first, and those tags."""
@@ -54,6 +63,7 @@ class PastMoments:
                 for number, state in self._states.items()
                 if number in known and state[0] == known[number].end_lsn
             }
+        successor._fading = self._fading
         successor._tags = {tag.name: TagLife(tag, -1, 0) for tag in tags}
         return successor
 
@@ -124,7 +134,7 @@ class PastMoments:
         A state that is met for the first time, or not as it was, is shown to explain(image, number), which raises.
         """
         number, end = generation.number, generation.end_lsn
-        state = end, xxh3_64_intdigest(image)
+        state = end, xxh3_64_intdigest(self._without_fading(image))
         known = self._states.get(number)
         if known == state:
             return
@@ -133,6 +143,14 @@ class PastMoments:
             raise BrokenPromiseError(f"generation {number} is not what it was when it was seen before")
         if known is None or known[0] < end:
             self._states[number] = state
+
+    def _without_fading(self, image):
+        if not self._fading:
+            return image
+        kept = bytearray(image)
+        for page in self._fading:
+            kept[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = bytes(len(kept[page * PAGE_BYTES :][:PAGE_BYTES]))
+        return kept
 
 
 def check_moments(cache, oracle, position, volume, rng):

@@ -5,6 +5,7 @@ import pytest
 
 from tests.crash.broken_promise import BrokenPromiseError
 from tests.crash.explorer import Chain
+from tests.crash.given_up import GivenUp
 from tests.crash.oracle import Oracle, content
 from tests.crash.workload import LOG_DISK, ORIGIN_DISK
 from tests.support.simulated_disk import STYLES, SimulatedDisk
@@ -34,6 +35,15 @@ def test_syncs_that_do_nothing_are_noticed(disk):
 
     with pytest.raises(BrokenPromiseError, match="--position"):
         Liar("flush reaches the origin", "lie").explore(400, sessions=1)
+
+
+def test_what_is_given_up_is_lost_and_nothing_else_may_be(monkeypatch):
+    """The scenario comes to lose something, and the oracle lets it only because it was given up."""
+    name = "bad sectors are given up"
+    assert sum(session.given_up for session in Chain(name, "lost").sessions()) > 0
+    monkeypatch.setattr(GivenUp, "add", lambda *_: None)
+    with pytest.raises(BrokenPromiseError, match="--position"):
+        Chain(name, "lost").explore(900)
 
 
 class TestOracle:
@@ -78,6 +88,41 @@ class TestOracle:
         oracle.check_past(self.image(0, 0, 0, 0), 1)
         with pytest.raises(BrokenPromiseError, match="generation 1"):
             oracle.check_past(self.image(3, 0, 0, 0), 1)
+
+    def test_what_was_given_up_may_be_older(self):
+        """Page 0, of which write 6 is the newest: 3 or nothing may be there instead, and nowhere else."""
+        oracle = self.history()
+        oracle.give_up([0], 7)
+        for values in ((6, 4, 5, 0), (3, 4, 5, 0), (0, 4, 5, 0)):
+            assert oracle.check_volume(self.image(*values), 8)[0][1] == 3
+        for values in ((0, 4, 0, 0), (6, 4, 0, 0), (0, 0, 5, 0), (5, 4, 5, 0)):
+            with pytest.raises(BrokenPromiseError):
+                oracle.check_volume(self.image(*values), 8)
+        with pytest.raises(BrokenPromiseError):
+            oracle.check_volume(self.image(0, 4, 5, 0), 7)
+
+    def test_what_was_written_after_it_was_given_up_has_to_be_there(self):
+        oracle = self.history()
+        oracle.give_up([0], 7)
+        one = oracle.clients[0]
+        oracle.answer(one, oracle.submit(one, 0, 8, 7, 0))
+        oracle.claim(9, oracle.answered(), 1, False)
+        oracle.check_volume(self.image(0, 4, 5, 0), 8)
+        oracle.check_volume(self.image(7, 4, 5, 0), 9)
+        for value in (0, 3, 6):
+            with pytest.raises(BrokenPromiseError):
+                oracle.check_volume(self.image(value, 4, 5, 0), 9)
+
+    @pytest.mark.parametrize("found", [0, 6])
+    def test_the_next_session_begins_with_what_is_left_of_what_was_given_up(self, found):
+        oracle = self.history()
+        oracle.give_up([0], 7)
+        volume = self.image(found, 4, 5, 0)
+        oracle = oracle.after_cut(8, oracle.check_volume(volume, 8), 1, (), volume=volume)
+        oracle.check_volume(volume, 0)
+        for value in {0, 3, 6} - {found}:
+            with pytest.raises(BrokenPromiseError):
+                oracle.check_volume(self.image(value, 4, 5, 0), 0)
 
     @pytest.mark.parametrize(
         "page", [content(8, [3] * 8), content(0, [3] * 7) + bytes(511) + b"x", content(0, [9] * 8)]

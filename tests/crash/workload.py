@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 from unittest import mock
 
+from tests.crash.given_up import GiverUp
 from tests.crash.oracle import PAGE, SECTOR, SECTORS, content
 from tests.crash.snapshot_clients import SnapshotReader, Tagger
 from tests.support.bulk_writes import BulkWrites
@@ -50,6 +51,8 @@ class Scenario:
     origin_latency: float = 0.004
     bad_pages: int = 0
     """Of the origin, chosen anew in each session: some become good, and others bad."""
+    gives_up: bool = False
+    """What is bad is given up now and then."""
     failing: tuple = ()
     """"origin" fails at times and comes back, "log" fails once and for good."""
     age: int = 0
@@ -170,6 +173,8 @@ class Session:
         """Whether the clients are done."""
         self.seen = []
         """(number of a generation, what a reader found the volume to be at its end)."""
+        self.given_up = 0
+        """Bytes that were bad and are given up."""
         self.ended = 0
         """Snapshots that ended under their readers."""
 
@@ -218,6 +223,9 @@ class Session:
         others = [SnapshotReader(self, number) for number in range(self.scenario.readers)]
         if self.scenario.has_tagger:
             others.append(Tagger(self))
+        if self.scenario.gives_up:
+            self.oracle.past.let_fade(choice)
+            others.append(GiverUp(self))
         beside = [self.simulation.spawn(other.run) for other in others]
         threads = [self.simulation.spawn(client.run) for client in clients]
         if self.ending == STOP_UNDER_LOAD:

@@ -77,6 +77,8 @@ class BadBlocks:
     def postponed(self) -> dict[int, bool]:
         """All of them, and whether each is not to be tried now."""
         now = time.monotonic()
+        # What was written anew since needs not be given up any more, and is tried as any other.
+        self._forget_given_up([block for block in self._given_up if not self.is_given_up(block)])
         return {block: one.retry_at > now or block in self._given_up for block, one in self._blocks.items()}
 
     def is_given_up(self, block: int) -> bool:
@@ -111,13 +113,20 @@ class BadBlocks:
         return messages
 
     def note_dropped(self, blocks: Iterable[int]) -> None:
-        """The log has passed the versions that were given up; the volume is what the origin has there."""
+        """The log has passed the versions that were given up; the volume is what the origin has there, but for what
+        was written meanwhile."""
         for block in blocks:
+            if self.is_given_up(block):
+                self._map.set_page(block, 0)
+                # Who read log or map before looks again: an entry never goes back otherwise.
+                self._map.sweeps += 1
             self._drop(block)
-            self._map.set_page(block, 0)
-            # Who read log or map before looks again: an entry never goes back otherwise.
-            self._map.sweeps += 1
         self._update_line()
+
+    def note_carried(self, block: int, lsn: int) -> None:
+        """The newest version of a block is about to get this LSN; it is what it was, given up or not."""
+        if self.is_given_up(block):
+            self._given_up[block] = lsn
 
     def give_up_bytes(self, offset: int, length: int) -> tuple[int, bool]:
         """Leave what belongs in bad blocks out for good: in all that are wholly in that range of bytes.
@@ -138,6 +147,8 @@ class BadBlocks:
 
     def give_up(self, first: int, stop: int) -> list[int]:
         """Leave what belongs in the bad ones of these blocks out for good, with the next batch; returns them."""
+        # What is written or trimmed from now on has another LSN.
+        self._line.close_segment()
         chosen = sorted(block for block in self._blocks if first <= block < stop)
         for block in chosen:
             self._given_up[block] = entry_lsn(self._map.get(block))
@@ -147,6 +158,12 @@ class BadBlocks:
     def _is_pending(self, blocks: Iterable[int]) -> bool:
         """Whether one of them is still to be given up."""
         return any(block in self._given_up for block in blocks)
+
+    def _forget_given_up(self, blocks: list[int]) -> None:
+        for block in blocks:
+            del self._given_up[block]
+        if blocks:
+            self._line.moved.notify_all()
 
     def _drop(self, block: int) -> None:
         self._blocks.pop(block, None)

@@ -103,6 +103,7 @@ class Carrier:
         for block in blocks:
             page = pages[block]
             self._ring.put(line.head, _ZEROS if page is None else page)
+            self._bad.note_carried(block, line.head)
             self._map.set_page(block, line.head)
             segment.add_pages(block, 1)
             line.head += 1
