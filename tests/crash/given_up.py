@@ -12,7 +12,7 @@ from wbcache_core.errors import ControlError, StoppedError
 
 
 class Loss(NamedTuple):
-    """In place of one of these versions, first to last, any older one may be there; with `contents`, one of these is."""
+    """Instead of the versions first to last any older one may be there; with `contents`, one of these is."""
 
     first: int
     last: int
