@@ -276,7 +276,7 @@ def _export_name():
         return nbdkit.export_name()
     except UnicodeDecodeError as error:
         name = quoted(error.object.decode("utf-8", "backslashreplace"))
-        raise ExportNameError(f"there is no export {name}: a name is UTF-8") from None
+        raise ExportNameError(f"there is no export {name}: a name has to be UTF-8") from None
 
 
 def _open_snapshot(when):

@@ -167,7 +167,7 @@ def test_backwards_the_origin_has_to_be_there(wbcache, tmp_path):
         (("0", "tomorrow"), "there is no tag 'tomorrow'"),
         (("0", "2999-01-01"), "is in the future"),
         (("-9d", "0"), "'-9d' is outside the window"),
-        (("0", "-"), "'-' is no moment"),
+        (("0", "-"), "'-' is not a moment"),
     ],
 )
 def test_moments_that_are_not_there(wbcache, tmp_path, words, said):

@@ -81,7 +81,7 @@ def test_a_torn_last_commit(wbcache, history, tmp_path):
     log, _ = history.save(tmp_path)
     outcome = wbcache("info", log)
     assert outcome.status == 0
-    assert f"not whole, from LSN {last.first_lsn}" in outcome.stdout
+    assert f"an incomplete last commit, from LSN {last.first_lsn}" in outcome.stdout
 
 
 def test_one_superblock_of_two(wbcache, history, tmp_path):

@@ -151,7 +151,7 @@ def test_what_cannot_be_written(wbcache, history, tmp_path, monkeypatch, which):
     )  # fmt: skip
     outcome = wbcache("replay", log, origin)
     assert outcome.status == 1
-    assert f"{which} '{names[which]}' cannot be written; " in outcome.stderr.replace(", so that", "; so that")
+    assert f"{which} '{names[which]}' cannot be written; " in outcome.stderr.replace(", so the", "; so the")
     for words in ("nothing has been changed", "wbcache replay --to FILE"):
         assert words in outcome.stderr
     assert "salvage" not in outcome.stderr

@@ -103,7 +103,7 @@ def test_what_is_behind_the_hole_is_named(wbcache, history, tmp_path):
     assert changed <= named
     text = wbcache("salvage", log, origin).stdout
     assert f"LSN {segments[-2].first_lsn} to {segments[-2].end_lsn - 1}, generation" in text
-    assert f"LSN {segments[-3].first_lsn} to {segments[-3].end_lsn - 1}: what it held is not known" in text
+    assert f"LSN {segments[-3].first_lsn} to {segments[-3].end_lsn - 1}: it is not known what it held" in text
 
 
 FULL_OF_ENTRIES = ["write"] * 60 + ["trim"] * (MAX_ENTRIES - 60)

@@ -93,8 +93,9 @@ def test_they_hold_the_origin_back(wbcache, history, tmp_path):
         (("a" * 65,), "at most 64 bytes"), (("\u00e4" * 33,), "at most 64 bytes"), (("kept",), "there is a tag 'kept'"),
         (("a", "99"), "outside the window; the log covers generation 3"), (("a", "2"), "outside the window"),
         (("a", "-9d"), "outside the window"), (("a", "2999-01-01"), "in the future"), (("a", "-5x"), "usage:"),
-        (("a", "2026-13-01"), "is not a time"), (("a", ""), "is no moment"), (("a", "b"), "no tag 'b' (tags: 'kept')"),
-        (("a", "9" * 30), "larger than any generation"), (("a", "-1e9s"), "usage:"), (("a", "@-5x"), "is no moment"),
+        (("a", "2026-13-01"), "is not a time"), (("a", ""), "is not a moment"),
+        (("a", "b"), "no tag 'b' (tags: 'kept')"),
+        (("a", "9" * 30), "larger than any generation"), (("a", "-1e9s"), "usage:"), (("a", "@-5x"), "is not a moment"),
     ],
 )  # fmt: skip
 def test_what_is_refused_changes_nothing(wbcache, history, tmp_path, words, why):
@@ -250,4 +251,4 @@ def test_tags_of_an_older_format(wbcache, tmp_path):
 def test_status_of_a_log(wbcache, history, tmp_path):
     log, _ = history.save(tmp_path)
     outcome = wbcache("status", log)
-    assert outcome.status == 2 and "is no socket" in outcome.stderr and "control=PATH" in outcome.stderr
+    assert outcome.status == 2 and "is not a socket" in outcome.stderr and "control=PATH" in outcome.stderr

@@ -160,7 +160,7 @@ class TestEndOfTheLog:
         offset, descriptor = crashed.descriptors()[-1]
         crashed.flip(offset + PAGE_BYTES + descriptor.payload_bytes // 2, 3)
         assert crashed.read() == crashed.image.states[-2]
-        left_out = f"left out a last commit that is not whole in the log, from LSN {descriptor.first_lsn}"
+        left_out = f"left out an incomplete last commit, from LSN {descriptor.first_lsn}"
         assert left_out in caplog.text
 
     def test_what_lies_behind_a_torn_write_is_discarded(self, crashed):

@@ -125,7 +125,7 @@ def test_everything_else_is_destaged_and_log_space_comes_back(bad, pair, caplog)
     assert {read(cache.volume, block) for block in range(BLOCKS)} == {last}
     same(pair.origin.read_bytes()[8 * PAGE_BYTES :], last * (BLOCKS - 8) * PAGE_BYTES)
     assert on_origin(pair, 7) == b"o"
-    assert f"does not take the 4096 bytes at {7 * PAGE_BYTES}: cannot write" in caplog.text
+    assert f"does not accept the 4096 bytes at {7 * PAGE_BYTES}: cannot write" in caplog.text
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["bulk", "parallel"])
@@ -188,7 +188,7 @@ def test_a_sector_that_becomes_good_is_destaged_and_vanishes(bad, pair, caplog):
     assert bad_bytes(cache)
     device.bad.clear()
     wait_until(lambda: on_origin(pair, 7) == b"a" and not bad_bytes(cache))
-    assert f"takes the 4096 bytes at {7 * PAGE_BYTES} again" in caplog.text
+    assert f"accepts the 4096 bytes at {7 * PAGE_BYTES} again" in caplog.text
     wait_until(lambda: cache._line.destaged == cache._line.committed)
     cache.volume.flush()
     cache.drain()
@@ -214,7 +214,7 @@ def test_a_drain_at_the_end_ends_and_says_what_is_missing(bad, pair, caplog):
     write(cache, 0, b"a", 100)
     in_background(cache.stop).result(PATIENCE_S)
     assert "the origin is not complete" in caplog.text
-    assert f"does not take 8192 bytes (the 8192 bytes at {7 * PAGE_BYTES})" in caplog.text
+    assert f"does not accept 8192 bytes (the 8192 bytes at {7 * PAGE_BYTES})" in caplog.text
     assert [on_origin(pair, block) for block in (6, 7, 8, 9)] == [b"a", b"o", b"o", b"a"]
     check_pair(pair.log, pair.origin)
 
@@ -367,7 +367,7 @@ def test_a_snapshot_that_needs_what_the_origin_refuses(bad, pair, history_full, 
     write(cache, 8, b"b")
     cache.volume.flush()
     if history_full == "hold":
-        wait_until(lambda: "a snapshot or a tag needs a moment before" in caplog.text)
+        wait_until(lambda: "a snapshot or tag needs an earlier moment" in caplog.text)
         assert [read(snapshot, block) for block in (7, 8)] == [b"a", b"a"]
         snapshot.close()
         settle(cache)

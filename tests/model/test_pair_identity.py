@@ -171,5 +171,5 @@ def test_an_origin_that_shrank(tmp_path):
     pair.make_origin(2 * MIB)
     write(pair, "x")
     os.truncate(pair.origin, MIB)
-    with pytest.raises(WrongPairError, match="bring back the old size"):
+    with pytest.raises(WrongPairError, match="restore the old size"):
         Cache(pair.config())

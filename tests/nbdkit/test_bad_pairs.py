@@ -242,7 +242,7 @@ def test_origin_resized(make_pair, size, dirty):
     with open(pair.origin, "r+b") as origin:
         origin.truncate(size)
     says = ["belongs to origin", str(pair.origin), f"{SIZE} bytes", str(size), "resized", "wrong pair"]
-    says += ["bring back the old size", UNTOUCHED]
+    says += ["restore the old size", UNTOUCHED]
     assert_refused_until_discarded(pair, says, pair.origin.read_bytes())
 
 

@@ -21,8 +21,8 @@ BAD = 5 * PAGE
 OLD = random.Random(1).randbytes(SIZE)
 NEW = random.Random(2).randbytes(SIZE)
 SETTINGS = {"ring_size": "1M", "log_size": "4M", "destage_delay": "50ms", "origin_settle": "100ms", "lifetime_s": 60}
-NOISE = ["cannot be marked", "does not take", "the origin is not complete", "bytes again", "are given up"]
-NAMED = f"does not take the {PAGE} bytes at {BAD}: cannot write to origin"
+NOISE = ["cannot be marked", "does not accept", "the origin is not complete", "bytes again", "are given up"]
+NAMED = f"does not accept the {PAGE} bytes at {BAD}: cannot write to origin"
 
 
 class Origin:
@@ -99,7 +99,7 @@ def test_everything_else_goes_on_and_a_kill_loses_nothing(pair, folder, origin):
         same(clients.read_all(handle), NEW)
         handle.zero(4 * PAGE, 4 * PAGE)
         handle.flush()
-    assert f"does not take {PAGE} bytes (the {PAGE} bytes at {BAD})" in server.stderr_text()
+    assert f"does not accept {PAGE} bytes (the {PAGE} bytes at {BAD})" in server.stderr_text()
     expected = NEW[: 4 * PAGE] + bytes(4 * PAGE) + NEW[8 * PAGE :]
     same(origin.backing.read_bytes(), but_for_the_bad_one(expected))
     origin.serve(is_bad=False)
@@ -121,7 +121,7 @@ def test_an_origin_that_is_a_file(pair, folder, origin):
                 handle.pwrite(OLD[:PAGE], BAD)
             handle.flush()
             volume = clients.read_all(handle)
-        assert "does not take the 4096 bytes at 20480" in server.stderr_text()
+        assert "does not accept the 4096 bytes at 20480" in server.stderr_text()
         expected = bytearray(NEW)
         for page in (*range(0, 400, 2), BAD // PAGE):
             expected[page * PAGE : (page + 1) * PAGE] = OLD[:PAGE]

@@ -15,7 +15,7 @@ MIB = 1 << 20
 PAGE = 4096
 SIZE = 8 * MIB
 SETTINGS = {"ring_size": "1M", "log_size": "16M", "destage_delay": "1h", "lifetime_s": 60}
-NOISE = ["fails its checksum", "cannot be read back", "destaging goes on", "passed over", "not complete"]
+NOISE = ["fails its checksum", "cannot be read back", "destaging goes on", "skipping the damaged page", "not complete"]
 STOP_LIMIT_S = 5
 
 OLD = random.Random(1).randbytes(SIZE)

@@ -88,7 +88,7 @@ def test_tag_now_and_afterwards(pair, control):
             (("tag", control, "now"), "there is a tag 'now' already"),
             (("tag", control, "a/b"), "cannot be the name"), (("tag", control, "-5m"), "cannot be the name"),
             (("tag", control, "x", "99"), "outside the window"), (("tag", control, "x", "-1d"), "outside the window"),
-            (("tag", control, "x", "2999-01-01"), "in the future"), (("tag", control, "x", "@-5y"), "is no moment"),
+            (("tag", control, "x", "2999-01-01"), "in the future"), (("tag", control, "x", "@-5y"), "is not a moment"),
             (("untag", control, "none"), "there is no tag 'none'"),
             (("tag", pair.log, "x"), "control="), (("history", pair.log), "control="),
         ):  # fmt: skip

@@ -75,7 +75,7 @@ def test_a_snapshot_offers_only_what_a_past_moment_can(pair):
 @pytest.mark.parametrize("when", ["7", "-1h", "2001-01-01", "2999-01-01T00:00:00Z", "nonsense", "-5x", "", "a/b"])
 def test_what_cannot_be_opened_says_why(pair, when):
     tolerate = [r"outside the window; the log covers generation 0 .* to generation 3", r"future; the log covers",
-                r"there is no tag", r"is no moment; write"]  # fmt: skip
+                r"there is no tag", r"is not a moment; write"]  # fmt: skip
     pair.make_origin(MIB)
     with pair.serve(**KEEP, tolerate=tolerate) as server:
         with clients.connection(server.uri) as handle:
@@ -97,7 +97,7 @@ def test_what_cannot_be_opened_says_why(pair, when):
 )  # fmt: skip
 def test_odd_export_names(pair, name):
     """Refused in one short line that shows what a terminal can show."""
-    tolerate = ["there is no export", "is no moment; write", "there is no tag", "is larger than any generation"]
+    tolerate = ["there is no export", "is not a moment; write", "there is no tag", "is larger than any generation"]
     pair.make_origin(MIB)
     with pair.serve(**KEEP, tolerate=tolerate) as server:
         # libnbd puts the name into its message, and that may be more than Python decodes.
@@ -118,7 +118,7 @@ def test_odd_export_names(pair, name):
         ("1", "'1' is outside the window; the log covers generation 3 "),
         ("-1h", "'-1h' is outside the window; the log covers generation 3 "),
         ("2999-01-01", "'2999-01-01' is in the future; the log covers generation 3 "),
-        ("-5 m", "'-5 m' is no moment; write "),
+        ("-5 m", "'-5 m' is not a moment; write "),
     ],
 )
 def test_nbdinfo_of_what_has_expired_or_is_yet_to_come(pair, when, reason):
@@ -189,7 +189,7 @@ def resolved(folder, when):
 @pytest.mark.parametrize("when", ["-0s", "-1h", "last-flush"])
 def test_a_name_that_passes_is_no_export(pair, when):
     """A client that reconnects by it would go on with another moment."""
-    reason = rf"'@{when}' is generation 3 .* open '@3'|'{when}' is outside the window"
+    reason = rf"'@{when}' means generation 3 .* open '@3'|'{when}' is outside the window"
     with made(pair, tolerate=[reason]) as server:
         with pytest.raises(nbd.Error), clients.connection(uri_of(server, when)):
             pass

@@ -174,8 +174,9 @@ class FileDevice:
                 # Where flock is a POSIX lock underneath (NFS), who cannot write can only share.
         if self.writable:
             _log.warning(
-                "%s '%s': its file system has no locks: nothing keeps a second server away", self.role, self.name
-            )
+                "%s '%s': its file system has no locks: nothing prevents a second server from using it",
+                self.role, self.name,
+            )  # fmt: skip
 
     def _open_direct(self, path: str) -> None:
         access = os.O_RDWR if self.writable else os.O_RDONLY
@@ -196,7 +197,7 @@ class FileDevice:
             raise self._error(verb, error) from None
         if self._io_fd != self._fd:
             self._io_fd = self._fd
-            _log.warning("%s '%s' refuses direct I/O: it goes through the page cache from now on", self.role, self.name)
+            _log.warning("%s '%s' rejects direct I/O: the page cache is used from now on", self.role, self.name)
 
     def _error(self, verb: str, error: OSError) -> DeviceError:
         value = error.errno or errno.EIO

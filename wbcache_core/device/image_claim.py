@@ -33,7 +33,7 @@ def claim(fd: int, what: str, path: bytes, writes: bool, beside_writers: bool) -
         problem = _claim_of_others(fd, image, path, writes)
         writer = _process_that_writes(image) if image and not problem else ""
         if writer and not (writes and not beside_writers):
-            _log.warning("%s is open for writing in %s: it may change under this one", what, writer)
+            _log.warning("%s is open for writing in %s: it may change while it is served", what, writer)
         elif writer:
             problem = f"{writer} has it open for writing; stop that one first, or serve it all the same: force=in-use"
         if not problem:

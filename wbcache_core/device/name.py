@@ -28,7 +28,7 @@ def local_path(text: str) -> str:
     host, path = match.groups()
     if host.lower() not in ("", "localhost"):
         raise ConfigError(
-            f"'{text}' names a file of the host '{host}'; a file has to be on this one: write file:///PATH"
+            f"'{text}' names a file on host '{host}'; only files on this host can be used: write file:///PATH"
         )
     if "?" in path or "#" in path:
         raise ConfigError(f"'{text}': write %3F for a question mark and %23 for a number sign in the path")

@@ -82,7 +82,7 @@ class NbdConnection:
         except nbd.Error as error:
             # Later it is about the connection: libnbd's poll() says so too where that changes state meanwhile.
             if error.errnum == errno.EINVAL and not is_started:
-                raise ConfigError(f"origin '{uri}' is not an NBD URI that can be used: {error.string}") from None
+                raise ConfigError(f"origin '{uri}' is not a usable NBD URI: {error.string}") from None
             raise DeviceLostError(f"cannot connect to origin '{uri}': {error.string}", errno.EIO) from None
         if not self.handle.aio_is_ready():
             raise DeviceLostError(f"origin '{uri}' ended the connection at once", errno.EIO)

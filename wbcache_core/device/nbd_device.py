@@ -82,7 +82,7 @@ class NbdDevice:
         self._can_map: bool = handle.can_meta_context(ALLOCATION)
         smallest = handle.get_block_size(nbd.SIZE_MINIMUM)
         if smallest > PAGE_BYTES:
-            raise ConfigError(f"origin '{uri}' wants blocks of {smallest} bytes; at most {PAGE_BYTES} can be served")
+            raise ConfigError(f"origin '{uri}' requires blocks of {smallest} bytes; at most {PAGE_BYTES} is supported")
         self._largest_data = min(handle.get_block_size(nbd.SIZE_MAXIMUM) or _LARGEST_DATA, _LARGEST_DATA)
         self._all.add(connection)
         self._idle.append(connection)
@@ -171,7 +171,7 @@ class NbdDevice:
                 connection = None
                 raise DeviceError(
                     f"origin '{self.name}' has {size} bytes now and had {self.size}: it is tried again; "
-                    "bring back what was there, or restart the cache"
+                    "restore the former size, or restart the cache"
                 )
             self._grow_pause = _FIRST_GROW_PAUSE
             return connection
@@ -234,7 +234,7 @@ class NbdDevice:
         connection = self._take()
         if self._settles_at > time.monotonic():
             self._give_back(connection)
-            raise DeviceLostError(f"what was under way on a lost connection to origin '{self.name}' may still be done")
+            raise DeviceLostError(f"requests on a lost connection to origin '{self.name}' may still be carried out")
         with self._lock:
             connection.unflushed = True
         try:

@@ -92,7 +92,7 @@ class BadBlocks:
         if len(self._blocks.keys() | refused.keys()) > self.most:
             block, error = min(refused.items())
             raise DeviceError(
-                f"{error} (byte {block << PAGE_SHIFT}), and more than {self.most} blocks likewise", error.errno_value
+                f"{error} (byte {block << PAGE_SHIFT}), and so do more than {self.most} blocks", error.errno_value
             )
         now = time.monotonic()
         mended = [block for block in tried if block not in refused]
@@ -104,10 +104,10 @@ class BadBlocks:
             rest = min(2 * known.rest, _LONGEST_REST) if known else _FIRST_REST
             self._blocks[block] = _BadBlock(str(error), known.since if known else now, rest, now + rest)
         self._update_line()
-        messages = [f"origin '{self._origin_name}' takes {words} again" for words in _told(mended)]
+        messages = [f"origin '{self._origin_name}' accepts {words} again" for words in _told(mended)]
         messages += [
-            f"origin '{self._origin_name}' does not take {words}: {self._blocks[new[0]].error}; everything else is "
-            "destaged, and the log keeps these and tries them again"
+            f"origin '{self._origin_name}' does not accept {words}: {self._blocks[new[0]].error}; everything else is "
+            "destaged; the log keeps these and retries them"
             for words in _told(new)
         ]
         return messages
@@ -175,9 +175,9 @@ class BadBlocks:
             return
         (first, *_), count = _told(self._blocks), len(self._blocks)
         self._line.origin_incomplete = (
-            f"origin '{self._origin_name}' does not take {count * PAGE_BYTES} bytes ({first}"
+            f"origin '{self._origin_name}' does not accept {count * PAGE_BYTES} bytes ({first}"
             f"{' and more' if len(_ranges(self._blocks)) > 1 else ''}): {self._blocks[min(self._blocks)].error}; "
-            "they are in the log alone, and everything else is on the origin; keep them together"
+            "they are only in the log, and everything else is on the origin; keep the two together"
         )
 
     def facts(self) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Carrier:
         """Raises DeviceError where somebody needs a moment before end. Lock held."""
         if not self._pins.may_pass(end):
             raise DeviceError(
-                f"{self._line.origin_incomplete}; a snapshot or a tag needs a moment before: close it, or untag"
+                f"{self._line.origin_incomplete}; a snapshot or tag needs an earlier moment: close or remove it"
             )
 
     def _commit(self, lsn: int) -> None:

@@ -65,7 +65,7 @@ class Consumer:
         for lsn, block in bad:
             if not is_superseded(block, lsn):
                 return self._before(start, lsn, block, is_superseded)
-            _log.warning("the damaged page with LSN %d is passed over: its block was written anew", lsn)
+            _log.warning("skipping the damaged page with LSN %d: its block was written again", lsn)
             batch.leave_out(block)
         return batch
 

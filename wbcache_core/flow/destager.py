@@ -305,8 +305,8 @@ class Destager:
         with self._line.lock:
             is_anew = lsn < entry_lsn(self._map.get(block)) < self._line.committed
         if is_anew:
-            return "its block was written anew, but a snapshot or a tag needs it as it was: close it, or untag"
-        return f"write the 4096 bytes of the volume at {block << PAGE_SHIFT} anew, from a backup"
+            return "its block was written again, but a snapshot or tag needs the old version: close or remove it"
+        return f"write the 4096 bytes of the volume at {block << PAGE_SHIFT} again, from a backup"
 
     def _is_superseded(self, block: int, lsn: int) -> bool:
         """Whether the log holds a later version of a block, and nobody needs the one before it.

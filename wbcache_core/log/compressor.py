@@ -75,7 +75,7 @@ class FrameCompressor:
             # There can be no more threads. The pool keeps what it was given: it has to end before this one goes on.
             self._threads = 1
             self._pool.shutdown(cancel_futures=True)
-            _log.warning("no thread can be started: commits are compressed by one alone from now on")
+            _log.warning("cannot start threads: commits are compressed by a single thread from now on")
         frames = self._pack_part(0, parts[0])
         for number in range(1, len(parts)):
             other = others[number - 1] if number <= len(others) else None

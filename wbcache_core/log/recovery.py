@@ -225,8 +225,8 @@ def _next_segment(
         except LaterVersionError as error:
             if error.uuid == superblock.uuid:
                 raise LogVersionError(
-                    f"the log goes on at LSN {lsn} with what a newer wbcache wrote ({error}); use that one, and drain "
-                    "the log with it (wbcache replay) before an older one gets it"
+                    f"the log goes on at LSN {lsn} with what a newer wbcache wrote ({error}); use that version, and "
+                    "drain the log with it (wbcache replay) before an older one is used"
                 ) from None
             continue
         except FormatError:

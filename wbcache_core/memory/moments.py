@@ -67,7 +67,7 @@ def parse(text: str) -> int:
     if moment != later:
         exists = moment.replace(tzinfo=None) == named.replace(tzinfo=None)
         raise ConfigError(
-            f"the local time {quoted(text)} {'comes twice' if exists else 'does not exist'}: the clocks change then; "
+            f"the local time {quoted(text)} {'occurs twice' if exists else 'does not exist'}: the clocks change then; "
             f"give it with a zone, as in {moment.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%S}Z or {later.isoformat()}"
         )
     whole = moment.replace(microsecond=0)
@@ -112,7 +112,7 @@ def parse_when(text: str) -> When:
         except ConfigError as error:
             raise MalformedMomentError(str(error)) from None
     if not text or text[0] == "-" or text.strip() != text or "/" in text or not text.isprintable():
-        raise MalformedMomentError(f"{quoted(text)} is no moment; write {_FORMS}")
+        raise MalformedMomentError(f"{quoted(text)} is not a moment; write {_FORMS}")
     return When(text, tag=text)
 
 
@@ -124,7 +124,7 @@ def check_tag_name(name: str) -> None:
         when = None
     if when is None or when.tag is None or name.casefold() == LAST_FLUSH:
         raise TagError(
-            f"{quoted(name)} cannot be the name of a tag: it has to be printable, without '/' and blanks at its ends, "
+            f"{quoted(name)} cannot be the name of a tag: it has to be printable, without '/' or blanks at either end, "
             "must not begin with '-', and must not be another way to name a moment"
         )
     length = len(name.encode())
@@ -229,6 +229,6 @@ def refuse_passing(when: str, generation: Generation, is_final: bool) -> None:
     """Raises PassingNameError for a name by which a client that connects anew would get another moment."""
     if not is_final:
         raise PassingNameError(
-            f"'@{when}' is {describe(generation)} now, and another one later, so that a client that reconnects would "
-            f"mix two moments: open '@{generation.number}' (wbcache resolve tells it beforehand)"
+            f"'@{when}' means {describe(generation)} now and another one later, so a client that reconnects would mix "
+            f"two moments: open '@{generation.number}' instead (wbcache resolve prints that name)"
         )

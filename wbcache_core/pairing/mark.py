@@ -220,7 +220,7 @@ class OriginSide:
                     try:
                         found.append(decode(raw))
                     except FormatError as error:
-                        _log.warning("the mark of origin '%s' is left out: %s", self.name, error)
+                        _log.warning("ignoring the mark of origin '%s': %s", self.name, error)
         found.sort(key=lambda mark: not mark.is_dirty)
         return found[0] if found else None
 
@@ -244,7 +244,7 @@ class OriginSide:
                     other.remove()
             return True
         _log.warning(
-            "origin '%s' cannot be marked as that of log '%s' (%s): a start without this log is going to be accepted, "
-            "see the section on pairs in docs/recovery.md", self.name, log, refused,
+            "origin '%s' cannot be marked as belonging to log '%s' (%s): a start without this log will be accepted; "
+            "see the section on the origin in docs/recovery.md", self.name, log, refused,
         )  # fmt: skip
         return False

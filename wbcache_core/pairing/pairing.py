@@ -158,7 +158,7 @@ def check_size(superblock: Superblock, origin: Device, log: Device) -> None:
         raise WrongPairError(
             f"log '{log.name}' belongs to origin '{superblock.origin_name}' of {superblock.origin_bytes} bytes, and "
             f"origin '{origin.name}' has only {origin.size}: the origin was resized or it is the wrong pair; nothing "
-            f"has been changed; bring back the old size, or, {_DISCARD_HINT}"
+            f"has been changed; restore the old size, or, {_DISCARD_HINT}"
         )
 
 
@@ -175,10 +175,10 @@ def check_mark(side: OriginSide, volume: bytes | None, log_name: str, force: Col
     copied = origin_facts.differences(mark.facts, side.facts)
     whose = f"is a copy of '{mark.origin}', which" if copied else ""
     raise OtherLogError(
-        f"origin '{side.name}' {whose or 'belongs together with another log: it'} lacks data that log '{mark.log}' "
+        f"origin '{side.name}' {whose or 'belongs to another log: it'} lacks data that log '{mark.log}' "
         f"(volume {UUID(bytes=mark.volume)}) holds, or held when its server was killed, and log '{log_name}' is "
-        f"another; nothing has been changed; start it with log={mark.log}, or bring the origin up to date (wbcache "
-        f"replay '{mark.log}' '{side.name}'); if that log is lost, or what it holds is to be given up, add "
+        f"not that log; nothing has been changed; start it with log={mark.log}, or bring the origin up to date "
+        f"(wbcache replay '{mark.log}' '{side.name}'); if that log is lost, or what it holds is to be given up, add "
         "force=other-log"
     )
 
@@ -191,13 +191,13 @@ def check_identity(superblock: Superblock, side: OriginSide, log: Device, force:
         raise WrongPairError(
             f"origin '{side.name}' was last written through another log, '{mark.log}' (volume "
             f"{UUID(bytes=mark.volume)}), while log '{log.name}' still holds data for it: the two have different "
-            f"histories; to write what this log holds over it all the same, add force=origin-changed; {hint}"
+            f"histories; to overwrite it with what this log holds, add force=origin-changed; {hint}"
         )
     told = origin_facts.differences(superblock.origin_facts, side.facts)
     if told and ORIGIN_MOVED not in force:
         raise WrongPairError(
             f"origin '{side.name}' is not the one that log '{log.name}' holds data for, '{superblock.origin_name}', "
-            f"but a copy or twin of it, or another one ({'; '.join(told)}); if it was moved or restored there on "
+            f"but a copy or twin of it, or a different one ({'; '.join(told)}); if it was moved or restored there on "
             f"purpose, and is as the log left it, add force=origin-moved; {hint}"
         )
 
@@ -217,7 +217,7 @@ def check_rest_of_page(superblock: Superblock, origin: Device, log: Device, loca
         raise WrongPairError(
             f"origin '{origin.name}' has grown from {old_end} bytes, and the {rest} bytes from there on are not zero, "
             f"while log '{log.name}' holds the whole page that they are in; nothing has been changed; fill them with "
-            f"zeros, or bring back the old size until the log is drained (wbcache replay); or, {_DISCARD_HINT}"
+            f"zeros, or restore the old size until the log is drained (wbcache replay); or, {_DISCARD_HINT}"
         )
 
 
@@ -239,12 +239,12 @@ def is_origin_changed(
             raise WrongPairError(
                 f"origin '{origin.name}' has changed behind its cache (at byte {where}) while log '{log.name}' still "
                 "holds data for it: it was used without the cache, or it is the wrong pair; nothing has been changed; "
-                f"to write the log's data over it all the same, add force=origin-changed; or, {_DISCARD_HINT}"
+                f"to overwrite it with the log's data, add force=origin-changed; or, {_DISCARD_HINT}"
             )
         if not _is_same(superblock, side, origin):
             raise WrongPairError(
-                f"log '{log.name}' belongs to another origin, '{superblock.origin_name}'; it holds no data that is "
-                f"not there, so nothing is lost: {_DISCARD_HINT}"
+                f"log '{log.name}' belongs to another origin, '{superblock.origin_name}'; all its data is "
+                f"on that origin, so nothing is lost: {_DISCARD_HINT}"
             )
     if dirty:
         check_identity(superblock, side, log, force)

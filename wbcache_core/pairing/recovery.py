@@ -63,6 +63,6 @@ def _tell(superblock: Superblock, recovered: Recovered, seconds: float) -> None:
     )  # fmt: skip
     if recovered.discarded_lsn is not None:
         _log.info(
-            "left out a last commit that is not whole in the log, from LSN %d: it was under way when the server "
-            "ended and no flush covers it, or the log has been damaged since", recovered.discarded_lsn,
+            "left out an incomplete last commit, from LSN %d: it was being written when the server ended and no flush "
+            "covers it, or the log has been damaged since", recovered.discarded_lsn,
         )  # fmt: skip

@@ -201,7 +201,7 @@ class Config:
             path = system_path(self.origin)
             if is_uri(self.origin) or (os.path.exists(path) and not os.path.isfile(path)):
                 raise ConfigError(
-                    "parameter 'log' is missing: only beside an origin that is a file it has a default; add log=PATH"
+                    "parameter 'log' is missing: it has a default only if the origin is a file; add log=PATH"
                 )
             self.log = f"{self.origin}.wblog"
         if self.log_size < MIN_LOG_BYTES:

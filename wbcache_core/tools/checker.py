@@ -112,8 +112,8 @@ class _Check:
         self._report.page_count = recovered.page_count
         if recovered.discarded_lsn is not None:
             self._report.remarks.append(
-                f"a last commit, from LSN {recovered.discarded_lsn} on, is not whole: it was under way when the server "
-                "ended and no flush covers it, or the log has been damaged since; the next start leaves it out"
+                f"a last commit, from LSN {recovered.discarded_lsn} on, is incomplete: it was being written when the "
+                "server ended and no flush covers it, or the log has been damaged since; the next start leaves it out"
             )
         self._check_cursors(recovered, segments)
         for before, after in pairwise(segments):
@@ -187,7 +187,7 @@ class _Check:
             for name in ("destaged", "batch_end", "committed"):
                 lsn = getattr(superblock, name)
                 if lsn > recovered.head or (lsn >= min(bounds) and lsn not in bounds):
-                    self._find(f"superblock {superblock.sequence}: {name} is {lsn}, which is no end of a segment")
+                    self._find(f"superblock {superblock.sequence}: {name} is {lsn}, which is not the end of a segment")
             self._check_tags(superblock, segments)
             before = ends.get(superblock.destaged)
             whole = _last_whole_generation(segments, superblock.destaged)

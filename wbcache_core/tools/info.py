@@ -169,7 +169,7 @@ def _lines(facts: Facts) -> list[str]:
         if facts["left_out_lsn"] is not None:
             add(
                 "left out",
-                f"a last commit that is not whole, from LSN {facts['left_out_lsn']}: no flush covers it, or the log "
+                f"an incomplete last commit, from LSN {facts['left_out_lsn']}: no flush covers it, or the log "
                 "has been damaged since",
             )
     if facts.get("window"):
@@ -179,7 +179,7 @@ def _lines(facts: Facts) -> list[str]:
     for tag in facts.get("tags", ()):
         add("tag", f"'{tag['name']}' is generation {tag['generation']} ({tag['time']})")
     if facts["state"] == "blank":
-        add("", "all zero: a server formats it when the first client may write")
+        add("", "all zeros: a server formats it for the first client that may write")
     if facts["problem"]:
         add("refused", facts["problem"])
     return lines

@@ -101,7 +101,7 @@ class LogHistory:
                 if text:
                     raise
                 raise ConfigError(
-                    f"the origin, which has some of the data, cannot be opened as it was last: {error}; "
+                    f"the origin, which has some of the data, cannot be opened where it was last: {error}; "
                     "name it with --origin"
                 ) from None
             side = OriginSide.of(origin)

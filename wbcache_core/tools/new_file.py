@@ -50,7 +50,7 @@ def new_file(target: str, what: str) -> Iterator[int]:
             _give_name(partial, target)
         except OSError as error:
             raise DeviceError(
-                f"the {what} is complete, but it cannot be called '{target}': {error.strerror}; it is '{partial}', "
+                f"the {what} is complete, but cannot be renamed to '{target}': {error.strerror}; it is '{partial}', "
                 "rename it",
                 error.errno or errno.EIO,
             ) from None
@@ -99,13 +99,13 @@ def _remove_leftover(partial: str) -> None:
         return
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ConfigError(f"'{partial}' is in the way and no file; remove it, or name another file")
+            raise ConfigError(f"'{partial}' is in the way and is not a file; remove it, or name another file")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in NO_LOCKS:
                 raise ConfigError(
-                    f"'{partial}' exists, and its file system has no locks: remove it, unless another run writes it"
+                    f"'{partial}' exists, and its file system has no locks: remove it, unless another run is writing it"
                 ) from None
             raise _used(partial) from None
         _remove(partial, fd)

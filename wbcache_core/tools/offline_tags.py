@@ -53,7 +53,7 @@ def _change(path: str, change: Callable[[LogHistory], tuple[Tag, ...]]) -> tuple
     with _opened(path, read_only=False) as (device, log):
         tags = change(log)
         if not device.writable:
-            raise DeviceError(f"log '{path}' cannot be written, and that is where tags are; check its permissions")
+            raise DeviceError(f"log '{path}' cannot be written, and it is where tags are stored; check its permissions")
         # What a killed server wrote may be in the page cache only; a tag must not name what a power cut takes away.
         device.sync()
         SuperblockStore(device, log.slots).write(tags=tags, committed=log.recovered.head)

@@ -34,7 +34,7 @@ _TAG_LEVELS = 3
 def run_picture(path: str, target: str) -> int:
     """Draw it; returns the exit status. Raises WbcacheError when log or file make no sense."""
     if not target.lower().endswith(".png"):
-        raise ConfigError(f"'{target}' is not called .png, which is what is drawn")
+        raise ConfigError(f"'{target}' does not end in .png, the only format that is drawn")
     refuse_existing(target)
     figure_type = _load_matplotlib()
     with closing(FileDevice(path, "log", direct=True, read_only=True)) as log:

@@ -52,7 +52,7 @@ def run_replay(path: str, origin: str, target: str | None, force: Collection[str
             stack.callback(cache.stop)
             if target:
                 write_image(cache.volume, target)
-                print(f"'{target}' is the volume; origin and log are as they were")
+                print(f"'{target}' is the volume; origin and log are unchanged")
             else:
                 _report(path, origin, _drain(cache, log))
         except ReadOnlyError as error:
@@ -75,7 +75,7 @@ def _check_writable(log: Device, device: Device, path: str, origin: str) -> None
         )
     if not log.writable:
         raise ReadOnlyError(
-            f"log '{path}' cannot be written, so that it could not be noted there how far the origin has come; nothing "
+            f"log '{path}' cannot be written, so the progress could not be recorded in it; nothing "
             "has been changed; copy the log to where it can be written, replay the copy, and do not use the old one "
             f"again; or write the volume to a new image: wbcache replay --to FILE '{path}' '{origin}'"
         )

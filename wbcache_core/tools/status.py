@@ -16,7 +16,7 @@ Facts: TypeAlias = dict[str, Any]
 def run_status(path: str, as_json: bool) -> int:
     """Print it; returns the exit status: 1 while log or origin fails, or refuses blocks. Raises ControlError."""
     if not is_socket(path):
-        raise ControlError(f"'{path}' is no socket; status asks a running server, through its parameter control=PATH")
+        raise ControlError(f"'{path}' is not a socket; status asks a running server: name its control=PATH")
     facts = ask(path, "status")
     print(json.dumps(facts, indent=2) if as_json else "\n".join(f"{label:<11} {text}" for label, text in _lines(facts)))
     return 1 if facts["errors"]["log"] or facts["errors"]["origin"] or facts["bad_blocks"]["bytes"] else 0
@@ -25,12 +25,12 @@ def run_status(path: str, as_json: bool) -> int:
 def run_give_up(path: str, offset: int, length: int) -> int:
     """Have a running server give up bytes that its origin refuses; returns the exit status. Raises ControlError."""
     if not is_socket(path):
-        raise ControlError(f"'{path}' is no socket; give-up asks a running server, through its parameter control=PATH")
+        raise ControlError(f"'{path}' is not a socket; give-up asks a running server: name its control=PATH")
     facts = ask(path, "give-up", offset=offset, length=length)
     if facts["done"]:
         print(f"{facts['bytes']} bytes are given up: the volume reads there what the origin has, old data or an error")
         return 0
-    print(f"{facts['bytes']} bytes are given up as soon as snapshots, tags and the history let the origin move on")
+    print(f"{facts['bytes']} bytes will be given up as soon as snapshots, tags and the history let the origin move on")
     return 1
 
 

@@ -172,7 +172,8 @@ class VolumeReader:
                 raise
             offset = block + max(error.lsn - piece.lsn, 0) << PAGE_SHIFT
             raise DamagedPageError(
-                f"the 4096 bytes of the volume at {offset} are lost: {error}; write them anew, from a backup", error.lsn
+                f"the 4096 bytes of the volume at {offset} are lost: {error}; write them again, from a backup",
+                error.lsn,
             ) from None
 
     def _look_up(self, block: int, view: memoryview) -> _Work:

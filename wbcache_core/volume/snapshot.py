@@ -88,7 +88,7 @@ class Snapshot:
         if self._pin.ended:
             raise SnapshotEndedError(
                 f"the snapshot of {describe(self.generation)} has ended: the origin had to move on, because writers "
-                "needed log space or the server stops; a larger log or history-full=hold keeps snapshots longer"
+                "needed log space or the server is stopping; a larger log or history-full=hold keeps snapshots longer"
             )
 
     def _check_range(self, count: int, offset: int) -> None:
@@ -132,7 +132,7 @@ class Snapshots:
                 _build(image)
             image.ready.wait()
             if not image.is_built:
-                raise MemoryError(f"there is no memory for the map of {describe(generation)}")
+                raise MemoryError(f"not enough memory for the map of {describe(generation)}")
         except BaseException:
             self.release(image)
             raise

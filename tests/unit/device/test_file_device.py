@@ -427,7 +427,7 @@ def test_direct_io_that_is_refused_later_is_given_up(path, opened, monkeypatch, 
         expected = file.read(2 * PAGE_BYTES)[0 if through == "read" else PAGE_BYTES :][:PAGE_BYTES]
     assert bytes(page) == expected
     assert [record.getMessage() for record in caplog.records] == [
-        f"log '{path}' refuses direct I/O: it goes through the page cache from now on"
+        f"log '{path}' rejects direct I/O: the page cache is used from now on"
     ]
 
 

@@ -134,8 +134,8 @@ def test_an_age_before_this_boot_goes_by_the_wall_clock_where_that_agrees():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("2026-03-29T02:30", "does not exist"), ("2026-10-25T02:30", "comes twice"),
-                       ("2026-10-25T02:30:00.5", "comes twice")],
+    ("text", "told"), [("2026-03-29T02:30", "does not exist"), ("2026-10-25T02:30", "occurs twice"),
+                       ("2026-10-25T02:30:00.5", "occurs twice")],
 )  # fmt: skip
 def test_local_times_that_do_not_exist_or_exist_twice(monkeypatch, text, told):
     monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
@@ -218,7 +218,7 @@ def test_names_that_pass_are_no_exports(text):
     if text in ("12", "2027-01-15T07:57:30Z"):
         moments.refuse_passing(text, found, is_final(when, found, window()))
     else:
-        with pytest.raises(PassingNameError, match=f"'@{text}' is generation {found.number} .* open '@{found.number}'"):
+        with pytest.raises(PassingNameError, match=f"means generation {found.number} .* open '@{found.number}'"):
             moments.refuse_passing(text, found, is_final(when, found, window()))
 
 

@@ -36,7 +36,8 @@ def ask(path: str, command: str, **fields: object) -> Facts:
         raise ControlError(f"no server listens on '{path}' any more; name the log instead") from None
     except TimeoutError:
         raise ControlError(
-            f"the server behind '{path}' has not answered for {_PATIENCE_S} s; whether it was done is not known"
+            f"the server behind '{path}' has not answered for {_PATIENCE_S} s; it is not known whether it "
+            "carried out the request"
         ) from None
     except OSError as error:
         raise ControlError(f"cannot ask the server through '{path}': {error.strerror or error}") from None
@@ -46,7 +47,7 @@ def ask(path: str, command: str, **fields: object) -> Facts:
         answer = json.loads(line)
         is_done = answer.pop("ok")
     except (ValueError, AttributeError, KeyError, TypeError):
-        raise ControlError(f"'{path}' is no control socket: what came back is not an answer") from None
+        raise ControlError(f"'{path}' is not a control socket: what it sent is not an answer") from None
     if not is_done:
         raise ControlError(str(answer.get("error")))
     return dict(answer)

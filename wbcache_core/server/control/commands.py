@@ -50,9 +50,9 @@ def parse(line: bytes) -> Facts:
     try:
         request = json.loads(line.decode())
     except (ValueError, RecursionError):
-        raise ControlError(f"this is no JSON; {_FORM}") from None
+        raise ControlError(f"this is not JSON; {_FORM}") from None
     if not isinstance(request, dict) or not isinstance(request.get("command"), str):
-        raise ControlError(f"this is no object with the field 'command'; {_FORM}")
+        raise ControlError(f"this is not an object with the field 'command'; {_FORM}")
     command = request["command"]
     if command not in COMMANDS:
         raise ControlError(f"there is no command {command!r:.80}; there are {', '.join(COMMANDS)}")
@@ -123,7 +123,7 @@ class ControlCommands:
 
     def _give_up(self, offset: int, length: int) -> Facts:
         byte_count, is_done = self._cache.give_up(offset, length)
-        _log.warning("%d bytes that the origin refuses, from %d on, are given up as asked for", byte_count, offset)
+        _log.warning("giving up %d bytes that the origin rejects, from %d on, as requested", byte_count, offset)
         return {"bytes": byte_count, "done": is_done}
 
     def _untag(self, name: str) -> Facts:

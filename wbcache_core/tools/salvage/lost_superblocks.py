@@ -135,7 +135,7 @@ def _choose_chain(log: ForgivingLog, survey: Survey, hints: list[_Hint]) -> list
     chains = [chain for chain in chains if chain[-1] in survey]
     if not chains:
         raise SuperblockError(
-            f"log '{log.name}' has no sound superblock and not one sound segment of data: there is nothing to salvage"
+            f"log '{log.name}' has no valid superblock and no valid segment with data: there is nothing to salvage"
         )
     hinted = {hint.superblock.uuid for hint in hints}
     return max(chains, key=lambda chain: (chain[-1].uuid in hinted, chain[-1].time_ns))

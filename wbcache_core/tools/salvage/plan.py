@@ -289,8 +289,8 @@ class _Planner:
         if self._batch_end > end_lsn:
             doubts.append(
                 Doubt(
-                    f"a batch up to LSN {self._batch_end - 1} was on its way to the origin: that writes behind the "
-                    "damage got there is known only of pages named here"
+                    f"a batch up to LSN {self._batch_end - 1} was on its way to the origin: of writes beyond the "
+                    "damage, only the pages listed here are known to have got there"
                 )
             )
         changed = self._changed_blocks(superblock)

@@ -21,12 +21,12 @@ def lines(plan: Plan, log_name: str) -> list[str]:
     if lost:
         found += ["", "Lost; the origin keeps an older version of these bytes of the volume:", *_page_lines(lost)]
     if plan.later or plan.unknown_lsns:
-        found += ["", "Lost behind the damage:", *_later_lines(plan)]
-        found += [f"  (LSN {plan.known} and above may be what a crash tore, and no flush covered)"]
+        found += ["", "Lost beyond the damage:", *_later_lines(plan)]
+        found += [f"  (LSN {plan.known} and above may have been torn by a crash, with no flush covering it)"]
     if kept:
-        found += ["", "Damaged in the log, but not lost, because the origin has them already:", *_page_lines(kept)]
+        found += ["", "Damaged in the log, but not lost, because the origin already has them:", *_page_lines(kept)]
     if plan.ahead:
-        found += ["", "Later than that moment, because they were on the origin already:", *_page_lines(plan.ahead)]
+        found += ["", "Later than that moment, because they were already on the origin:", *_page_lines(plan.ahead)]
     if plan.doubts:
         found += ["", "Known and not known:", *(f"  {doubt.sentence}" for doubt in plan.doubts)]
     return found
@@ -55,9 +55,9 @@ def as_object(plan: Plan) -> dict[str, Any]:
 
 def _moment(plan: Plan) -> list[str]:
     if not plan.generation:
-        what = "The volume can be had as it was before the cache was put in front of it"
+        what = "The volume can be recovered as it was before the cache was put in front of it"
     else:
-        what = f"The volume can be had as of {moments.words(plan.time_ns)}, generation {plan.generation}"
+        what = f"The volume can be recovered as of {moments.words(plan.time_ns)}, generation {plan.generation}"
     pages = sum(segment.page_count for segment in plan.prefix)
     if not plan.prefix:
         return [f"{what}: that is the origin as it is."]
@@ -80,7 +80,7 @@ def _page_lines(pages: list[LostPage]) -> Iterator[str]:
 
 def _later_lines(plan: Plan) -> Iterator[str]:
     for gap in plan.unknown_lsns:
-        yield f"  LSN {gap.start} to {gap.stop - 1}: what it held is not known"
+        yield f"  LSN {gap.start} to {gap.stop - 1}: it is not known what it held"
     for segment in plan.later:
         runs = ", ".join(_bytes(*run) for run in _runs(_entries(plan, segment)))
         yield (
