@@ -21,7 +21,7 @@ BAD = 5 * PAGE
 OLD = random.Random(1).randbytes(SIZE)
 NEW = random.Random(2).randbytes(SIZE)
 SETTINGS = {"ring_size": "1M", "log_size": "4M", "destage_delay": "50ms", "origin_settle": "100ms", "lifetime_s": 60}
-NOISE = ["cannot be marked", "does not accept", "the origin is not complete", "bytes again", "are given up"]
+NOISE = ["cannot be marked", "does not accept", "the origin is not complete", "bytes again", "giving up"]
 NAMED = f"does not accept the {PAGE} bytes at {BAD}: cannot write to origin"
 
 
