@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The generations (commits) that the log covers: number, where each ends on the number line, and its time.
 
-Numbers are consecutive, and ends grow. Times are what the wall clock said: they need not grow, and two may be the same.
-timeline.py tells what they are worth. Packed: 24 bytes a generation.
-Callers hold the volume lock. In a server these are exactly the generations
-that can be opened: Pins drops the others.
+Numbers are consecutive, and ends increase. Times are what the wall clock said: they need not increase, and two may be
+equal. timeline.py tells what they are worth. Packed: 24 bytes per generation. Callers hold the volume lock. In a server
+these are exactly the generations that can be opened: Pins drops the others.
 """
 
 from array import array
@@ -26,7 +25,7 @@ class Generation(NamedTuple):
 
     @classmethod
     def of(cls, tag: Tag) -> "Generation":
-        """The one that a tag names."""
+        """The generation that a tag names."""
         return cls(tag.generation, tag.end_lsn, tag.time_ns)
 
 
@@ -35,7 +34,7 @@ class Generations:
         self._first_number = 0
         self._ends = array("Q")
         self.times = Timeline()
-        """Entry by entry the generations, by their index: see at()."""
+        """One entry per generation, by index: see at()."""
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -44,13 +43,13 @@ class Generations:
         return (self.at(index) for index in range(len(self._ends)))
 
     def at(self, index: int) -> Generation:
-        """The oldest one that is covered has the index 0."""
+        """The oldest generation that is covered has index 0."""
         return Generation(self._first_number + index, self._ends[index], self.times.wall(index))
 
     def append(self, number: int, end_lsn: int, reading: Reading) -> None:
-        """The next generation, or, with the number of the last one, where that goes on to.
+        """The next generation, or, with the number of the last one, the new end of that one.
 
-        Behind a gap, which no wbcache leaves, only what follows it is kept.
+        After a gap, which no wbcache leaves, only what follows is kept.
         """
         ends, times = self._ends, self.times
         if ends:
@@ -82,25 +81,25 @@ class Generations:
         return self.at(len(self._ends) - 1) if self._ends else None
 
     def numbered(self, number: int) -> Generation | None:
-        """The generation of that number, if it is covered."""
+        """The generation with that number, if it is covered."""
         index = number - self._first_number
         return self.at(index) if 0 <= index < len(self._ends) else None
 
     def last_in_group(self, first: Generation, until_ns: int) -> Generation:
-        """The last one from `first` on up to a time of the wall clock, before that was set back."""
+        """The last one, from `first` on, at or before a time of the wall clock, before that was set back."""
         return self.at(self.times.last_until(first.number - self._first_number, until_ns))
 
     def kept_for(self, age_ns: int, now: Reading) -> Generation | None:
-        """The newest that is at least so old, whatever the wall clock did."""
+        """The newest one that is at least this old, whatever the wall clock did."""
         index = self.times.at_least_old(age_ns, now)
         return self.at(index) if index >= 0 else None
 
     def due_ns(self, generation: Generation, age_ns: int, now: Reading) -> int:
-        """How long it takes until it is so old."""
+        """How long it takes until it is this old."""
         return self.times.due_ns(generation.number - self._first_number, age_ns, now)
 
     def ending_at_or_below(self, lsn: int) -> Generation | None:
-        """The newest generation all of which is below lsn."""
+        """The newest generation that is completely below lsn."""
         index = bisect_right(self._ends, lsn) - 1
         return self.at(index) if index >= 0 else None
 

@@ -14,9 +14,9 @@ class Memory(NamedTuple):
 
 
 def available(root: str = "/") -> Memory:
-    """The smallest limit of the control groups that this process is in (version 1 or 2), else the machine's memory.
+    """The smallest limit of this process's control groups (version 1 or 2), otherwise the machine's memory.
 
-    What cannot be read counts as no limit. `root` has proc and sys in it.
+    A limit that cannot be read counts as none. `root` contains proc and sys.
     """
     machine = Memory(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "this machine")
     limits = [Memory(limit, "this control group (container or service)") for limit in _limits(Path(root))]
@@ -30,7 +30,7 @@ def _limits(root: Path) -> list[int]:
         for line in (root / "proc/self/cgroup").read_text(errors="surrogateescape").splitlines():
             _, controllers, group = line.split(":", 2)
             if not controllers:
-                # Where both versions are in use, the second has a folder of its own.
+                # If both versions are in use, the second has a folder of its own.
                 found += _of_group(mounts, group, "memory.max") + _of_group(mounts / "unified", group, "memory.max")
             elif "memory" in controllers.split(","):
                 found += _of_group(mounts / controllers, group, "memory.limit_in_bytes")

@@ -35,7 +35,7 @@ _LIKE_A_TIME = re.compile(r"\d{4}-\d\d", re.ASCII)
 _LARGEST_NUMBER = 2**64 - 1
 _MOST_TOLD = 5
 _LONGEST_TOLD = 1000 * 365 * 86400
-"""Seconds; what is longer stands for what is not known."""
+"""Seconds; anything longer means that it is not known."""
 _FORMS = "a generation number, an age like -90s, -5m, -2h or -1d, a time like 2026-11-22T12:24:33, last-flush, or a tag"
 
 
@@ -53,7 +53,7 @@ def words(time_ns: int) -> str:
 def parse(text: str) -> int:
     """ISO 8601 with or without a time of day, a fraction and a zone; without a zone it is local time.
 
-    Raises ConfigError, also for a local time that a change of the clocks left out or had twice.
+    Raises ConfigError, also for a local time that does not exist or exists twice because the clocks change.
     """
     # Before Python 3.11 fromisoformat() does not know the Z.
     spelled = text[:-1] + "+00:00" if text[-1:] in ("Z", "z") else text
@@ -89,14 +89,14 @@ class When(NamedTuple):
 
 
 def is_age(text: str) -> bool:
-    """Whether it is a WHEN that begins as an option of a command does."""
+    """Whether it is a WHEN that begins like an option of a command."""
     return _AGE.fullmatch(text) is not None
 
 
 def parse_when(text: str) -> When:
-    """Raises MalformedMomentError. That there is such a tag is found by resolve()."""
+    """Raises MalformedMomentError. Whether a tag exists is left to resolve()."""
     if text.isascii() and text.isdigit():
-        # Not converted, which takes long and has a limit of its own, where it is far too long.
+        # A number that is far too long is not converted: that takes long and has a limit of its own.
         if len(text) > 2 * len(str(_LARGEST_NUMBER)) or int(text) > _LARGEST_NUMBER:
             raise MalformedMomentError(f"{quoted(text)} is larger than any generation number")
         return When(text, generation=int(text))
@@ -107,7 +107,7 @@ def parse_when(text: str) -> When:
         return When(text, age_ns=int(float(match[1]) * _AGE_SECONDS[match[2]] * _NS))
     if _LIKE_A_TIME.match(text):
         try:
-            # Times of generations are shown to the microsecond: what was shown has to find its generation again.
+            # Times of generations are shown to the microsecond, and a time as shown has to find its generation again.
             return When(text, time_ns=parse(text) + 999)
         except ConfigError as error:
             raise MalformedMomentError(str(error)) from None
@@ -117,7 +117,7 @@ def parse_when(text: str) -> When:
 
 
 def check_tag_name(name: str) -> None:
-    """Raises TagError unless a tag may be called that."""
+    """Raises TagError unless a tag may have that name."""
     try:
         when = parse_when(name)
     except MalformedMomentError:
@@ -150,9 +150,9 @@ def describe_window(oldest: Generation | None, newest: Generation | None) -> str
 
 
 def resolve(when: When, generations: Generations, tags: Sequence[Tag], now: Reading) -> Generation:
-    """The generation that a WHEN means: for a time the newest one at or before it, be the clock right or wrong.
+    """The generation that a WHEN means: for a time, the newest one at or before it by what the clock said then.
 
-    generations are those of the window. Raises OutsideWindowError, which says what the window is, ClockError, TagError.
+    `generations` are those in the window. Raises OutsideWindowError, which names the window, ClockError, TagError.
     """
     window = describe_window(generations.oldest, generations.newest)
     if when.tag is not None:
@@ -175,17 +175,17 @@ def resolve(when: When, generations: Generations, tags: Sequence[Tag], now: Read
 
 
 def _index(when: When, generations: Generations, now: Reading) -> int | None:
-    """Of an age or a time. Raises ClockDoubtError."""
+    """The index for an age or a time. Raises ClockDoubtError."""
     if when.age_ns is not None:
         return generations.times.at_age(when.age_ns, now)
     assert when.time_ns is not None
-    # Now, as it is shown, is no future.
+    # The present moment, as it is shown, is not in the future.
     time_ns = min(when.time_ns, now.wall_ns) if when.time_ns // 1000 == now.wall_ns // 1000 else when.time_ns
     return generations.times.at_wall(time_ns, now)
 
 
 def _doubt(doubt: ClockDoubtError, generations: Generations) -> str:
-    """What to tell of it, and what to do."""
+    """What to say about it, and what to do."""
     set_there = f"the clock {_how_set(doubt.seam)} {_where(doubt.seam, generations)}"
     if not doubt.indices:
         return f"cannot be told: {set_there}; name a generation or a tag instead"
@@ -221,12 +221,12 @@ def is_final(when: When, generation: Generation, generations: Generations) -> bo
     if when.generation is not None or when.tag is not None:
         return True
     newest = generations.newest
-    # Of the newest one it is not known what the clock is going to say at the next.
+    # For the newest one it is not known what the clock will say at the next commit.
     return when.time_ns is not None and newest is not None and generation.number < newest.number
 
 
 def refuse_passing(when: str, generation: Generation, is_final: bool) -> None:
-    """Raises PassingNameError for a name by which a client that connects anew would get another moment."""
+    """Raises PassingNameError for a name by which a client that reconnects would get another moment."""
     if not is_final:
         raise PassingNameError(
             f"'@{when}' means {describe(generation)} now and another one later, so a client that reconnects would mix "

@@ -4,14 +4,14 @@
 from wbcache_core.format.segment import KIND_SHIFT, MAX_ENTRIES
 
 MAX_RANGES_PER_PAGE = 4
-"""Range entries for each page of log that a segment takes. They take none, but memory for as long as the log has them:
-what may wait in a GiB of log has a limit by this."""
+"""Range entries allowed for each page of log that a segment takes. They take no page themselves, but memory for as long
+as they are in the log, so this bounds the memory for a GiB of log."""
 
 
 class PendingSegment:
     """Entries in the order of the number line. Guarded by the volume lock until it is closed.
 
-    Who writes a single page appends its block to `heads` itself.
+    `heads` are the first words of the entries; whoever writes a single page appends its block to them directly.
     """
 
     __slots__ = ("first_lsn", "heads", "ranges")
@@ -55,7 +55,7 @@ class PendingSegment:
             raise
 
     def cut(self, end_lsn: int) -> None:
-        """Take away the pages from end_lsn on, which are the last entries: the request that added them has failed."""
+        """Remove the pages from end_lsn on, which are the last entries: the request that added them has failed."""
         while self.end_lsn > end_lsn:
             self.heads.pop()
 

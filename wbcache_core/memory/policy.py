@@ -9,9 +9,9 @@ RAM, LOG, ORIGIN = 0, 1, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Pages are pages of the log, times are in seconds unless they say otherwise.
+    """Pages are pages of the log; times are in seconds unless noted otherwise.
 
-    NumberLine.apply() puts another one in force, as a whole; whoever uses a value takes it from there each time.
+    NumberLine.apply() replaces it as a whole; users read a value from there each time.
     """
 
     ack: int
@@ -20,16 +20,16 @@ class Policy:
     """For requests with FUA; not weaker than `ack`."""
     commit_interval: float
     commit_pages: int
-    """With so many volatile pages a commit begins before the interval is over."""
+    """With this many volatile pages a commit begins before the interval is over."""
     destage_delay: float
     low_pages: int
-    """Above so many dirty pages destaging does not wait for `destage_delay`."""
+    """Above this many dirty pages destaging does not wait for `destage_delay`."""
     high_pages: int
-    """Above so many dirty pages writers are slowed, and snapshots and tags give way unless `hold`."""
+    """Above this many dirty pages writers are slowed, and snapshots and tags give way unless `hold`."""
     give_way_pages: int
-    """Above so many dirty pages the history gives way."""
+    """Above this many dirty pages the history gives way."""
     history_pages: int
-    """What is held back of what was written last; 0 for nothing."""
+    """How much of what was written last is held back; 0 for nothing."""
     history_ns: int
     hold: bool
     """Writers wait for snapshots and tags instead of ending them."""

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the dirty part of the log holds, in memory: enough to build the map of any past moment without reading it.
 
-A segment of neighbouring blocks takes 16 bytes; any other 16 bytes and 4 for
-each page, or 8 for each run of neighbours where that is less (twice as much on
-volumes of 16 TiB and more); one with trims or zeros 16 bytes an entry. Segments
-below `destaged` are dropped.
+A segment of neighbouring blocks takes 16 bytes; any other takes 16 bytes and 4
+for each page, or 8 for each run of neighbours if that is less (twice as much on
+volumes of 16 TiB or more); one with trims or zeros takes 16 bytes per entry.
+Segments below `destaged` are dropped.
 
 Callers of append(), drop_below() and between() hold the volume lock. What
-between() returns is replayed without it: entries are only ever added behind.
+between() returns is replayed without it: entries are only ever added at the
+end.
 """
 
 from array import array
@@ -26,14 +27,14 @@ _RUN = 1 << 63
 _MIXED = 1 << 62
 """In `starts`: the segment has range entries and is in `mixed`."""
 _RUNS = 1 << 61
-"""In `starts`: what is in `blocks` are several runs, the first block and the number of blocks of each."""
+"""In `starts`: `blocks` has several runs, the first block and the number of blocks of each."""
 _SMALL_BLOCKS = 1 << 32
 _LARGEST_DICT = 1 << 20
-"""About so many blocks are sorted at once: a hundred bytes each while a map is built."""
+"""About this many blocks are sorted at once: a hundred bytes each while a map is built."""
 
 
 class _Chunk:
-    """Up to _CHUNK_SEGMENTS segments, one behind the other."""
+    """Up to _CHUNK_SEGMENTS segments, one after another."""
 
     __slots__ = ("blocks", "first_lsns", "mixed", "starts")
 
@@ -42,10 +43,10 @@ class _Chunk:
         self.starts = array("Q")
         self.blocks = array(typecode)
         self.mixed = array("Q")
-        """Of each segment with range entries their number, the heads, and the arguments."""
+        """For each segment with range entries: the number of its entries, their entry words, and their arguments."""
 
     def entries(self, start: int) -> "tuple[array[int], array[int]]":
-        """Heads and arguments of a segment with range entries; start as in `starts`."""
+        """Entry words and arguments of a segment with range entries; start as in `starts`."""
         at = start - _MIXED + 1
         count = self.mixed[at - 1]
         return self.mixed[at : at + count], self.mixed[at + count : at + 2 * count]
@@ -67,7 +68,7 @@ class Records:
         self._end = end
 
     def replay(self, locations: LocationMap) -> None:
-        """Enter all of them into a map, in order. Needs no lock. Takes time about linear in their number."""
+        """Enter all of them into a map, in order. Needs no lock. Takes time roughly linear in their number."""
         newest: dict[int, int] = {}
         for index, chunk in enumerate(self._chunks):
             following = self._chunks[index + 1].first_lsns[0] if index + 1 < len(self._chunks) else self._end
@@ -79,7 +80,7 @@ class Records:
         locations.set_pages(newest)
 
     def tallies(self, bounds: Sequence[int]) -> list[Tally]:
-        """What was written between each of these ends of segments, which grow, and the next. Needs no lock."""
+        """What was written between each of these ends of segments, in ascending order, and the next. Needs no lock."""
         firsts = [chunk.first_lsns[0] for chunk in self._chunks]
         found = []
         for start, end in pairwise(bounds):
@@ -103,7 +104,7 @@ def _cleared(chunk: _Chunk, start: int) -> int:
 def _replay(
     chunk: _Chunk, starts: "array[int]", bounds: "array[int]", newest: dict[int, int], locations: LocationMap
 ) -> None:
-    """Leaves in `newest` what the map does not have yet; many of these are entered at once."""
+    """Leave in `newest` what the map does not have yet, so that many can be entered at once."""
     for index, start in enumerate(starts):
         lsn = bounds[index] + 1
         count = bounds[index + 1] - lsn
@@ -152,7 +153,7 @@ class RecordIndex:
         self._chunks: list[_Chunk] = []
 
     def append(self, first_lsn: int, page_count: int, heads: Sequence[int], arguments: Sequence[int]) -> None:
-        """Add the segment that follows the last one; heads and arguments as in its descriptor."""
+        """Add the segment that follows the last one; `heads` are its entry words, as in its descriptor."""
         if not self._chunks or len(self._chunks[-1].starts) == _CHUNK_SEGMENTS:
             self._chunks.append(_Chunk(self._typecode))
         chunk = self._chunks[-1]
@@ -165,12 +166,12 @@ class RecordIndex:
             chunk.mixed.extend(arguments)
         else:
             start = self._add_pages(chunk.blocks, heads)
-        # What a replay counts comes last: it goes on without the lock.
+        # What a replay counts comes last: a replay runs without the lock.
         chunk.starts.append(start)
         chunk.first_lsns.append(first_lsn)
 
     def _add_pages(self, blocks: "array[int]", heads: Sequence[int]) -> int:
-        """Add a segment of pages and nothing else, in the shortest form; returns what is to be in `starts`."""
+        """Add a segment with nothing but pages, in the shortest form; returns the value for `starts`."""
         steps = list(map(sub, heads[1:], heads))
         joined = steps.count(1)
         if heads and joined == len(steps):
@@ -185,7 +186,7 @@ class RecordIndex:
         return _RUNS | start
 
     def between(self, start: int, end: int) -> Records:
-        """The records of [start, end), both of them bounds of segments that are here."""
+        """The records of [start, end), both of which are boundaries of segments in the index."""
         chunks = self._chunks
         low = max(self._chunk_of(start), 0)
         high = self._chunk_of(end - 1) + 1
@@ -203,7 +204,7 @@ class RecordIndex:
         return low - 1
 
     def drop_below(self, lsn: int) -> None:
-        """Forget segments below lsn, whole chunks of them."""
+        """Forget segments below lsn, a whole chunk at a time."""
         count = self._chunk_of(lsn)
         if count > 0:
             del self._chunks[:count]

@@ -21,7 +21,7 @@ class RingBuffer:
     """`pages` slots of 4096 bytes."""
 
     def __init__(self, byte_count: int) -> None:
-        """Raises ConfigError when the memory cannot be had."""
+        """Raises ConfigError if there is not enough memory."""
         memory = memory_limit.available()
         if byte_count > memory.byte_count // 2:
             raise ConfigError(
@@ -39,14 +39,14 @@ class RingBuffer:
             mapping = mmap.mmap(-1, self._bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError:
             raise ConfigError(f"no memory for ring-size {format_size(byte_count)}; choose a smaller one") from None
-        # A kernel without huge pages refuses the hint.
+        # A kernel without huge pages rejects the hint.
         with contextlib.suppress(OSError):
             mapping.madvise(mmap.MADV_HUGEPAGE)
         self._mapping = mapping
         self.memory = memoryview(mapping)
 
     def populate(self) -> None:
-        """Have the kernel find all the memory now, so that no write has to wait for it. Best effort."""
+        """Have the kernel allocate all the memory now, so that no write has to wait for it. Best effort."""
         with contextlib.suppress(OSError, ValueError):
             self._mapping.madvise(_MADV_POPULATE_WRITE)
 
@@ -65,7 +65,7 @@ class RingBuffer:
         self.memory[start : start + PAGE_BYTES] = data
 
     def spans(self, lsn: int, count: int) -> list[memoryview]:
-        """The slots of count LSNs from lsn: one view, or two where the ring wraps."""
+        """The slots of count LSNs from lsn: one view, or two if the ring wraps."""
         start = (lsn % self.pages) << PAGE_SHIFT
         end = start + (count << PAGE_SHIFT)
         if end <= self._bytes:

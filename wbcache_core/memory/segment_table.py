@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Which segment an LSN is in, where that segment is in the log, and each page's checksum.
 
-Packed arrays and a bisect: 16 bytes a segment and 8 bytes an LSN. Callers
+Packed arrays and a bisect: 16 bytes per segment and 8 bytes per LSN. Callers
 hold the volume lock.
 """
 
@@ -23,7 +23,7 @@ def _plain_place(place: int) -> int:
 
 
 class Located(NamedTuple):
-    """A segment in the log. `place` is a growing page number (see superblock_format)."""
+    """A segment in the log. `place` is its position, a page number that only grows (format/superblock.py)."""
 
     first_lsn: int
     place: int
@@ -71,7 +71,7 @@ class SegmentTable:
         return self._first_lsns[index] if index < len(self._first_lsns) else None
 
     def first_from_place(self, place: int) -> Located | None:
-        """The first segment at or behind a place, or None."""
+        """The first segment at or after a position, or None."""
         index = bisect_left(self._places, place, key=_plain_place)
         return self.locate(self._first_lsns[index]) if index < len(self._places) else None
 

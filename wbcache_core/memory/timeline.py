@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""When the generations were, by two clocks of which one can be set: what ages and times mean, or that it is not known.
+"""When the generations were, by two clocks of which one can be set: what ages and times mean, if that is known.
 
-Each entry is what the clocks said at a commit (clock.py). Their order is that of the commits, whatever they say.
+Each entry is what the clocks said at a commit (clock.py). They are in the order of the commits, whatever the clocks
+said.
 
     running time  time since the boot, added up over boots. It only grows. Between two boots nothing tells how long it
                   was, so that counts as nothing: the running time between two entries is never more than went by
     seam          between two neighbours of which the wall clock alone does not tell what was in between: it was set,
                   or they are of different boots. From one seam to the next the wall clock just went on
 
-An entry is named by its index, -1 is what was before the first one. Packed: 16 bytes an entry, 50 a seam.
-Callers hold the volume lock.
+An entry is named by its index; -1 is what was before the first one. Packed: 16 bytes per entry, 50 per seam. Callers
+hold the volume lock.
 """
 
 from array import array
@@ -20,9 +21,9 @@ from typing import NamedTuple
 from wbcache_core.clock import Reading, elapsed_ns
 
 JITTER_NS = 10_000_000
-"""The two clocks are not read at the same instant; what they differ by more means that one was set."""
+"""The two clocks are not read at the same instant; a larger difference means that one was set."""
 SLIGHT_NS = 10**9
-"""Clocks of two boots need not agree better than this."""
+"""Clocks of two boots need not agree more closely than this."""
 _FOR_EVER = 2**62
 _SHOWN_NS = 1000
 """Times are shown to the microsecond."""
@@ -42,7 +43,7 @@ class Seam(NamedTuple):
 
 
 class ClockDoubtError(Exception):
-    """The clocks leave several answers, `indices`, or none; because of `seam`."""
+    """The clocks allow several answers, `indices`, or none, because of `seam`."""
 
     def __init__(self, seam: Seam, indices: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -131,7 +132,7 @@ class Timeline:
         self._running.append(self._last_running)
 
     def mark(self, reading: Reading) -> None:
-        """All entries are older than this, and those to come are not."""
+        """All entries so far are older than this; later ones are not."""
         self._go_on(reading, self._dropped + len(self._walls))
         self._is_marked = True
 
@@ -161,7 +162,7 @@ class Timeline:
             self._measured.append(seam.is_measured)
 
     def _seam_to(self, later: Reading) -> Seam | None:
-        """What is between the newest entry and a reading."""
+        """The seam between the newest entry and a reading."""
         last, before = self._last, len(self._walls) - 1
         assert last
         gone = later.wall_ns - self._walls[-1]
@@ -169,7 +170,7 @@ class Timeline:
         if elapsed is None or (self._is_marked and self._first_since > self._dropped + before):
             forced = not last.boot and gone == 1
             if not last.boot and not later.boot and gone > 1:
-                # Of version 1, which knew nothing but the wall clock.
+                # An entry of version 1, which knew only the wall clock.
                 return None
             set_by = later.wall_ns - last.wall_ns - elapsed if elapsed is not None else 0
             jump = min(gone, 0) if gone < 0 or abs(set_by) <= JITTER_NS else set_by
@@ -190,8 +191,8 @@ class Timeline:
             yield Seam(before, self._jumps[at], self._reaches[at], bool(self._measured[at]))
 
     def at_least_old(self, age_ns: int, now: Reading) -> int:
-        """The newest entry that is at least so old whatever the wall clock did. It may be older: a time when the
-        machine was off, or when nobody looked between two boots, does not count."""
+        """The newest entry that is at least this old, whatever the wall clock did. It may be older: time when the
+        machine was off, or between two boots when nobody looked, does not count."""
         return bisect_right(self._running, self._running_now(now) - age_ns) - 1
 
     def due_ns(self, index: int, age_ns: int, now: Reading) -> int:
@@ -203,9 +204,9 @@ class Timeline:
         return self._last_running + (elapsed or 0)
 
     def at_age(self, age_ns: int, now: Reading) -> int:
-        """The newest entry that is so old: by the time since the boot, and before this boot by the wall clock.
+        """The newest entry that is this old: by the time since boot, and before this boot by the wall clock.
 
-        Raises ClockDoubtError where that was set since, by more than SLIGHT_NS altogether.
+        Raises ClockDoubtError if that was set since, by more than SLIGHT_NS altogether.
         """
         if not self._walls:
             return -1
@@ -225,7 +226,7 @@ class Timeline:
             start = seam.before + 1
             if found is None and start < min(stop, end) and wall_ns >= self._walls[start]:
                 found = bisect_right(self._walls, wall_ns, start, min(stop, end)) - 1
-            # Also one before it, in the same boot: which of both is wrong is not known.
+            # Also one before it, in the same boot: it is not known which of the two is wrong.
             set_by += abs(seam.jump_ns)
             if set_by > SLIGHT_NS:
                 raise ClockDoubtError(seam)
@@ -235,10 +236,10 @@ class Timeline:
         return found if found is not None else bisect_right(self._walls, wall_ns, 0, min(stop, end)) - 1
 
     def at_wall(self, wall_ns: int, now: Reading) -> int | None:
-        """The newest entry that was there when the wall clock said so; None where it has not said so yet.
+        """The newest entry that existed when the wall clock showed that time; None if it has not shown it yet.
 
-        Where it went past that time in a jump, the one before the jump. Raises ClockDoubtError where it may have
-        said so twice, with different answers.
+        If the clock jumped over that time, the entry before the jump. Raises ClockDoubtError if it may have shown it
+        twice, with different answers.
         """
         if not self._walls:
             return -1
