@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Compresses the frames of a segment on several CPUs at once, and passes over data that does not compress.
+"""Compresses the frames of a segment on several CPUs at once, and skips data that does not compress.
 
-Used by one thread at a time, the leader of a commit, whose all fields are.
+Not thread-safe: only the leader of a commit uses it.
 """
 
 import logging
@@ -18,13 +18,13 @@ _log = logging.getLogger("wbcache")
 
 _MOST_THREADS = 4
 _FEWEST_FRAMES = 4
-"""For fewer (256 KiB) it does not pay to wake another thread."""
+"""With fewer (256 KiB) it does not pay to wake another thread."""
 _PROBE_EVERY = 8
-"""After a segment that did not compress, one frame in so many is tried of the next one."""
+"""After a segment that did not compress, one in this many frames of the next segment is tried."""
 
 
 def _cpu_count() -> int:
-    """Those that this process may use, where the system tells."""
+    """The CPUs that this process may use, if the system tells."""
     try:
         return len(os.sched_getaffinity(0))
     except OSError:
@@ -41,12 +41,12 @@ class FrameCompressor:
         """The last segment did not compress."""
 
     def close(self) -> None:
-        """End the threads; compress() goes on without them."""
+        """End the threads; compress() still works without them."""
         self._threads = 1
         self._pool.shutdown()
 
     def compress(self, pages: list[memoryview]) -> list[bytes] | None:
-        """The frames of a segment's pages, or None where they would not save a page of log."""
+        """The frames of a segment's pages, or None if they would not save a page of log."""
         if self._in_vain and not self._promises(pages):
             return None
         frames = self._pack(pages)
@@ -72,7 +72,8 @@ class FrameCompressor:
             for number in range(1, len(parts)):
                 others.append(self._pool.submit(self._pack_part, number, parts[number]))
         except (RuntimeError, MemoryError):
-            # There can be no more threads. The pool keeps what it was given: it has to end before this one goes on.
+            # No more threads can be started. The pool keeps the work it was given, so it has to end before this thread
+            # continues.
             self._threads = 1
             self._pool.shutdown(cancel_futures=True)
             _log.warning("cannot start threads: commits are compressed by a single thread from now on")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Reads pages and whole segments back from the log, and never returns one that fails its checksum.
 
-Needs no lock: the caller looked up where things are under the volume lock and
-checks afterwards that `oldest` has not passed what was read.
+Needs no lock: the caller looks up where things are under the volume lock, and
+afterwards checks that `oldest` has not passed what was read.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class LogPiece(NamedTuple):
 
 
 def page_views(view: memoryview) -> list[memoryview]:
-    """One view a page."""
+    """One view per page."""
     return [view[at : at + PAGE_BYTES] for at in range(0, len(view), PAGE_BYTES)]
 
 
@@ -43,14 +43,14 @@ class LogReader:
         self._frame_tables: dict[int, tuple[int, tuple[int, ...]]] = {}
 
     def offset_of(self, place: int) -> int:
-        """Byte offset in the device of a place."""
+        """Byte offset in the device of a position."""
         return DATA_START + (place % self._data_pages << PAGE_SHIFT)
 
     def read_into(self, piece: LogPiece, view: memoryview) -> None:
         """Fill view with the pages of piece. Raises DeviceError, DamagedPageError."""
         if self._read(piece, view) and self._first_bad(piece, view) is None:
             return
-        # The log is written around the page cache, which can be left with an older copy of a page.
+        # The log is written past the page cache, which may still have an older copy of a page.
         fresh = self._read_uncached(piece, len(view))
         bad = self._first_bad(piece, fresh)
         if bad is not None:
@@ -59,7 +59,8 @@ class LogReader:
         view[:] = fresh
 
     def read_page(self, segment: Located, lsn: int, page_sum: int, view: memoryview) -> bool:
-        """Fill view with one page; False where one read of a plain segment does not do, and view is not filled."""
+        """Fill view with one page. Returns False, with view not filled, if a single read of an uncompressed segment is
+        not enough."""
         if segment.encoded:
             return False
         try:
@@ -69,7 +70,7 @@ class LogReader:
         return xxh3_64_intdigest(view) == page_sum
 
     def _read(self, piece: LogPiece, view: memoryview) -> bool:
-        """Fill view through the page cache; False where the pages cannot be unpacked."""
+        """Fill view through the page cache; False if the pages cannot be decompressed."""
         if piece.segment.encoded:
             try:
                 self._read_frames(piece, view)
@@ -81,7 +82,7 @@ class LogReader:
         return True
 
     def _read_uncached(self, piece: LogPiece, length: int) -> memoryview:
-        """The same pages past the page cache; of a compressed segment all is read."""
+        """The same pages past the page cache; a compressed segment is read completely."""
         segment, index = piece.segment, piece.lsn - piece.segment.first_lsn
         if segment.encoded:
             page_count, _ = self._frame_table(segment)
@@ -138,7 +139,7 @@ class LogReader:
         return self.decode(page, segment.first_lsn)
 
     def decode(self, page: memoryview, first_lsn: int) -> Descriptor:
-        """The descriptor of the segment that starts with first_lsn. Raises DamagedPageError when it is not."""
+        """The descriptor of the segment that starts with first_lsn. Raises DamagedPageError if it is not that."""
         try:
             descriptor = decode(page)
         except FormatError:
@@ -154,7 +155,8 @@ class LogReader:
         )
 
     def load(self, segments: list[Located], end_lsn: int, image: memoryview, start_lsn: int) -> None:
-        """Put whole segments, descriptors and plain pages, where their LSNs are in an image that begins at start_lsn.
+        """Put whole segments, descriptors and uncompressed pages, where their LSNs are in an image that begins at
+        start_lsn.
 
         The segments are in order, the last one ends at end_lsn; image is page aligned. Page checksums are left
         to the caller. Raises DeviceError, DamagedPageError.
@@ -172,7 +174,8 @@ class LogReader:
             index = stop
 
     def _contiguous(self, segments: list[Located], index: int, end_lsn: int) -> tuple[int, int]:
-        """How far plain segments from index lie one behind the other: index after the last, and its end LSN."""
+        """How far uncompressed segments, from index on, follow each other directly: index after the last, and its end
+        LSN."""
         first = segments[index]
         stop = index + 1
         while stop < len(segments):

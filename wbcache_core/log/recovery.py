@@ -37,7 +37,7 @@ from wbcache_core.memory.segment_table import Located, SegmentTable
 from wbcache_core.units import PAGE_BYTES
 
 _SEARCH_PAGES = 2 * COMMIT_PAGES + 2 * MAX_SEGMENT_PAGES
-"""How far behind the end later segments are searched: the commit at the end and the one after it."""
+"""How far beyond the end later segments are searched: the commit at the end and the one after it."""
 
 
 class Found(NamedTuple):
@@ -75,7 +75,7 @@ class Recovered(NamedTuple):
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep Python from looking for garbage, of which there is none, at every few hundred of millions of objects."""
+    """The cyclic garbage collector is off meanwhile: there are millions of objects and no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -86,8 +86,8 @@ def _no_collection() -> Iterator[None]:
 
 
 class _SoundChain:
-    """The segments that are taken, as the server keeps them. Descriptors take ten times as much memory: of a large log
-    they are kept only for who asks for them."""
+    """The segments that are taken, as the server keeps them. Descriptors need ten times as much memory, so they are
+    kept only if the caller asks for them."""
 
     def __init__(self, superblock: Superblock, kept: list[Found] | None) -> None:
         self._superblock = superblock
@@ -110,9 +110,9 @@ class _SoundChain:
             self._kept.append(found)
 
     def _begin(self, first: Descriptor | None) -> None:
-        """Note the generation that the origin has, where `destaged` is its end and not inside the commit after it."""
+        """Note the generation that the origin has, if `destaged` is its end and not inside the commit after it."""
         superblock = self._superblock
-        # All segments of a commit say where the one before it ended.
+        # All segments of a commit say where the commit before it ended.
         ends_there = first is None or (
             first.committed == first.first_lsn and first.generation == superblock.destaged_generation + 1
         )
@@ -147,7 +147,7 @@ class _SoundChain:
             self.covered.records.between(self.first.descriptor.first_lsn, self.head).replay(locations)
         # Each segment takes an LSN of its own.
         page_count = self.head - self._superblock.destaged - len(self.table)
-        # The origin may have parts of what lies below.
+        # The origin may have parts of what is below.
         self.covered.generations.drop_below(self._superblock.batch_end)
         return Recovered(
             self.first, self.last, page_count, self.table, locations, self.head, self.end, discarded_lsn, self.covered
@@ -164,7 +164,8 @@ def recover(
 ) -> Recovered:
     """What the log holds from superblock.destaged on; the segments themselves are added to `kept`.
 
-    With reads_ahead a second thread reads from the device, also what nobody needs. Raises DamagedLogError, DeviceError.
+    With reads_ahead a second thread reads from the device, including data that nobody needs. Raises DamagedLogError,
+    DeviceError.
     """
     sound = _SoundChain(superblock, kept)
     known = superblock.committed
@@ -191,7 +192,7 @@ def recover(
 def from_oldest(reader: LogReader, superblock: Superblock) -> Superblock | None:
     """A superblock with which recover() begins at `oldest`, so that the clean segments are among those it finds.
 
-    None where the first of them cannot be read back. Raises DeviceError.
+    None if the first of them cannot be read back. Raises DeviceError.
     """
     for place in next_places(superblock.oldest_place, superblock.data_pages):
         with contextlib.suppress(DamagedPageError):
@@ -203,7 +204,7 @@ def from_oldest(reader: LogReader, superblock: Superblock) -> Superblock | None:
 
 
 def _chain(window: LogWindow, superblock: Superblock) -> Iterator[Found]:
-    """Valid descriptors, each naming the checksum of the one before, from `destaged` on."""
+    """Valid descriptors from `destaged` on, each containing the checksum of the one before."""
     lsn, place, previous = superblock.destaged, superblock.destaged_place, superblock.destaged_previous
     limit = superblock.destaged_place + superblock.data_pages
     while found := _next_segment(window, superblock, lsn, place, previous, limit):
@@ -216,7 +217,7 @@ def _chain(window: LogWindow, superblock: Superblock) -> Iterator[Found]:
 def _next_segment(
     window: LogWindow, superblock: Superblock, lsn: int, place: int, previous: int, limit: int
 ) -> Found | None:
-    """The segment with that first LSN, at place or, where the largest would not fit, at the next lap."""
+    """The segment with that first LSN, at `place` or, if the largest segment would not fit there, at the next lap."""
     for candidate in next_places(place, superblock.data_pages):
         if candidate >= limit:
             continue
@@ -246,8 +247,8 @@ def _next_segment(
 def _take_whole(reader: LogReader, unsure: Iterable[Found], sound: _SoundChain) -> int | None:
     """Take segments up to the first whose pages did not all arrive; returns its LSN.
 
-    Only those of which nothing says that they were synced may be torn; a bad page of another
-    is bit rot, which is found when that page is read or destaged. Raises DeviceError.
+    Only segments that nothing confirms as synced may be torn. A bad page in any other is damage at rest, which is found
+    when that page is read or destaged. Raises DeviceError.
     """
     for found in unsure:
         if not is_whole(reader, found):
@@ -257,7 +258,7 @@ def _take_whole(reader: LogReader, unsure: Iterable[Found], sound: _SoundChain) 
 
 
 def is_whole(reader: LogReader, found: Found) -> bool:
-    """Whether every page of a segment has its checksum. Raises DeviceError."""
+    """Whether every page of a segment matches its checksum. Raises DeviceError."""
     descriptor = found.descriptor
     image = aligned_buffer((1 + descriptor.page_count) * PAGE_BYTES)
     try:
@@ -269,14 +270,14 @@ def is_whole(reader: LogReader, found: Found) -> bool:
 
 
 def _committed_according_to_later_segments(window: LogWindow, superblock: Superblock, place: int, head: int) -> int:
-    """The highest `committed` that any sound descriptor of this volume behind the end carries, head at least.
+    """The highest `committed` in any valid descriptor of this volume beyond the end, at least `head`.
 
-    Pieces of older laps carry lower ones, and so does what was written but not yet synced.
+    Remains of older laps have lower ones, and so does anything that was written but not yet synced.
     """
     highest = head
     last = min(place + _SEARCH_PAGES, superblock.destaged_place + superblock.data_pages)
     for page in window.pages_with_magic(place, last):
-        # Most are of older laps: only a claim that would matter is worth a decoding.
+        # Most are from older laps: only a value that would matter is worth decoding the descriptor.
         if claimed_committed(page) <= highest:
             continue
         try:
@@ -293,7 +294,7 @@ def line_of(
 ) -> NumberLine:
     """The number line of a log as it stands before anything is written: all of it is durable, nothing is in the ring.
 
-    recovered is None for a log that is not formatted yet.
+    `recovered` is None for a log that is not formatted yet.
     """
     line = NumberLine(ring_pages, superblock.data_pages, policy, carry_pages)
     line.committed = line.destaged = line.oldest = line.head = superblock.destaged

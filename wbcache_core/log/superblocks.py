@@ -26,7 +26,7 @@ def _slot_offset(sequence: int) -> int:
 def read_slots(device: Device) -> list[Superblock | None]:
     """Both superblocks, None for one that is not valid.
 
-    Raises DeviceError, and LogVersionError where either was written by a newer wbcache.
+    Raises DeviceError, and LogVersionError if either was written by a newer wbcache.
     """
     found: list[Superblock | None] = []
     for offset in SLOT_OFFSETS:
@@ -52,12 +52,12 @@ def newest(slots: list[Superblock | None]) -> Superblock | None:
 class SuperblockStore:
     """Writes superblocks. `_lock` guards all fields and is held across the write and sync.
 
-    The properties read single fields without it, for the one thread that has just written or for callers to whom
-    an older superblock is as good.
+    The properties read single fields without it, for the thread that has just written or for callers for whom an older
+    superblock will do.
     """
 
     def __init__(self, device: Device, slots: list[Superblock | None]) -> None:
-        """slots as read_slots() gave them, at least one of them valid."""
+        """`slots` as returned by read_slots(), at least one of them valid."""
         self._lock = threading.Lock()
         self._device = device
         self._slots = list(slots)
@@ -78,7 +78,7 @@ class SuperblockStore:
 
     @property
     def reclaimed_place(self) -> int:
-        """Log space below this place may be overwritten."""
+        """Log space below this position may be overwritten."""
         return min(slot.oldest_place for slot in self._slots if slot)
 
     def write(self, **changes: Any) -> None:
@@ -97,8 +97,8 @@ class SuperblockStore:
 def format_log(device: Device, first: Superblock) -> list[Superblock | None]:
     """Write both superblocks of a new log; returns the slots. Raises DeviceError.
 
-    The second is written after the first is durable: a crash in between leaves one valid. Before
-    them goes a mark that fits a sector, by which a log that got no further is known (see pairing).
+    The second is written after the first is durable: a crash in between leaves one valid. Before them a mark that fits
+    a sector is written, which identifies a log that got no further (see pairing/).
     """
     mark = aligned_buffer(PAGE_BYTES)
     mark[: len(MAGIC)] = MAGIC

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every sound segment descriptor of a log, found by reading all of it; for logs that recovery cannot follow.
+"""Every valid segment descriptor of a log, found by reading all of it; for logs that recovery cannot follow.
 
-A segment is known by what chains it to its neighbours: volume, LSNs, its own
-checksum and that of the one before. Where it lies is its physical page in the
-data area, which serves as its place.
+A segment is identified by what links it to its neighbours: volume, LSNs, its
+own checksum and that of the one before. Its physical page in the data area
+serves as its position.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,8 +27,8 @@ _READ_BYTES = MIB
 class Segment(NamedTuple):
     """A segment as its descriptor says, without the entries; `page` counts from the start of the data area.
 
-    One that is not full ends its commit (generation): only one that had no room for a page or for a range is followed
-    by another of the same.
+    A segment that is not full ends its commit (generation): only one without room for a page or a range is followed by
+    another one of the same commit.
     """
 
     page: int
@@ -75,9 +75,9 @@ def _segment(descriptor: Descriptor, page: int) -> Segment:
 
 
 def _pages_with_magic(log: Device, count: int, advance: Callable[[int], None]) -> Iterator[tuple[int, memoryview]]:
-    """(Page number, page) of each of the first `count` pages that begins as a descriptor; valid until the next.
+    """(Page number, page) of each of the first `count` pages that looks like a descriptor; valid until the next one.
 
-    advance() is told of the bytes that were read. Raises DeviceError.
+    advance() gets the number of bytes read. Raises DeviceError.
     """
     buffer = aligned_buffer(_READ_BYTES)
     for start in range(0, count, _READ_BYTES >> PAGE_SHIFT):
@@ -89,9 +89,9 @@ def _pages_with_magic(log: Device, count: int, advance: Callable[[int], None]) -
 
 
 class Survey:
-    """What a scan found: segments of all volumes that ever used the log, as far as they are not overwritten.
+    """What a scan found: segments of all volumes that ever used the log, unless they have been overwritten.
 
-    Some can be images: pages of data that was cached, such as a copy of a log. See forget_images().
+    Some may be images: pages of cached data, such as a copy of a log. See forget_images().
     """
 
     def __init__(self, log: Device, data_pages: int, advance: Callable[[int], None]) -> None:
@@ -114,11 +114,11 @@ class Survey:
         return DATA_START + (page << PAGE_SHIFT)
 
     def was_descriptor(self, page: int) -> bool:
-        """Whether a page is a descriptor or begins as one."""
+        """Whether a page is a descriptor or looks like one."""
         return page in self._by_page or page in self._broken
 
     def forget_images(self, chain: list[Segment]) -> None:
-        """Forget what lies in the pages of these segments."""
+        """Forget what was found in the pages of these segments."""
         for segment in chain:
             inside = range(segment.page + 1, segment.page + segment.log_pages)
             if inside:
@@ -131,12 +131,12 @@ class Survey:
         return {segment.uuid for segment in self._by_page.values()}
 
     def segments_of(self, uuid: bytes) -> list[Segment]:
-        """All segments of a volume in order of their LSNs."""
+        """All segments of a volume in order of LSN."""
         mine = [segment for segment in self._by_page.values() if segment.uuid == uuid]
         return sorted(mine, key=lambda segment: (segment.first_lsn, segment.time_ns))
 
     def chain_from(self, uuid: bytes, lsn: int, place: int, previous: int) -> list[Segment]:
-        """The segments from an LSN on, each naming the checksum of the one before; as recovery follows them."""
+        """The segments from an LSN on, each containing the checksum of the one before; as recovery follows them."""
         chain: list[Segment] = []
         limit = place + self.data_pages
         while True:
@@ -155,7 +155,7 @@ class Survey:
             lsn, place, previous = segment.end_lsn, candidate + segment.log_pages, segment.checksum
 
     def chain_to(self, last: Segment) -> list[Segment]:
-        """The segments up to `last`, as far back as each is found that the next one names."""
+        """The segments up to `last`, as far back as the chain of checksums can be followed."""
         ends: dict[tuple[int, int], list[Segment]] = {}
         for segment in self.segments_of(last.uuid):
             ends.setdefault((segment.end_lsn, segment.checksum), []).append(segment)

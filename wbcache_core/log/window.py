@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Reads the log from segment to segment, for recovery: many at once where they are small, the next ones meanwhile."""
+"""Reads the log from segment to segment, for recovery: many small ones at once, and the next ones in the background."""
 
 import contextlib
 import threading
@@ -14,13 +14,13 @@ from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
 
 _FIRST_PAGES = MIB >> PAGE_SHIFT
 _NEXT_PAGES = 4 * MIB >> PAGE_SHIFT
-"""Read while the pages before are looked at. It takes a start of a thread: pieces of a MiB are too small for that."""
+"""Read while the previous pages are examined. Each piece costs the start of a thread; a MiB would be too small."""
 _SMALL_SEGMENT_PAGES = 32
-"""Of a segment with more, the pages behind the descriptor are not worth reading."""
+"""In a larger segment, the pages after the descriptor are not worth reading."""
 
 
 class _Piece:
-    """Consecutive pages from the place `first` on, up to `end`, in memory of their own."""
+    """Consecutive pages from position `first` to `end`, in memory of their own."""
 
     __slots__ = ("buffer", "end", "first")
 
@@ -29,7 +29,7 @@ class _Piece:
         self.first = self.end = 0
 
     def load(self, device: Device, offset: int, first: int, count: int) -> None:
-        """Fill from byte `offset` of the device. Raises DeviceError, and is empty then."""
+        """Fill from byte `offset` of the device. If it raises DeviceError, it is empty."""
         self.first = self.end = first
         if len(self.buffer) < count << PAGE_SHIFT:
             self.buffer = aligned_buffer(count << PAGE_SHIFT)
@@ -38,10 +38,11 @@ class _Piece:
 
 
 class LogWindow:
-    """For one thread, which leaves the context. A thread that reads ahead has `_next` to itself until it is joined."""
+    """For one thread, which also leaves the context. A thread that reads ahead has `_next` to itself until it is
+    joined."""
 
     def __init__(self, device: Device, reader: LogReader, data_pages: int, reads_ahead: bool = False) -> None:
-        """With reads_ahead the device has to stand two threads, and reads of what nobody asks for."""
+        """With reads_ahead the device must tolerate two threads, and reads that nobody asked for."""
         self._device = device
         self._reader = reader
         self._data_pages = data_pages
@@ -59,11 +60,11 @@ class LogWindow:
         self._join()
 
     def expect(self, log_pages: int) -> None:
-        """The segment found last has that many pages, and so have perhaps those behind it."""
+        """The segment found last has that many pages, and the following ones probably have too."""
         self._only_descriptors = log_pages > _SMALL_SEGMENT_PAGES
 
     def page(self, place: int) -> memoryview:
-        """The page at a place; valid until the next call. Raises DeviceError."""
+        """The page at a position; valid until the next call. Raises DeviceError."""
         here = self._here
         if not here.first <= place < here.end:
             here = self._move_to(place)
@@ -83,7 +84,7 @@ class LogWindow:
         return self._here
 
     def _start(self) -> None:
-        """Read ahead, unless there can be no more threads."""
+        """Read ahead, unless no more threads can be started."""
         thread = threading.Thread(
             target=self._load_next, name="wbcache-recovery", args=(self._next, self._here.end), daemon=True
         )
@@ -92,12 +93,12 @@ class LogWindow:
             self._thread = thread
 
     def _load(self, piece: _Piece, place: int, most: int) -> None:
-        """Fill with the pages from a place to at most the end of the lap."""
+        """Fill with the pages from a position to at most the end of the lap."""
         count = min(most, self._data_pages - place % self._data_pages)
         piece.load(self._device, self._reader.offset_of(place), place, count)
 
     def _load_next(self, piece: _Piece, place: int) -> None:
-        # Perhaps nobody needs these pages; who does reads them again, and is told.
+        # Perhaps nobody needs these pages; whoever does reads them again and gets the error.
         with contextlib.suppress(DeviceError, OSError):
             self._load(piece, place, _NEXT_PAGES)
 
@@ -107,7 +108,7 @@ class LogWindow:
             self._thread = None
 
     def pages_with_magic(self, first: int, last: int) -> Iterator[memoryview]:
-        """The pages in [first, last) that begin as a descriptor; each valid until the next. Raises DeviceError."""
+        """The pages in [first, last) that look like descriptors; each valid until the next one. Raises DeviceError."""
         piece = _Piece()
         while first < last:
             self._load(piece, first, min(_FIRST_PAGES, last - first))

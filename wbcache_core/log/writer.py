@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Puts closed segments into the log: checksums, descriptors, one vectored write, one sync.
 
-Used by one thread at a time, the leader of a commit, whose all fields are.
+Not thread-safe: only the leader of a commit uses it.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class WrittenSegment(NamedTuple):
 
 
 class LogEnd(NamedTuple):
-    """Where the log goes on: what recovery hands to the writer."""
+    """Where the log continues: what recovery hands to the writer."""
 
     place: int
     previous: int
@@ -48,25 +48,25 @@ class LogEnd(NamedTuple):
 
 
 def fit(place: int, pages: int, data_pages: int) -> int:
-    """The place of a segment of that many pages: `place`, or the next lap where it would wrap the end of the log."""
+    """The position of a segment of that many pages: `place`, or the next lap if it would wrap around the end of the
+    log."""
     left = data_pages - place % data_pages
     return place if pages <= left else place + left
 
 
 def next_places(place: int, data_pages: int) -> list[int]:
-    """Where the segment that follows one ending at place may be: there, or at the next lap."""
+    """Where the segment after one that ends at `place` may be: there, or at the next lap."""
     left = data_pages - place % data_pages
     return [place] if left >= MAX_SEGMENT_PAGES else [place, place + left]
 
 
 def bury_discarded(device: Device, data_pages: int, place: int, limit: int) -> None:
-    """Make sure that nothing recovery left out at the end of the log can ever be taken for the next segment.
+    """Make sure that nothing recovery left out at the end of the log can ever be mistaken for the next segment.
 
-    A torn segment there has the LSN, and names the predecessor, that the next one is going to have. It could be found
-    first where the next one goes to the following lap, or become whole by a later write that is torn as well. So the
-    page of its descriptor is overwritten at both places where one is looked for, before anything is committed; with
-    ones, because a part of zeros could be just what a torn descriptor lacks. Places from `limit` on are in use.
-    Raises DeviceError.
+    A torn segment there has the LSN and the predecessor that the next one is going to have. It could be found first if
+    the next one goes to the following lap, or be completed by a later write that is torn as well. So the page of its
+    descriptor is overwritten at both positions that are searched, before anything is committed; with ones, because
+    zeros could be exactly what a torn descriptor lacks. Positions from `limit` on are in use. Raises DeviceError.
     """
     page = aligned_buffer(PAGE_BYTES)
     page[:] = b"\xff" * PAGE_BYTES
@@ -95,10 +95,10 @@ class LogWriter:
             self._compressor.close()
 
     def write(self, segments: list[PendingSegment], committed: int, reclaimed_place: int) -> list[WrittenSegment]:
-        """Make closed segments, in LSN order, durable as one generation. Raises DeviceError, then nothing has moved.
+        """Make closed segments, in LSN order, durable as one generation. If it raises DeviceError, nothing has moved.
 
-        `committed` is the cursor as it stands now. Their place must be free, below `reclaimed_place` and a lap:
-        the caller saw to that when it let their pages into the ring.
+        `committed` is the cursor as it stands now. The space must be free, less than a lap beyond `reclaimed_place`:
+        the caller made sure of that when it admitted their pages to the ring.
         """
         end = self._next_generation()
         self._scratch_used = 0
@@ -122,11 +122,11 @@ class LogWriter:
         return written
 
     def write_whole(self, segments: Iterator[PendingSegment], committed: int, reclaimed_place: int) -> LogEnd:
-        """As write(), for a generation of any size: after a crash all of it is there or nothing.
+        """Like write(), for a generation of any size: after a crash all of it is there or nothing.
 
-        Each segment is in the ring from when the iterator gives it until it is asked for the next. The first one,
-        without which recovery does not find the others, is written when these are durable. What recovery may have
-        left out at the end has been buried. Returns the new end. What the iterator raises leaves all as it was.
+        Each segment is in the ring from when the iterator yields it until the next one is requested. The first one,
+        without which recovery does not find the others, is written when those are durable. Whatever recovery left out
+        at the end has been buried. Returns the new end. If the iterator raises, everything is as it was.
         """
         tail = self._next_generation()
         limit = reclaimed_place + self._data_pages
@@ -143,7 +143,7 @@ class LogWriter:
                 held = offset, aligned_buffer(sum(map(len, views)))
                 held[1][:] = b"".join(views)
         assert held
-        # An attempt that a crash cut off may have left a segment that would follow the last one.
+        # An interrupted attempt may have left a segment that would follow the last one.
         bury_discarded(self._device, self._data_pages, tail.place, limit)
         self._device.write([held[1]], held[0])
         self._device.sync()
@@ -151,7 +151,7 @@ class LogWriter:
         return tail
 
     def _next_generation(self) -> LogEnd:
-        """Where it starts, with its number and time: what the clock says, be it less than before."""
+        """Where it starts, with its number and its time: what the clock says, even if that is earlier than before."""
         return self.end._replace(generation=self.end.generation + 1, time=clock.read())
 
     def _prepare(
@@ -179,7 +179,7 @@ class LogWriter:
         return WrittenSegment(descriptor, place, sums), views
 
     def _compress(self, pages: list[memoryview]) -> tuple[tuple[int, ...], memoryview] | None:
-        """Frame lengths and padded payload in the scratch buffer, or None where that saves no page."""
+        """Frame lengths and padded payload in the scratch buffer, or None if that saves no page."""
         assert self._compressor
         frames = self._compressor.compress(pages)
         if frames is None:
