@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Who moves the cursors: into the log, to the origin, and what holds them back."""
+"""What moves the cursors, into the log and to the origin, and what holds them back."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Blocks that the origin refuses to take while it takes others: bad sectors.
+"""Blocks that the origin rejects while it accepts others: bad sectors.
 
-Everything else is destaged. What belongs in these blocks stays in the log (carrier.py), from which it is read, and is
-tried again now and then. Nothing of this is written down: a server that starts finds it out anew by trying.
+Everything else is destaged. The content of these blocks stays in the log (carrier.py), is read from there, and is
+retried from time to time. None of this is recorded: a server that starts finds it out again by trying.
 """
 
 import logging
@@ -24,18 +24,18 @@ _MOST = 1024
 _FIRST_REST, _LONGEST_REST = 5.0, 600.0
 _GIVE_UP_SECONDS = 20.0
 _TOLD = 5
-"""Ranges that a message names."""
+"""Most ranges that a message names."""
 _SHOWN = 100
-"""Ranges that the status names."""
+"""Most ranges that the status names."""
 
 
 def most_bad_blocks(data_pages: int) -> int:
-    """More of them, or a larger share of the log, and the origin counts as failing."""
+    """With more of them, or a larger share of the log, the origin counts as failing."""
     return min(_MOST, data_pages // 32)
 
 
 def pages_to_carry(data_pages: int) -> int:
-    """Room in the log for the most of them at once, with their descriptors."""
+    """Room in the log for the largest number of them at once, with their descriptors."""
     most = most_bad_blocks(data_pages)
     return most + -(-most // CARRIED_AT_ONCE) + 1
 
@@ -50,7 +50,7 @@ class _BadBlock(NamedTuple):
 
 
 class BadBlocks:
-    """The volume lock guards every field, and is held by callers of every method that does not say otherwise."""
+    """The volume lock guards every field; callers of a method hold it unless the method says otherwise."""
 
     def __init__(self, line: NumberLine, locations: LocationMap, origin_name: str) -> None:
         self._line = line
@@ -59,35 +59,35 @@ class BadBlocks:
         self.most = most_bad_blocks(line.data_pages)
         self._blocks: dict[int, _BadBlock] = {}
         self._given_up: dict[int, int] = {}
-        """Block to the LSN of the version that is given up."""
+        """Block -> LSN of the version that is given up."""
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def seconds_until_due(self) -> float:
-        """When the next of them is to be tried. There is one."""
+        """When the next of them is to be tried. There is at least one."""
         if self._given_up:
             return 0.0
         return min(one.retry_at for one in self._blocks.values()) - time.monotonic()
 
     def retry_all(self) -> None:
-        """Try each of them with the next batch that has it."""
+        """Try each of them with the next batch that contains it."""
         self._blocks = {block: one._replace(retry_at=0.0) for block, one in self._blocks.items()}
 
     def postponed(self) -> dict[int, bool]:
-        """All of them, and whether each is not to be tried now."""
+        """All of them, and for each whether it is not to be tried now."""
         now = time.monotonic()
-        # What was written anew since needs not be given up any more, and is tried as any other.
+        # What has been written again since need no longer be given up, and is tried like any other block.
         self._forget_given_up([block for block in self._given_up if not self.is_given_up(block)])
         return {block: one.retry_at > now or block in self._given_up for block, one in self._blocks.items()}
 
     def is_given_up(self, block: int) -> bool:
-        """Whether its newest version is to be left out for good."""
+        """Whether the newest version of the block is to be left out for good."""
         return self._given_up.get(block) == entry_lsn(self._map.get(block))
 
     def note(self, tried: Iterable[int], refused: dict[int, DeviceError]) -> list[str]:
-        """A batch was written, all but what was refused; `tried` are those of it that were bad before and were not
-        postponed. Returns messages for the log. Raises DeviceError when there are too many.
+        """A batch was written, except what was rejected; `tried` are those of its blocks that were bad before and were
+        not postponed. Returns messages for the log. Raises DeviceError if there are too many.
         """
         if len(self._blocks.keys() | refused.keys()) > self.most:
             block, error = min(refused.items())
@@ -113,25 +113,25 @@ class BadBlocks:
         return messages
 
     def note_dropped(self, blocks: Iterable[int]) -> None:
-        """The log has passed the versions that were given up; the volume is what the origin has there, but for what
+        """The log has passed the versions that were given up; the volume is what the origin has there, except for what
         was written meanwhile."""
         for block in blocks:
             if self.is_given_up(block):
                 self._map.set_page(block, 0)
-                # Who read log or map before looks again: an entry never goes back otherwise.
+                # Whoever read the log or the map before looks again: otherwise an entry never goes back.
                 self._map.sweeps += 1
             self._drop(block)
         self._update_line()
 
     def note_carried(self, block: int, lsn: int) -> None:
-        """The newest version of a block is about to get this LSN; it is what it was, given up or not."""
+        """The newest version of a block is about to get this LSN; it stays given up if it was."""
         if self.is_given_up(block):
             self._given_up[block] = lsn
 
     def give_up_bytes(self, offset: int, length: int) -> tuple[int, bool]:
-        """Leave what belongs in bad blocks out for good: in all that are wholly in that range of bytes.
+        """Leave out for good the content of all bad blocks that are completely within that range of bytes.
 
-        The volume is then what the origin has there. Returns how many bytes, and whether it is done, and durable; if
+        The volume is then what the origin has there. Returns how many bytes, and whether it is done and durable; if
         not, open snapshots, tags or the history hold it back. No lock held. Raises ControlError.
         """
         line = self._line
@@ -146,7 +146,7 @@ class BadBlocks:
         return len(blocks) * PAGE_BYTES, is_done
 
     def give_up(self, first: int, stop: int) -> list[int]:
-        """Leave what belongs in the bad ones of these blocks out for good, with the next batch; returns them."""
+        """Leave out for good the content of those of these blocks that are bad, with the next batch; returns them."""
         # What is written or trimmed from now on has another LSN.
         self._line.close_segment()
         chosen = sorted(block for block in self._blocks if first <= block < stop)
@@ -156,7 +156,7 @@ class BadBlocks:
         return chosen
 
     def _is_pending(self, blocks: Iterable[int]) -> bool:
-        """Whether one of them is still to be given up."""
+        """Whether any of them is still to be given up."""
         return any(block in self._given_up for block in blocks)
 
     def _forget_given_up(self, blocks: list[int]) -> None:
@@ -181,7 +181,7 @@ class BadBlocks:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Ready for JSON: `bytes`, and `ranges` of like neighbours, the first ones."""
+        """Ready for JSON: `bytes`, and the first `ranges` of similar neighbours."""
         now = time.monotonic()
         ranges = _ranges(self._blocks)[:_SHOWN]
         return {
@@ -200,7 +200,7 @@ class BadBlocks:
 
 
 def _ranges(blocks: Iterable[int]) -> list[list[int]]:
-    """Neighbours together."""
+    """Neighbours merged."""
     found: list[list[int]] = []
     for block in sorted(blocks):
         if found and found[-1][-1] == block - 1:

@@ -15,12 +15,12 @@ from wbcache_core.format.segment import PAGE, TRIM, ZERO_PAGE_SUM, Descriptor
 from wbcache_core.units import PAGE_SHIFT
 
 _RUN_PAGES = 256
-"""Pages that one write to the origin carries at most (1 MiB)."""
+"""Most pages in one write to the origin (1 MiB)."""
 _REGION_SHIFT = 12
 
 
 class Run(NamedTuple):
-    """Consecutive blocks to write: byte offset and one view a page."""
+    """Consecutive blocks to write: byte offset and one view per page."""
 
     offset: int
     views: list[memoryview]
@@ -39,7 +39,7 @@ class Clear(NamedTuple):
 
 
 def _pieces(blocks: list[int]) -> Iterator[list[int]]:
-    """The blocks, a few at a time, with room for requests in between."""
+    """The blocks, a few at a time, with pauses in between in which requests can run."""
     for start in range(0, len(blocks), PIECE_PAGES):
         if start:
             let_requests_run()
@@ -47,7 +47,7 @@ def _pieces(blocks: list[int]) -> Iterator[list[int]]:
 
 
 def _in_order(blocks: list[int]) -> Iterator[int]:
-    """The blocks sorted, by regions: sorting tens of thousands at once would keep the interpreter for long."""
+    """The blocks sorted, region by region: sorting tens of thousands at once would occupy the interpreter for long."""
     regions: dict[int, list[int]] = {}
     for piece in _pieces(blocks):
         for block in piece:
@@ -63,7 +63,7 @@ def _in_order(blocks: list[int]) -> Iterator[int]:
 
 class DestageBatch:
     def __init__(self, start_lsn: int, image: memoryview, descriptors: list[Descriptor]) -> None:
-        """descriptors of whole segments in LSN order, the first of which starts with start_lsn."""
+        """`descriptors` of whole segments in LSN order, the first of which starts with start_lsn."""
         self.start_lsn = start_lsn
         self.end_lsn = descriptors[-1].end_lsn
         self.last = descriptors[-1]
@@ -81,7 +81,7 @@ class DestageBatch:
         return len(self._newest)
 
     def last_before(self, generation: int) -> Descriptor | None:
-        """The last descriptor of an earlier generation, if the batch has one."""
+        """The last descriptor of an earlier generation, if the batch contains one."""
         earlier = (descriptor for descriptor in reversed(self._descriptors) if descriptor.generation < generation)
         return next(earlier, None)
 
@@ -99,7 +99,7 @@ class DestageBatch:
                 self._clear(Clear(entry.block, entry.blocks, entry.kind == TRIM))
 
     def _clear(self, clear: Clear) -> None:
-        """Pages written before and inside are superseded; later ones are written after all clears."""
+        """Earlier pages within the range are superseded; later ones are written after all clears."""
         newest, inside = self._newest, clear.blocks
         for block in inside if len(inside) < len(newest) else [block for block in newest if block in inside]:
             newest.pop(block, None)
@@ -125,7 +125,7 @@ class DestageBatch:
         return block in self._newest or any(block in clear.blocks for clear in self.clears)
 
     def page(self, block: int) -> memoryview | None:
-        """What a block is to hold that the batch has; None for zeros. To be asked before leave_out()."""
+        """The content of a block in the batch; None for zeros. To be called before leave_out()."""
         index = self._newest.get(block)
         return None if index is None else self._image[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT]
 
@@ -153,7 +153,8 @@ class DestageBatch:
             yield Run(first << PAGE_SHIFT, views)
 
     def new_checksum(self) -> Callable[[int], int | None]:
-        """A function from block to the checksum of what this batch leaves there, None where it leaves it alone."""
+        """A function from block to the checksum of what this batch leaves there, None if it does not touch the
+        block."""
 
         def changed(block: int) -> int | None:
             if block in self._left_out:

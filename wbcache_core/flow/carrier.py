@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Carries what the origin refused to take forward: to the end of the log, as if a client had written it anew.
+"""Carries forward what the origin rejected: to the end of the log, as if a client had written it again.
 
-So the log need not be kept from where it was. What carrying costs is that no moment before can be opened any more:
-the origin has passed it, without these blocks. Room for it is kept free in ring and log, so it works while they are
-full, too.
+So the log does not have to be kept from its old position on. The price is that no earlier moment can be opened any
+more: the origin has passed it, without these blocks. Room for this is kept free in ring and log, so it works even when
+they are full.
 """
 
 from collections.abc import Callable
@@ -43,11 +43,11 @@ class Carrier:
         self._commit_until = commit_until
 
     def carry(self, pages: dict[int, memoryview | None], batch_end: int) -> tuple[int, list[int]]:
-        """See to it that the log has these blocks at or behind batch_end, durable, unless they are given up.
+        """Make sure that the log has these blocks at or above batch_end, durable, unless they are given up.
 
-        pages are their contents at batch_end, None for zeros. Returns the LSN below which no moment can be opened any
-        more, and the blocks that are given up. No lock held. Raises StoppedError, and DeviceError where a snapshot or
-        a tag needs such a moment.
+        `pages` are their contents at batch_end, None for zeros. Returns the LSN below which no moment can be opened any
+        more, and the blocks that are given up. No lock held. Raises StoppedError, and DeviceError if a snapshot or a
+        tag needs such a moment.
         """
         with self._line.lock:
             dropped = [block for block in pages if self._is_newest(block, batch_end) and self._bad.is_given_up(block)]
@@ -67,7 +67,7 @@ class Carrier:
         line = self._line
         needed = len(blocks) + 1
         with line.lock:
-            # Writers leave so much of the ring alone from here on, and what is in it now is committed.
+            # From here on writers leave this much of the ring free, and what is in it now gets committed.
             line.carry_ring = needed
             line.refresh_limits()
             head = line.head
@@ -87,7 +87,7 @@ class Carrier:
                 line.moved.notify_all()
 
     def _check_room(self, needed: int) -> None:
-        """Raises DeviceError: writers leave room, but crash after crash may have used it up. Lock held."""
+        """Raises DeviceError: writers leave room, but repeated crashes may have used it up. Lock held."""
         line = self._line
         pages = line.head - line.committed + needed
         # What a segment that does not fit before the end of the log leaves unused.
@@ -96,7 +96,7 @@ class Carrier:
             raise DeviceError(f"{line.origin_incomplete}; the log has no room to carry them forward")
 
     def _put(self, blocks: list[int], pages: dict[int, memoryview | None]) -> None:
-        """As Volume.write(), into a segment of their own. Lock held; there is room."""
+        """Like Volume.write(), into a segment of their own. Lock held; there is room."""
         line = self._line
         line.close_segment()
         segment = line.open_next_segment()
@@ -111,7 +111,7 @@ class Carrier:
         line.carried.append((segment.first_lsn, line.head))
 
     def _make_durable(self, blocks: list[int], batch_end: int) -> int:
-        """Commit the newest version of each, and end what is before. Returns where that is."""
+        """Commit the newest version of each, and end the moments before it. Returns where it ends."""
         line = self._line
         if not blocks:
             return batch_end
@@ -125,7 +125,7 @@ class Carrier:
         return end
 
     def _check_pins(self, end: int) -> None:
-        """Raises DeviceError where somebody needs a moment before end. Lock held."""
+        """Raises DeviceError if somebody needs a moment before `end`. Lock held."""
         if not self._pins.may_pass(end):
             raise DeviceError(
                 f"{self._line.origin_incomplete}; a snapshot or tag needs an earlier moment: close or remove it"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Follows the log: committed segments in order, verified, from the ring while it still has them.
 
-Destaging is a consumer of committed segments. A consumer has a cursor, and
-log space is reused below the lowest of these (NumberLine.needed_from()).
+Destaging is a consumer of committed segments. A consumer has a cursor, and log
+space is reused below the lowest of them (NumberLine.needed_from()).
 """
 
 import logging
@@ -41,25 +41,25 @@ class Consumer:
         self._image: memoryview | None = None
 
     def end_of_next_batch(self, start: int, limit: int) -> int:
-        """A segment's end, one segment or more behind start, not beyond limit. Volume lock held."""
+        """The end of a segment, at least one segment beyond start, not beyond limit. Volume lock held."""
         if limit - start <= self._batch_lsns:
             return limit
         return self._table.first_lsns_between(start + 1, start + self._batch_lsns + 1)[-1]
 
     def release(self) -> None:
-        """Give back the memory of the last batch."""
+        """Release the memory of the last batch."""
         self._image = None
 
     def load(self, start: int, end: int, is_superseded: Callable[[int, int], bool]) -> DestageBatch:
         """The batch of the segments in [start, end), or of those before the first page that fails its checksum.
 
-        Such pages for which is_superseded(block, LSN) is true are left out instead. Raises DamagedPageError when the
-        page is in the first segment, DeviceError. The batch is good until the next one is loaded.
+        Such pages for which is_superseded(block, LSN) is true are left out instead. Raises DamagedPageError if the page
+        is in the first segment, DeviceError. The batch is valid until the next one is loaded.
         """
         batch = self._read(start, end, from_ring=True)
         bad = batch.bad_pages()
         if bad:
-            # The log, and not the ring, is what has to be right.
+            # What has to be right is the log, not the ring.
             batch = self._read(start, end, from_ring=False)
             bad = batch.bad_pages()
         for lsn, block in bad:
@@ -91,8 +91,9 @@ class Consumer:
         return DestageBatch(start, image, self._decode(image, start, firsts))
 
     def _copy_from_ring(self, segments: list[Located], index: int, end: int, image: memoryview, start: int) -> bool:
-        """Copy one segment if the ring still has it. Optimistic: writers go on meanwhile, and who overwrites a slot
-        moves `head` under the same hold of the lock, so a look at the head afterwards tells whether the copy is good.
+        """Copy one segment if the ring still has it. Optimistic: writers continue meanwhile, and whoever overwrites a
+        slot moves `head` under the same hold of the lock, so a look at `head` afterwards tells whether the copy is
+        good.
         """
         first = segments[index].first_lsn
         following = segments[index + 1].first_lsn if index + 1 < len(segments) else end
@@ -116,7 +117,7 @@ class Consumer:
         return found
 
     def place_after(self, batch: DestageBatch) -> int:
-        """Where the segment behind a batch is."""
+        """Where the segment after a batch is."""
         with self._line.lock:
             return self._table.locate(batch.last.first_lsn).place + batch.last.log_pages
 

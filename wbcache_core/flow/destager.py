@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Moves `destaged`: writes the log to the origin in strictly ordered batches, and reclaims log space.
 
-The only one, once the server is active, to move `destaged`, `oldest` and the superblock's idea of them.
-Within a batch only the newest version of a block is written, sorted by block;
-`destaged` moves to the batch's end after the origin is synced and a
-superblock says so.
+Once the server is active, nothing else moves `destaged` and `oldest`, in memory or in the superblock. Within a batch
+only the newest version of a block is written, sorted by block; `destaged` moves to the batch's end after the origin is
+synced and a superblock says so.
 """
 
 import logging
@@ -39,7 +38,7 @@ _SWEEP_REGIONS = 32
 
 
 class Destager:
-    """All fields are the own thread's alone, but `_retry_at` and `_has_ended`: guarded by the volume lock."""
+    """All fields belong to its own thread, except `_retry_at` and `_has_ended`, which the volume lock guards."""
 
     def __init__(
         self,
@@ -80,19 +79,19 @@ class Destager:
         self._thread = together.add("wbcache-destage", self._run)
 
     def join(self) -> None:
-        """Wait for the thread; the line has been stopped. Nothing when it was never started."""
+        """Wait for the thread; the line has been stopped. Does nothing if it was never started."""
         if self._thread:
             self._thread.join()
 
     def finish_drain(self) -> bool:
-        """After line.stop(drain=True): wait until all that is committed is on the origin; True when it is.
+        """After line.stop(drain=True): wait until everything committed is on the origin; returns whether it is.
 
-        Ends early when the origin fails, when cancel() is called, and at the first tag. No lock held.
+        Ends early if the origin fails, if cancel() is called, and at the first tag. No lock held.
         """
         line = self._line
         self._writer.be_patient()
         with line.lock:
-            # Whatever failed before may work by now: the stop makes one more attempt.
+            # Whatever failed earlier may work by now: the stop makes one more attempt.
             if not self._has_ended:
                 line.origin_error = None
             self._retry_at = 0.0
@@ -103,7 +102,7 @@ class Destager:
                 if self._bad and self._bad.seconds_until_due() > 0 and line.only_carried_below(limit):
                     break
                 if line.origin_settles_at > time.monotonic():
-                    # The batch is repeated then: this failure does not end the drain, the next one may.
+                    # The batch is repeated after that: this failure does not end the drain, but the next one may.
                     forgiven = line.origin_error
                 elif line.origin_error is not forgiven:
                     break
@@ -127,13 +126,13 @@ class Destager:
             self._line.fail(OriginFailedError(f"internal error in destaging: {error!r}; restart the server"))
         finally:
             with self._line.lock:
-                # Who waits for the end of a drain waits for this thread.
+                # Whoever waits for the end of a drain waits for this thread.
                 self._has_ended = True
                 self._line.moved.notify_all()
             self._writer.close()
 
     def _work(self) -> None:
-        """Until the stop. Raises what is an error of ours."""
+        """Run until the stop. Raises only internal errors."""
         while True:
             with self._line.lock:
                 end = self._wait_for_work()
@@ -152,8 +151,8 @@ class Destager:
                 self._stall(error)
 
     def _wait_for_work(self) -> int | None:
-        """The LSN up to which to destage; None to stop; the present `destaged` for only reclaiming, and looking after
-        connections. Lock held."""
+        """The LSN up to which to destage; None to stop; the present `destaged` if there is only log space to reclaim or
+        connections to check. Lock held."""
         line = self._line
         while not line.destager_must_stop:
             timeout = max(self._retry_at, line.origin_settles_at) - time.monotonic()
@@ -184,7 +183,7 @@ class Destager:
             return self._pins.seconds_until_more()
         if self._bad and line.only_carried_below(limit):
             return self._bad.seconds_until_due()
-        # What is held back does not count.
+        # Data that is held back does not count.
         backlog = line.dirty_pages if limit == line.committed else limit - line.destaged
         if (
             line.draining
@@ -197,12 +196,13 @@ class Destager:
             self._idle_head, self._idle_since = line.head, now
         since = line.timeline[0][1] if line.timeline else now
         if limit < line.committed:
-            # The history lets go of a little with every commit.
+            # The history releases a little with every commit.
             since = max(since, self._last_batch_at)
         return min(since + line.policy.destage_delay, self._idle_since + _IDLE_SECONDS) - now
 
     def _destage(self, end: int) -> None:
-        """One batch. Raises DeviceError and DamagedPageError, then nothing has moved; StoppedError."""
+        """Destage one batch. If it raises DeviceError or DamagedPageError, nothing has moved. Raises StoppedError
+        too."""
         started = time.monotonic()
         line = self._line
         self._superseded_below = 0
@@ -241,7 +241,7 @@ class Destager:
         )  # fmt: skip
 
     def _write_to_origin(self, batch: DestageBatch) -> tuple[int, int, list[int]]:
-        """The batch, all but what the origin refuses to take, which is carried forward.
+        """Write the batch, except what the origin rejects, which is carried forward.
 
         Returns the number of requests, the LSN below which no moment can be opened any more because of that, and
         the blocks that are given up. Raises DeviceError, StoppedError.
@@ -267,20 +267,20 @@ class Destager:
         return writes, *self._carrier.carry(pages, batch.end_lsn)
 
     def _new_samples(self, batch: DestageBatch, dropped: list[int]) -> tuple[int, ...]:
-        """Of the origin after the batch. Raises DeviceError."""
+        """The samples of the origin after the batch. Raises DeviceError."""
         changed = batch.new_checksum()
 
         def checksum(block: int) -> int | None:
-            # What a block holds that was given up only the origin knows.
+            # Only the origin knows the content of a block that was given up.
             return self._writer.sample(block) if block in dropped else changed(block)
 
         return fingerprint.updated(self._writer.origin_bytes, self._store.current.samples, checksum)
 
     def _last_whole_generation(self, batch: DestageBatch, batch_end: int) -> tuple[int, int]:
-        """Number and time of the last commit all of which is on the origin with this batch. Raises DeviceError."""
+        """Number and time of the last commit that is completely on the origin with this batch. Raises DeviceError."""
         last = batch.last
         if batch_end > batch.end_lsn:
-            # Something is missing that is later in the log: the origin has had all of no commit since.
+            # Something is missing that is later in the log: since then the origin has had no commit completely.
             return self._store.current.destaged_generation, self._store.current.destaged_time_ns
         if not self._consumer.goes_on(last.generation, batch.end_lsn):
             return last.generation, last.time_ns
@@ -290,7 +290,7 @@ class Destager:
         return self._store.current.destaged_generation, self._store.current.destaged_time_ns
 
     def _load(self, end: int) -> DestageBatch:
-        """From `destaged` on. Raises DamagedPageError, DeviceError."""
+        """The batch from `destaged` on. Raises DamagedPageError, DeviceError."""
         try:
             return self._consumer.load(self._line.destaged, end, self._is_superseded)
         except DamagedPageError as error:
@@ -301,7 +301,7 @@ class Destager:
             ) from None
 
     def _what_helps(self, block: int, lsn: int) -> str:
-        """What the user can do about a damaged page that cannot be passed over."""
+        """What the user can do about a damaged page that cannot be skipped."""
         with self._line.lock:
             is_anew = lsn < entry_lsn(self._map.get(block)) < self._line.committed
         if is_anew:
@@ -309,10 +309,10 @@ class Destager:
         return f"write the 4096 bytes of the volume at {block << PAGE_SHIFT} again, from a backup"
 
     def _is_superseded(self, block: int, lsn: int) -> bool:
-        """Whether the log holds a later version of a block, and nobody needs the one before it.
+        """Whether the log has a later version of a block, and nobody needs the earlier one.
 
-        Reads of the volume then never go to the origin before the later one is there, neither now nor after a crash.
-        No moment before that one can be had any more: `batch_end` says so until `destaged` has passed it.
+        Reads of the volume then never go to the origin before the later version is there, neither now nor after a
+        crash. No moment before that version can be opened any more: `batch_end` says so until `destaged` has passed it.
         """
         line = self._line
         with line.lock:
@@ -339,7 +339,8 @@ class Destager:
             if not self._reclaim_wanted():
                 return
             kept = self._table.first_from_place(line.write_place - line.data_pages // 2)
-            # The segment that is needed may begin a lap, behind an unused rest that its place still stands before.
+            # The segment that is needed may begin a lap, while its position is still before the unused pages of the
+            # previous lap.
             needed, needed_place = line.needed_from()
             if kept and line.oldest <= kept.first_lsn < needed:
                 oldest, place = kept.first_lsn, kept.place
@@ -357,7 +358,7 @@ class Destager:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Drop what is stale in the map. Each time space is reclaimed, a quarter of the log at least was written."""
+        """Drop stale entries of the map. Between two sweeps at least a quarter of the log has been written."""
         line = self._line
         region: int | None = 0
         while region is not None:
@@ -365,7 +366,7 @@ class Destager:
                 region = self._map.sweep(region, _SWEEP_REGIONS, line.oldest)
 
     def _report_ended(self) -> None:
-        """Tell of snapshots and tags that a batch is going to pass. No lock held."""
+        """Report snapshots and tags that a batch is going to pass. No lock held."""
         with self._line.lock:
             ended = self._pins.take_ended()
         for one in ended:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Carries one batch to the origin: ranges first, then pages in order of blocks, several in flight, then a sync.
+"""Writes one batch to the origin: ranges first, then pages in order of block, several in flight, then a sync.
 
-A fast origin is written by the calling thread alone, many requests in a call where it takes them so;
-handing work to other threads pays only where a write takes longer than the hand-over.
+A fast origin is written by the calling thread alone, with many requests per call if it accepts them; handing work to
+other threads pays only if a write takes longer than the hand-over.
 """
 
 import errno
@@ -22,22 +22,22 @@ from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
 _SLOW_WRITE_SECONDS = 0.0003
 _TRIALS = 4
 _CLEAR_BLOCKS = 64 * MIB >> PAGE_SHIFT
-"""One call zeroes at most this much: where the origin has no such call, zeros are written, and a stop has to wait."""
+"""One call zeroes at most this much: if the origin cannot zero, zeros are written, and a stop has to wait for that."""
 
 _BULK_PAGES = 1024
-"""After this much (4 MiB) one call gets no further write: a stop waits for it."""
+"""A call gets no further write after this much (4 MiB), because a stop waits for it."""
 _PART_RUNS = 4096
-"""Writes to a fast origin are made ready a few at a time: looking through all of them for garbage would take long."""
+"""Writes to a fast origin are prepared a few at a time: garbage collection over all of them would take long."""
 
 _RETRY_PAUSES = (0.05, 0.2, 0.5)
-"""Seconds before what failed is tried again, before the whole batch is given up and repeated later."""
+"""Seconds before each retry of what failed, before the whole batch is given up and repeated later."""
 _SETTLE_POLL_SECONDS = 0.25
 _MOST_FAILURES = 32
-"""An origin that fails more requests than this in a batch, and an eighth of all, is not tried again at once."""
+"""If more requests than this fail in a batch, and an eighth of all, there is no immediate retry."""
 _OF_THE_WHOLE = (
     errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EAGAIN,
 )  # fmt: skip
-"""What says nothing about single blocks."""
+"""Errors that say nothing about single blocks."""
 _ZEROS = memoryview(bytes(PAGE_BYTES))
 
 
@@ -60,7 +60,7 @@ class _WriteTask:
         return range(first, first + len(self.run[1]))
 
     def halves(self) -> "list[_WriteTask]":
-        """All of it, a block each: there are few."""
+        """All of it, one task per block: there are few."""
         offset, views = self.run
         places = range(offset, offset + (len(views) << PAGE_SHIFT), PAGE_BYTES)
         return [_WriteTask(self._origin, (at, [view])) for at, view in zip(places, views, strict=True)]
@@ -96,12 +96,12 @@ _Failure = tuple[_Task, DeviceError]
 
 
 class OriginWriter:
-    """Used by the destager's thread alone."""
+    """Not thread-safe: only the destager's thread uses it."""
 
     def __init__(self, origin: Device, depth: int, should_stop: Callable[[], bool], most_refused: int = 0) -> None:
-        """depth is the number of requests in flight; should_stop() is asked before each.
+        """`depth` is the number of requests in flight; should_stop() is called before each.
 
-        With most_refused, so many blocks that the origin does not take are no failure as long as it takes others.
+        Up to most_refused blocks that the origin rejects are not a failure as long as it accepts others.
         """
         self._origin = origin
         self._depth = depth
@@ -114,7 +114,7 @@ class OriginWriter:
         self._attempts = 0
         self.origin_bytes = origin.size
         self.refused: dict[int, DeviceError] = {}
-        """The blocks that the origin did not take in the last write(), and why; what they hold is not known."""
+        """The blocks that the origin rejected in the last write(), and why; their content is not known."""
 
     @property
     def settles_at(self) -> float:
@@ -123,7 +123,7 @@ class OriginWriter:
 
     @property
     def check_seconds(self) -> float:
-        """How often check_idle() is to be called; infinity where there is nothing to check."""
+        """Seconds between calls of check_idle(); infinity if there is nothing to check."""
         return self._connected.check_seconds if self._connected else float("inf")
 
     def check_idle(self) -> None:
@@ -139,18 +139,18 @@ class OriginWriter:
     def write(self, batch: DestageBatch, avoid: Iterable[int] = ()) -> int:
         """Make the batch durable on the origin; returns the number of requests it took. Waits until it has settled.
 
-        Blocks to avoid are not cleared; the batch leaves them out as well. Raises DeviceError, and StoppedError when
-        should_stop(); either leaves the origin in between.
+        Blocks to avoid are not cleared; the batch leaves them out as well. Raises DeviceError, and StoppedError if
+        should_stop(); either leaves the origin with a part of the batch.
         """
         self._wait_until_settled()
         self.refused = {}
         self._attempts = 0
         clears = deque(self._clear_tasks(batch.clears, sorted(avoid)))
         total = len(clears)
-        # Before the pages: what is cleared piece by piece must not be what they have written.
+        # Before the pages, so that clearing piece by piece does not clear what they have written.
         self._find_refused(self._perform(clears))
         for block in [block for block in self.refused if batch.page(block) is not None]:
-            # Its page has a try of its own.
+            # Its page is tried separately.
             del self.refused[block]
         runs = batch.runs(self._origin.size)
         failed: list[_Failure] = []
@@ -162,7 +162,7 @@ class OriginWriter:
         return total
 
     def _find_refused(self, failed: list[_Failure]) -> None:
-        """Note the blocks that are the reason of failures, if the origin takes others. Raises what write() does."""
+        """Note the blocks that cause failures, if the origin accepts others. Raises what write() does."""
         if not failed:
             return
         first, error = min(failed, key=lambda failure: failure[0].blocks.start)
@@ -183,12 +183,13 @@ class OriginWriter:
                 failures: list[_Failure] = []
                 self._attempt_one(part, failures)
                 todo.extend(failures)
-        # It may have begun to fail as a whole meanwhile.
+        # The origin may have begun to fail as a whole meanwhile.
         if not self._takes_others(spared):
             raise named
 
     def _takes_others(self, spared: list[range]) -> bool:
-        """Whether the origin takes what it has at some other place. Raises DeviceLostError, StoppedError."""
+        """Whether the origin accepts, at some other offset, what it already has there. Raises DeviceLostError,
+        StoppedError."""
         last = (self.origin_bytes >> PAGE_SHIFT) - 1
         around = [block for blocks in spared for block in (blocks.start - 1, blocks.stop)]
         others = [
@@ -210,7 +211,7 @@ class OriginWriter:
         return False
 
     def sample(self, block: int) -> int | None:
-        """The checksum of a block as the origin has it; None where it cannot be read."""
+        """The checksum of a block as the origin has it; None if it cannot be read."""
         try:
             return sample_page(self._origin, block)
         except DeviceError:
@@ -239,10 +240,10 @@ class OriginWriter:
         ]
 
     def _perform(self, tasks: "deque[_Task] | deque[_ClearTask]") -> list[_Failure]:
-        """Carry out all tasks, those that failed again after a pause: within a batch their order does not matter.
+        """Carry out all tasks, and again, after a pause, those that failed: within a batch their order does not matter.
 
-        Returns those that failed at last. Raises what a task raised at once where what was written before may be lost
-        with it.
+        Returns those that failed in the end. If what was written before may be lost with it, raises a task's error at
+        once.
         """
         left: deque[_Task] = deque(tasks)
         for pause in _RETRY_PAUSES:
@@ -265,7 +266,8 @@ class OriginWriter:
         return failed
 
     def _is_slow(self, tasks: deque[_Task], failed: list[_Failure]) -> bool:
-        """Attempt a few tasks; whether each of them took long. One that did has perhaps waited for something else."""
+        """Attempt a few tasks; returns whether each of them took long. A single one may have waited for something
+        else."""
         fastest = float("inf")
         for _ in range(min(_TRIALS, len(tasks))):
             started = time.monotonic()
@@ -284,7 +286,7 @@ class OriginWriter:
             self._note_failure(task, error, failed)
 
     def _note_failure(self, task: _Task, error: DeviceError, failed: list[_Failure]) -> None:
-        """Raises the error where there have been too many."""
+        """Raises the error if there have been too many."""
         failed.append((task, error))
         if len(failed) > max(_MOST_FAILURES, min(self._attempts // 8, self._most_refused)):
             raise DeviceError(f"{error} (byte {task.blocks.start << PAGE_SHIFT})", error.errno_value)
@@ -294,7 +296,7 @@ class OriginWriter:
             raise StoppedError("destaging was interrupted by the server's shutdown")
 
     def _attempt_in_bulk(self, tasks: deque[_Task], failed: list[_Failure]) -> None:
-        """As many of the next writes as the origin takes in one call, if it does."""
+        """As many of the next writes as the origin accepts in one call, if it does."""
         if self._bulk is None:
             return
         writes: list[Write] = []
@@ -327,7 +329,8 @@ class OriginWriter:
             for _ in range(count):
                 futures.append(self._pool.submit(work, tasks, failed))
         except (RuntimeError, MemoryError):
-            # There can be no more threads. The pool keeps what it was given, and nothing of it may come after the sync.
+            # No more threads can be started. The pool keeps the work it was given, and none of it may come after the
+            # sync.
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
         errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
@@ -384,7 +387,7 @@ def _without(blocks: range, avoid: list[int]) -> Iterator[range]:
 
 
 def _merged(clears: list[Clear]) -> list[Clear]:
-    """Neighbours of the same kind as one, in their order."""
+    """Neighbours of the same kind merged, in their order."""
     merged: list[Clear] = []
     for clear in clears:
         last = merged[-1] if merged else None

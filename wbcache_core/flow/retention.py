@@ -5,10 +5,10 @@ A past moment can be opened as long as the origin is not beyond it. So
 
     floor  =  max(destaged, batch_end)  <=  every pin  <=  committed
 
-and no batch goes beyond the lowest pin, unless it is made to give way first:
-`floor` moves to where the batch is going to end, the pins below are marked
-as ended and the generations below forgotten, all under one hold of the volume
-lock and before the origin is touched.
+and no batch goes beyond the lowest pin unless that pin gives way first: `floor`
+moves to where the batch is going to end, the pins below are marked as ended and
+the generations below forgotten, all under one hold of the volume lock and
+before the origin is touched.
 """
 
 from wbcache_core import clock
@@ -19,7 +19,7 @@ from wbcache_core.memory.generations import Generation
 
 _NEVER = float("inf")
 _LONGEST_SLEEP = 60.0
-"""Seconds after which the age of the history is looked at again: a wait does not end early where the machine slept."""
+"""Seconds after which the age of the history is checked again: a wait does not end early if the machine slept."""
 _NS = 10**9
 
 
@@ -34,68 +34,69 @@ class Pin:
 
 
 class Pins:
-    """The volume lock guards every field, and is held by callers of every method."""
+    """The volume lock guards every field; callers of every method hold it."""
 
     def __init__(self, line: NumberLine, covered: CoveredLog, floor: int, tags: tuple[Tag, ...]) -> None:
-        """floor is `batch_end` of the superblock, or `destaged` where that is higher."""
+        """`floor` is `batch_end` of the superblock, or `destaged` if that is higher."""
         self._line = line
         self._covered = covered
         self._ended: list[Pin | Tag] = []
         self.floor = floor
-        """No moment below can be opened: the origin has, or may have, something later."""
+        """No moment below it can be opened: the origin has, or may have, something later."""
         self.snapshots: list[Pin] = []
         self.tags = tags
 
     def add(self, generation: Generation) -> Pin:
-        """Keep a generation of the window from now on."""
+        """Keep a generation in the window from now on."""
         assert generation.end_lsn >= self.floor
         pin = Pin(generation)
         self.snapshots.append(pin)
         return pin
 
     def remove(self, pin: Pin) -> None:
-        """Let go of a snapshot, ended or not."""
+        """Release a snapshot, ended or not."""
         if not pin.ended:
             self.snapshots.remove(pin)
             self._line.destage_wanted.notify()
 
     def replace_tags(self, tags: tuple[Tag, ...]) -> None:
-        """These tags from now on, all of them in the window."""
+        """Set the tags, all of which are in the window."""
         self.tags = tags
         self._line.destage_wanted.notify()
         self._line.moved.notify_all()
 
     def limit(self) -> int:
-        """The end of a segment beyond which the next batch must not go; `destaged` where there cannot be one now.
+        """The end of a segment beyond which the next batch must not go; `destaged` if there can be no batch now.
 
-        Pins at `destaged` that have to give way are left out of it: see pass_to().
+        Pins at `destaged` that have to give way are ignored: see pass_to().
         """
         line, policy = self._line, self._line.policy
         if not (self.snapshots or self.tags or policy.history_pages or policy.history_ns):
             return line.committed
         if line.draining:
-            # Clients are being sent away. Tags outlive the server.
+            # Clients are being disconnected. Tags outlive the server.
             return self._lowest([tag.end_lsn for tag in self.tags])
         limit = self._lowest(self._ends())
         if limit <= line.destaged and self._has_to_make_way():
             limit = self._lowest([end for end in self._ends() if end > line.destaged])
         limit = min(limit, line.committed if self._history_gives_way() else self._history_limit())
         if line.carried and (self.snapshots or self.tags) and not self._has_to_make_way():
-            # What the origin refuses would be carried beyond them, and they would end.
+            # Blocks that the origin rejects would be carried beyond them, and they would end.
             limit = min(limit, max(line.carried[0][0], line.destaged))
         return limit
 
     def may_pass(self, lsn: int) -> bool:
-        """Whether the next batch may leave the origin so that no moment below lsn can be had any more.
+        """Whether the next batch may leave the origin so that no moment below lsn can be opened any more.
 
-        This is about damage in the log, which is not going to get better by waiting.
+        This is for damage in the log, which does not improve by waiting.
         """
         if self._line.draining:
             return all(tag.end_lsn >= lsn for tag in self.tags)
         return not self._line.policy.hold or all(end >= lsn for end in self._ends())
 
     def seconds_until_more(self) -> float:
-        """How long `limit`, which is `destaged`, stays that if nobody commits or lets go; infinite where for ever."""
+        """How long `limit`, which is `destaged`, stays there if nobody commits or releases anything; infinity if for
+        ever."""
         if not self._line.policy.history_ns or self._lowest(self._ends()) <= self._line.destaged:
             return _NEVER
         following = self._covered.generations.ending_above(self._line.destaged)
@@ -105,7 +106,7 @@ class Pins:
         return min(max(due_ns / _NS, 0.001), _LONGEST_SLEEP)
 
     def pass_to(self, lsn: int) -> None:
-        """The origin is going to move on to lsn: end what is below."""
+        """The origin is going to move on to lsn: end whatever is below."""
         if lsn <= self.floor:
             return
         self.floor = lsn
@@ -121,7 +122,7 @@ class Pins:
             self.tags = tuple(tag for tag in self.tags if tag.end_lsn >= lsn)
 
     def take_ended(self) -> list[Pin | Tag]:
-        """What pass_to() ended since the last call."""
+        """What pass_to() has ended since the last call."""
         ended, self._ended = self._ended, []
         return ended
 
@@ -132,7 +133,7 @@ class Pins:
         return min(ends, default=self._line.committed)
 
     def _history_limit(self) -> int:
-        """Up to where the history does not need the log."""
+        """The LSN up to which the history does not need the log."""
         line, generations = self._line, self._covered.generations
         policy = line.policy
         limit = line.committed
@@ -140,10 +141,10 @@ class Pins:
             kept = generations.ending_at_or_below(line.committed - policy.history_pages)
             limit = kept.end_lsn if kept else 0
         if policy.history_ns:
-            # Never by the wall clock: one that was wrong would drop what was promised, or keep it for ever.
+            # Never by the wall clock: a wrong one would drop what was promised, or keep it for ever.
             kept = generations.kept_for(policy.history_ns, clock.read())
             limit = kept.end_lsn if kept else 0
-        # What cannot be opened any more need not be kept.
+        # What can no longer be opened need not be kept.
         return max(limit, min(self.floor, line.committed), line.destaged)
 
     def _history_gives_way(self) -> bool:
@@ -155,7 +156,8 @@ class Pins:
         )  # fmt: skip
 
     def _has_to_make_way(self) -> bool:
-        """Whether snapshots and tags give way: writers, or who waits for the origin, cannot go on at full speed."""
+        """Whether snapshots and tags give way: writers, or requests that wait for the origin, cannot run at full
+        speed."""
         line = self._line
         if self._line.policy.hold:
             return False

@@ -2,8 +2,8 @@
 """Slows writers smoothly while the log is filling up, down to the rate at which the origin takes data.
 
 The delay of a page grows linearly from nothing at the high watermark to the
-time that destaging takes for a page when the log is full. So a writer meets
-no wall, and is never held to less than what the origin really does.
+time that destaging takes for a page when the log is full. So a writer never
+comes to a sudden stop, and is never slowed below the actual rate of the origin.
 """
 
 import logging
@@ -16,24 +16,24 @@ from wbcache_core.memory.cursors import NumberLine
 _log = logging.getLogger("wbcache")
 
 _LONGEST_PAUSE = 1.0
-"""Seconds that a write waits at most, and how far ahead pauses are booked."""
+"""The longest time in seconds that a write waits, and how far ahead pauses are booked."""
 _SMOOTHING = 0.3
 
 
 class Throttle:
-    """`_lock` guards `_next`, `_seconds_per_page`, which is read without it too, and `_slowing`."""
+    """`_lock` guards `_next`, `_slowing`, and `_seconds_per_page`, which is also read without it."""
 
     def __init__(self, line: NumberLine) -> None:
         self._lock = threading.Lock()
         self._line = line
         self._next = 0.0
-        """Until when writers have booked, in seconds of time.monotonic(): who comes next waits from there on."""
+        """Until when writers have booked pauses, in seconds of time.monotonic(): the next one waits from there on."""
         self._seconds_per_page = 0.0
         self._slowing = False
         self._stopped = threading.Event()
 
     def note_destaged(self, pages: int, seconds: float) -> None:
-        """The destager moved on by that many LSNs in that time."""
+        """The destager advanced by that many LSNs in that time."""
         with self._lock:
             sample = seconds / pages
             known = self._seconds_per_page
@@ -47,18 +47,18 @@ class Throttle:
 
     @property
     def seconds_per_page(self) -> float:
-        """What destaging takes for a page of late; 0 when nothing has been destaged yet."""
+        """How long destaging has recently taken per page; 0 if nothing has been destaged yet."""
         return self._seconds_per_page
 
     def pause(self, pages: int) -> None:
-        """Wait as long as a write of that many pages has to. No lock held."""
+        """Wait for as long as a write of that many pages has to. No lock held."""
         fullness = self._fullness()
         if fullness <= 0:
             return
         with self._lock:
             now = time.monotonic()
             delay = min(min(fullness, 1.0) * self._seconds_per_page * pages, _LONGEST_PAUSE)
-            # Nobody waits longer, so what is booked beyond would only be paid by who comes later.
+            # Nobody waits longer, so anything booked beyond that would only be paid by later writers.
             self._next = min(max(self._next, now) + delay, now + _LONGEST_PAUSE)
             wait = self._next - now
             began = not self._slowing
