@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Group commit: moves `committed`. Leader and follower, and a thread that commits in the background.
+"""Group commit: moves `committed`. Leaders and followers, and a thread that commits in the background.
 
-Who needs `committed` to pass an LSN becomes the leader and commits all there
-is, or waits for the one who leads: many flushes share one sync, and all whose
-LSN it passed go on at the same time. Lock order: superblock, volume.
+Whoever needs `committed` to pass an LSN becomes the leader and commits
+everything there is, or waits for the present leader: many flushes share one
+sync, and all whose LSN it passed continue at the same time. Lock order:
+superblock, volume.
 """
 
 import logging
@@ -22,9 +23,9 @@ from wbcache_core.threads import StartTogether
 _log = logging.getLogger("wbcache")
 
 SUPERBLOCK_PAGES = 16384
-"""A superblock says where `committed` is at least every so many pages (64 MiB) of log.
+"""A superblock records `committed` at least every this many pages (64 MiB) of log.
 
-Recovery then has to look for later segments only in a window behind the end of the log.
+So recovery has to look for later segments only within a window beyond the end of the log.
 """
 
 
@@ -44,7 +45,7 @@ class Committer:
         """Guards `_has_leader` and `_waiters`. Nothing else is taken while it is held."""
         self._has_leader = False
         self._waiters: list[tuple[int, threading.Condition]] = []
-        """What each who waits for a commit waits for, in the order in which they came."""
+        """Waiters as (LSN, condition), in order of arrival."""
         self._line = line
         self._table = table
         self._covered = covered  # guarded by the volume lock
@@ -52,7 +53,7 @@ class Committer:
         self._store = store
         self._superblock_place = writer.end.place  # the leader's
         self._unfinished = False  # the leader's
-        """A commit has begun and not come to its end: the log may hold what nobody knows of."""
+        """A commit has begun and not finished: the log may hold segments that nothing knows of."""
         self._thread: threading.Thread | None = None  # only start() and join() use it
 
     @property
@@ -83,7 +84,7 @@ class Committer:
                         self._wake_waiters()
 
     def _lead(self, lsn: int) -> bool:
-        """Become the leader; False when another's commit has passed lsn. Raises LogFailedError."""
+        """Become the leader; returns False if another leader's commit has passed lsn. Raises LogFailedError."""
         with self._lock:
             while self._has_leader:
                 turn = threading.Condition(self._lock)
@@ -98,9 +99,9 @@ class Committer:
             return True
 
     def _wake_waiters(self) -> None:
-        """Wake those whose LSN has been passed, and one more, to lead; all when the log has failed. Lock held.
+        """Wake those whose LSN has been passed, and one more, to lead; all if the log has failed. Lock held.
 
-        The others came while the commit was under way, and would only fall asleep again.
+        The others came during the commit, and would only fall asleep again.
         """
         waiters, self._waiters = self._waiters, []
         committed, has_failed = self._line.committed, self._line.log_error is not None
@@ -134,7 +135,7 @@ class Committer:
         except DeviceError as error:
             line.fail_log(error)
         except BaseException as error:
-            # What is durable, and what the table knows, may differ: nothing may be committed behind such a gap.
+            # What is durable and what the table knows may differ: nothing may be committed beyond such a gap.
             line.fail(LogFailedError(_INTERNAL.format(repr(error))))
             raise
         else:
@@ -198,11 +199,11 @@ class Committer:
             pass
         except Exception as error:
             _log.exception("internal error in commit, please report it")
-            # Who waits for room in the ring waits for this thread.
+            # Whoever waits for room in the ring waits for this thread.
             self._line.fail(LogFailedError(f"internal error in commit: {error!r}; the volume takes no more writes"))
 
     def _wait_until_due(self) -> bool:
-        """Return True when there is something to commit, False when the server stops or the log has failed."""
+        """Return True when there is something to commit, False if the server is stopping or the log has failed."""
         line = self._line
         with line.lock:
             while not (line.stopping or line.log_error):

@@ -38,20 +38,20 @@ def without_tag(tags: tuple[Tag, ...], name: str) -> tuple[Tag, ...]:
 
 
 class Tags:
-    """The tags of a server that takes writes."""
+    """The tags of a server that accepts writes."""
 
     def __init__(self, line: NumberLine, covered: CoveredLog, pins: Pins, store: SuperblockStore) -> None:
         self._lock = threading.Lock()
-        """Held while superblocks with tags are written, so that the last one written has the tags as they are."""
+        """Held while superblocks with tags are written, so that the last one written has the current tags."""
         self._line = line
         self._covered = covered
         self._pins = pins
         self._store = store
 
     def add(self, name: str, when: str) -> Tag:
-        """Give a generation of the window a name; durable when it returns.
+        """Give a name to a generation in the window; durable when it returns.
 
-        Raises TagError, MalformedMomentError, OutsideWindowError, and DeviceError, then there is no such tag.
+        Raises TagError, MalformedMomentError, OutsideWindowError, and DeviceError; then there is no such tag.
         """
         check_tag_name(name)
         parsed = parse_when(when)
@@ -62,7 +62,7 @@ class Tags:
         return self._change(added)[-1]
 
     def remove(self, name: str) -> None:
-        """Take a name away; durable when it returns. Raises TagError, DeviceError."""
+        """Remove a tag; durable when it returns. Raises TagError, DeviceError."""
         self._change(lambda tags: without_tag(tags, name))
 
     def _change(self, change: Callable[[tuple[Tag, ...]], tuple[Tag, ...]]) -> tuple[Tag, ...]:
@@ -71,13 +71,13 @@ class Tags:
             with line.lock:
                 line.raise_if_log_failed()
                 tags = change(pins.tags)
-                # From here on the destager respects it; if it gives way at once, that is in the superblock too.
+                # From here on the destager respects it; if it gives way at once, the superblock says so too.
                 pins.replace_tags(tags)
             self._write()
         return tags
 
     def write(self, **changes: Any) -> None:
-        """A superblock with these changes and the tags as they are. No lock held. Raises DeviceError."""
+        """Write a superblock with these changes and the current tags. No lock held. Raises DeviceError."""
         with self._lock:
             self._store.write(tags=self._pins.tags, **changes)
 
@@ -85,6 +85,6 @@ class Tags:
         try:
             self._store.write(tags=self._pins.tags, committed=self._line.committed)
         except DeviceError as error:
-            # Whether it is durable is not known: nothing may move any more.
+            # It is not known whether it is durable: nothing may move any more.
             self._line.fail_log(error)
             raise
