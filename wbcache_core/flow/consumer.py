@@ -59,7 +59,7 @@ class Consumer:
         batch = self._read(start, end, from_ring=True)
         bad = batch.bad_pages()
         if bad:
-            # What has to be right is the log, not the ring.
+            # The log is what has to be right, not the ring.
             batch = self._read(start, end, from_ring=False)
             bad = batch.bad_pages()
         for lsn, block in bad:
