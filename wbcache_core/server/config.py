@@ -34,7 +34,7 @@ _DAY_SECONDS = 86400
 
 
 class History(NamedTuple):
-    """How far destaging is held back: bytes of data, or seconds; neither: not at all."""
+    """How far destaging is held back: bytes of data, or seconds; with neither, not at all."""
 
     byte_count: int = 0
     seconds: float = 0.0
@@ -81,7 +81,7 @@ def _parse_history(text: str) -> History:
     if _HISTORY_SIZE.fullmatch(text):
         return History(byte_count=parse_size(text))
     if _HISTORY_TIME.fullmatch(text):
-        # Days are only a unit here: nothing else takes that long.
+        # Days are a unit only here: nothing else takes that long.
         days = text.endswith("d")
         return History(seconds=float(text[:-1]) * _DAY_SECONDS if days else parse_duration(text))
     raise ConfigError(
@@ -194,7 +194,7 @@ class Config:
         )
 
     def check(self) -> None:
-        """What holds between parameters; fills in defaults that depend on others. Raises ConfigError."""
+        """Check what must hold between parameters; fill in defaults that depend on others. Raises ConfigError."""
         if not self.origin:
             raise ConfigError("parameter 'origin' is missing: origin=PATH names the slow device or image to cache")
         if not self.log:

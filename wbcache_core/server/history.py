@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The generations of the window by time, what was written in each, and the tags: a few lines however many there are.
+"""The generations in the window by time, what was written in each, and the tags: a few lines, however many there are.
 
-choose() is short and holds the volume lock, describe() goes through the records and needs none.
+choose() is short and needs the volume lock held; describe() walks the records and needs no lock.
 """
 
 from typing import Any, NamedTuple, TypeAlias
@@ -26,12 +26,12 @@ _WIDTHS = (
     3 * _HOUR, 6 * _HOUR, 12 * _HOUR, _DAY, 2 * _DAY, 7 * _DAY, 14 * _DAY, 28 * _DAY, 364 * _DAY, 3640 * _DAY,
     364000 * _DAY,
 )  # fmt: skip
-"""Seconds that a group of generations may stand for; the last one puts everything into one or two."""
+"""Seconds that a group of generations may span; with the last one everything is in one or two groups."""
 
 
 class Query(NamedTuple):
-    """At most `limit` rows behind that of the oldest generation; with `each` a row for every generation, from the one
-    with the number `start` on."""
+    """At most `limit` rows after that of the oldest generation; with `each`, a row for every generation from number
+    `start` on."""
 
     limit: int = DEFAULT_ROWS
     each: bool = False
@@ -45,23 +45,23 @@ class Query(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What choose() found: each row is from after `before` up to its second generation."""
+    """What choose() found: each row covers what follows `before`, up to its second generation."""
 
     oldest: Generation
     newest: Generation
     generation_count: int
     spans: list[_Span]
     before: Generation | None
-    """The generation before the first span; None where that is the oldest one, of which no change is known."""
+    """The generation before the first span; None if that is the oldest one, for which no changes are known."""
     group_seconds: int
-    """0 where each generation has its row."""
+    """0 if each generation has its own row."""
     following: int | None
-    """Where the rows of `each` go on."""
+    """Where the rows of `each` continue."""
     records: Records
 
 
 def choose(covered: CoveredLog, query: Query) -> Choice | None:
-    """The rows; None where the window is empty. Takes time linear in their number. Volume lock held."""
+    """The rows; None if the window is empty. Takes time linear in their number. Volume lock held."""
     generations = covered.generations
     oldest, newest = generations.oldest, generations.newest
     if oldest is None or newest is None:
@@ -81,7 +81,8 @@ def choose(covered: CoveredLog, query: Query) -> Choice | None:
 
 
 def _grouped(generations: Generations, oldest: Generation, limit: int) -> tuple[int, list[_Span]]:
-    """The generations behind the oldest, in the smallest groups of equal time with which they are not too many."""
+    """The generations after the oldest, in groups of equal time, the smallest with which there are not too many
+    groups."""
     low, high = 0, len(_WIDTHS) - 1
     while low < high:
         middle = (low + high) // 2
@@ -91,20 +92,20 @@ def _grouped(generations: Generations, oldest: Generation, limit: int) -> tuple[
             high = middle
     spans = _spans(generations, oldest, _WIDTHS[low], limit)
     if len(spans) > limit:
-        # The clock was set back more often than there may be rows.
+        # The clock was set back more often than rows are allowed.
         spans = _by_number(generations, oldest, limit)
     return _WIDTHS[low], spans
 
 
 def _by_number(generations: Generations, oldest: Generation, limit: int) -> list[_Span]:
-    """Groups of as many generations each."""
+    """Groups with the same number of generations each."""
     count = -(-(len(generations) - 1) // limit)
     starts = range(1, len(generations), count)
     return [(generations.at(start), generations.at(min(start + count, len(generations)) - 1)) for start in starts]
 
 
 def _spans(generations: Generations, oldest: Generation, seconds: int, limit: int) -> list[_Span]:
-    """Groups of that width, which begin at whole multiples of it or where the clock was set back; no more than one over
+    """Groups of that width, which begin at whole multiples of it or where the clock was set back; at most one more than
     the limit."""
     spans: list[_Span] = []
     width_ns = seconds * _NS
@@ -146,7 +147,7 @@ def _rows(choice: Choice, tags: tuple[Tag, ...]) -> list[Facts]:
         ends.insert(0, choice.before.end_lsn)
     tallies: list[Tally | None] = [*choice.records.tallies(ends)]
     if not choice.before and choice.spans:
-        # What came before the oldest generation is on the origin, and no more told apart.
+        # What came before the oldest generation is on the origin, and can no longer be told apart.
         tallies.insert(0, None)
     return [_row(span, tally, tags) for span, tally in zip(choice.spans, tallies, strict=True)]
 

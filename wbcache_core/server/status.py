@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a running cache is doing, as it is at the moment somebody asks."""
+"""What a running cache is doing at the moment somebody asks."""
 
 import time
 from collections import deque
@@ -21,7 +21,7 @@ _SAMPLES = 5
 
 
 class Counters(NamedTuple):
-    """Pages that came, that are durable in the log, and on the origin; their differences are rates."""
+    """Pages accepted, durable in the log, and on the origin; their differences over time are rates."""
 
     written: int
     committed: int
@@ -75,7 +75,7 @@ def _state(line: NumberLine) -> str:
 
 
 class Rates:
-    """How fast counters have been growing during the last seconds.
+    """How fast counters have grown during the last seconds.
 
     For one thread, which calls sample() every SAMPLE_SECONDS.
     """
@@ -85,13 +85,13 @@ class Rates:
         self._samples = deque([(time.monotonic(), read())], maxlen=_SAMPLES)
 
     def sample(self) -> None:
-        """Look at the counters, if it is time to."""
+        """Look at the counters, if it is time."""
         now = time.monotonic()
         if now - self._samples[-1][0] >= SAMPLE_SECONDS:
             self._samples.append((now, self._read()))
 
     def facts(self) -> dict[str, float]:
-        """Bytes a second since the oldest sample, and how many seconds that is."""
+        """Bytes per second since the oldest sample, and how many seconds that is."""
         since, before = self._samples[0]
         seconds = max(time.monotonic() - since, 0.001)
         rates = {

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whether clients may write: tried for each client, and foreseen when the server starts.
+"""Whether clients may write: tried for each client, and predicted when the server starts.
 
-nbdkit cannot tell clients that write from those that only read before they
-do so, and has no way to tell a client why it is refused. So where writers
-cannot be let in, the volume is served read-only. Then every client says by
-itself what is the matter, and those that only read are not kept away.
+nbdkit cannot tell clients that write from those that only read before they do
+so, and has no way to tell a client why it is refused. So if writers cannot be
+admitted, the volume is served read-only. Then every client itself reports the
+problem, and clients that only read are not kept out.
 """
 
 import logging
@@ -17,16 +17,16 @@ _log = logging.getLogger("wbcache")
 
 
 class Writers:
-    """`_foretold` is for the one thread that starts the server; the rest for any thread."""
+    """`_foretold` belongs to the thread that starts the server; the rest is for any thread."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self._foretold = ""
 
     def admit(self) -> str:
-        """Let writers in; returns why the volume is read-only to this client, or ''.
+        """Admit writers; returns why the volume is read-only for this client, or ''.
 
-        What failed is tried again for the next client. Raises StoppedError.
+        A failure is retried for the next client. Raises StoppedError.
         """
         if not self._cache.is_writable:
             return "origin or log cannot be written"
@@ -38,9 +38,9 @@ class Writers:
         return ""
 
     def check_user(self) -> None:
-        """Say what the first client is going to find out, if the user that this runs as cannot make the log.
+        """Report what the first client will find out if the user that this runs as cannot create the log.
 
-        Called again, perhaps as another user, it says only what is new.
+        Called again, perhaps as another user, it reports only what is new.
         """
         path = self._cache.missing_log
         if not (path and self._cache.is_writable):

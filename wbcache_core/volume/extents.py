@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Which parts of a volume are data, zeros or holes: the map's entries over the origin's own extents.
 
-The cost of an answer follows the number of extents in it, not the range that was asked about: qemu asks for one
-extent at a time, of ranges of up to 2 GiB.
+The cost of an answer depends on the number of extents in it, not on the range in the request: qemu asks for one extent
+at a time, in ranges of up to 2 GiB.
 """
 
 from bisect import bisect_right
@@ -14,22 +14,22 @@ from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.units import GIB, KIB, MIB, PAGE_BYTES, PAGE_SHIFT
 
 _LONGEST = GIB
-"""Bytes that one call describes; a client asks again for the rest."""
+"""Most bytes that one call describes; a client asks again for the rest."""
 _MOST = 4096
-"""Looks at the map in one call, each of which gives part of an extent."""
+"""Most looks at the map in one call, each of which gives part of an extent."""
 _SHORT_BYTES = 256 * KIB
 """See _first_is_complete()."""
 _FIRST_ASKED, _FIRST_BYTES = 4, MIB
-"""What the origin is asked for at first; twice as much each time a client goes on where that ended."""
+"""How much the origin is asked about at first; twice as much each time a client continues where that ended."""
 _NEAR_BYTES = 64 * MIB
-"""A look-up so far behind the end of the one before goes on from there: what lies between is in the map."""
+"""A look-up this far beyond the end of the previous one counts as continuing it: what lies between is in the map."""
 
 _DATA = (False, False)
 _ON_ORIGIN = None
 
 
 class _Window(NamedTuple):
-    """What the origin said of the bytes from start to ends[-1]; `destaged` is the cursor before it was asked."""
+    """What the origin said about the bytes from start to ends[-1]; `destaged` is the cursor before it was asked."""
 
     start: int
     ends: list[int]
@@ -39,19 +39,19 @@ class _Window(NamedTuple):
     asked_bytes: int
 
     def covers(self, position: int, oldest: int) -> bool:
-        """Whether this is still true of a block at that byte which the map says is on the origin.
+        """Whether this still holds for a block at that byte which the map says is on the origin.
 
         Since then the origin has changed only where LSNs from `destaged` on were written. As long as `oldest` has not
-        passed these, the map has them, and says of such blocks that they are in the log.
+        passed these, the map has them and says that such blocks are in the log.
         """
         return oldest <= self.destaged and self.start <= position < self.ends[-1]
 
 
 class ExtentMapper:
-    """Maps one volume. `_window` is replaced as a whole: several threads may do so, each with one that is right."""
+    """Maps one volume. `_window` is replaced as a whole: several threads may do so, each with a correct one."""
 
     def __init__(self, line: NumberLine, locations: LocationMap, origin: Device) -> None:
-        """locations must have all that was written from line.destaged, as it stands now, on."""
+        """`locations` must have everything that was written from the present line.destaged on."""
         self._line = line
         self._map = locations
         self._origin = origin
@@ -60,7 +60,7 @@ class ExtentMapper:
     def extents(self, count: int, offset: int, only_one: bool = False) -> list[Extent]:
         """Contiguous extents from byte offset, which may stop short of count; neighbours differ.
 
-        With only_one it is the first alone, and may say data for short stretches of zeros in it. Takes the volume lock
+        With only_one, only the first, which may report short stretches of zeros in it as data. Takes the volume lock
         for one look at a time, not across I/O. Raises DeviceError.
         """
         end = offset + min(count, _LONGEST)
@@ -78,7 +78,7 @@ class ExtentMapper:
         return found[:1] if only_one else found
 
     def _next_run(self, position: int, end: int) -> tuple[int, tuple[bool, bool] | None, int]:
-        """Where a run of like blocks from a byte on stops or goes on; its (hole, zero) or _ON_ORIGIN; `oldest`."""
+        """How far a run of similar blocks from a byte on is known to go; its (hole, zero) or _ON_ORIGIN; `oldest`."""
         block, last = position >> PAGE_SHIFT, end + PAGE_BYTES - 1 >> PAGE_SHIFT
         with self._line.lock:
             oldest = self._line.oldest
@@ -99,7 +99,7 @@ class ExtentMapper:
     def _ask(self, before: _Window, position: int, stop: int) -> _Window:
         """Ask the origin about the bytes from position on."""
         asked, asked_bytes = _FIRST_ASKED, _FIRST_BYTES
-        # A little before: the last answer looked beyond its own end.
+        # A little earlier: the last answer looked beyond its own end.
         if before.start - _FIRST_BYTES <= position <= before.ends[-1] + _NEAR_BYTES:
             asked = min(2 * before.asked, _MOST)
             asked_bytes = min(2 * before.asked_bytes, _LONGEST)
@@ -115,10 +115,10 @@ class ExtentMapper:
 
 
 def _first_is_complete(found: list[Extent]) -> bool:
-    """Whether nothing that follows makes the first extent longer. Short stretches of zeros between data become data.
+    """Whether nothing that follows can extend the first extent. Short stretches of zeros between data become data.
 
-    Who asks for one extent at a time pays more for the request than for reading these, and looks for zeros in what it
-    reads (qemu-img); and it may be told of data where there are zeros, but not the other way round.
+    A client that asks for one extent at a time pays more for a request than for reading these zeros, and finds them in
+    what it reads (qemu-img). Zeros may be reported as data, but not the other way round.
     """
     if len(found) == 3:
         (start, *_), _, (last, length, *kind) = found
@@ -130,7 +130,7 @@ def _first_is_complete(found: list[Extent]) -> bool:
 
 
 def _add(found: list[Extent], start: int, stop: int, kind: tuple[bool, bool]) -> None:
-    """Append, or make the last extent longer where it is of the same kind."""
+    """Append, or extend the last extent if it is of the same kind."""
     if found and found[-1][2:] == kind:
         first = found[-1][0]
         found[-1] = first, stop - first, *kind

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Reads the live volume: newest page from ring, log or origin, whichever the map says.
 
-Ring pages are copied under the volume lock. Log and origin are read without
-it, optimistically: a log page proves itself by its checksum, an origin page
-by the block's entry in the map being unchanged afterwards.
+Ring pages are copied under the volume lock. Log and origin are read without it,
+optimistically: a log page is proved by its checksum, an origin page by the
+block's entry in the map being unchanged afterwards.
 """
 
 import enum
@@ -37,14 +37,14 @@ class _Work(NamedTuple):
 
 
 def _run_length(entries: "array[int]", index: int) -> int:
-    """How many entries from index on are consecutive LSNs; a bisect of slices, for a loop over them takes longer."""
+    """How many entries from index on are consecutive LSNs; by bisecting slices, because a loop takes longer."""
     first = entries[index]
     if index + 1 == len(entries) or entries[index + 1] != first + 1:
         return 1
     known, limit = 2, len(entries) - index
     ascending = array("Q", range(first, first + limit))
     while known < limit:
-        # Upwards, so that a whole run is one comparison.
+        # Rounded up, so that a whole run takes one comparison.
         middle = (known + limit + 1) // 2 if limit < len(ascending) else limit
         if entries[index : index + middle] == ascending[:middle]:
             known = middle
@@ -63,7 +63,7 @@ class VolumeReader:
         log: LogReader | None,
         origin: Device,
     ) -> None:
-        """log is None as long as there is no log, hence nothing in it; see attach_log()."""
+        """`log` is None as long as there is no log, and so nothing in it; see attach_log()."""
         self._line = line
         self._ring = ring
         self._map = locations  # guarded by the volume lock
@@ -98,9 +98,9 @@ class VolumeReader:
             position += taken
 
     def _read_page(self, view: memoryview, offset: int) -> bool:
-        """The short way for one page: False where it has to be read as any other piece, and view is not filled.
+        """Fast path for one page. Returns False, with view not filled, if it has to be read like any other piece.
 
-        This is the request whose cost counts most. What it does not decide at the first look is left to _read_pages().
+        This is the request whose cost matters most. What the first look does not decide is left to _read_pages().
         """
         line, block = self._line, offset >> PAGE_SHIFT
         with line.lock:
@@ -124,7 +124,7 @@ class VolumeReader:
         return self._log.read_page(segment, entry, page_sum, view)
 
     def read_block(self, block: int) -> bytearray:
-        """One whole page; beyond the end of the volume it is zeros. Raises as read_into()."""
+        """One whole page; beyond the end of the volume it is zeros. Raises the same as read_into()."""
         page = bytearray(PAGE_BYTES)
         self._read_pages(block, memoryview(page))
         return page
@@ -155,7 +155,7 @@ class VolumeReader:
             return sweeps == self._map.sweeps and self._map.entries(block, len(entries)) == entries
 
     def _read_log(self, piece: LogPiece, view: memoryview, block: int) -> "_Source":
-        """LOG when view is filled, otherwise where its pages have to be looked for. Raises as read_into()."""
+        """LOG if view is filled, otherwise where its pages have to be looked for. Raises the same as read_into()."""
         assert self._log
         try:
             self._log.read_into(piece, view)
@@ -163,10 +163,10 @@ class VolumeReader:
         except (DamagedPageError, DeviceError) as error:
             with self._line.lock:
                 if piece.lsn < self._line.oldest:
-                    # Its place in the log was reclaimed meanwhile.
+                    # Its position in the log was reclaimed meanwhile.
                     return _Source.UNKNOWN
                 if piece.lsn < self._line.destaged:
-                    # What the log has lost here, the origin has.
+                    # The origin has what the log has lost here.
                     return _Source.ORIGIN
             if not isinstance(error, DamagedPageError):
                 raise

@@ -3,9 +3,9 @@
 
     origin + log[destaged, end of the generation)  =  the volume at that generation
 
-The map is built from the records of that part of the log, and shared by all
-who have the generation open. The origin does not move beyond the generation
-as long as it is open (see pins), so what the map does not have, or has below
+The map is built from the records of that part of the log, and shared by all who
+have the generation open. The origin does not move beyond the generation as long
+as it is open (flow/retention.py), so what the map does not have, or has below
 `oldest`, is on the origin as it was then.
 """
 
@@ -28,7 +28,7 @@ from wbcache_core.volume.reader import VolumeReader
 class _Image:
     """A generation that is open. `users` is guarded by the volume lock; the rest does not change once `ready` is set.
 
-    Who made it builds the map; the others wait for `ready`.
+    Whoever creates it builds the map; the others wait for `ready`.
     """
 
     def __init__(self, pin: Pin, records: Records) -> None:
@@ -53,7 +53,7 @@ class Snapshot:
         self.size = owner.origin.size
         self.generation: Generation = image.pin.generation
         self.is_final = is_final
-        """Whether the WHEN that it was opened with will go on to mean this generation."""
+        """Whether the WHEN that it was opened with will keep meaning this generation."""
 
     def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
         """Fill buffer from offset. Raises SnapshotEndedError as soon as the origin may have moved on."""
@@ -63,11 +63,11 @@ class Snapshot:
         except (RequestError, DeviceError):
             self._check_not_ended()
             raise
-        # Marked before the origin was touched: if it is not now, what was read is good.
+        # It is marked before the origin is touched: if it is not marked now, what was read is good.
         self._check_not_ended()
 
     def extents(self, count: int, offset: int, only_one: bool = False) -> list[Extent]:
-        """Contiguous extents from offset, with only_one the first of them; they may stop short of count."""
+        """Contiguous extents from offset, or only the first with only_one; they may stop short of count."""
         self._check_range(count, offset)
         found = self._extents.extents(count, offset, only_one)
         self._check_not_ended()
@@ -79,7 +79,7 @@ class Snapshot:
         self._owner.origin.prefetch(offset, count)
 
     def close(self) -> None:
-        """Let go of the generation. Idempotent. No lock held, and no request under way."""
+        """Release the generation. Idempotent. No lock held, and no request in progress."""
         if self._is_open:
             self._is_open = False
             self._owner.release(self._image)
@@ -99,7 +99,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """Opens generations; `_images`, those that are open by their end LSN, is guarded by the volume lock."""
+    """Opens generations. `_images`, the open ones by end LSN, is guarded by the volume lock."""
 
     def __init__(
         self, line: NumberLine, covered: CoveredLog, pins: Pins, reader: VolumeReader, origin: Device
@@ -112,10 +112,10 @@ class Snapshots:
         self._images: dict[int, _Image] = {}
 
     def open(self, text: str) -> Snapshot:
-        """The generation that a WHEN means now. Close it in the end. No lock held.
+        """Open the generation that a WHEN means now. The caller closes it. No lock held.
 
-        Takes time linear in the records from `destaged` to that generation, or none where it is open already.
-        Raises MalformedMomentError, OutsideWindowError, TagError, SnapshotEndedError.
+        Takes time linear in the records from `destaged` to that generation, or none if it is already open. Raises
+        MalformedMomentError, OutsideWindowError, TagError, SnapshotEndedError.
         """
         when = parse_when(text)
         with self.line.lock:
@@ -139,13 +139,13 @@ class Snapshots:
         return Snapshot(self, image, final)
 
     def resolve(self, text: str) -> Generation:
-        """As open(), without opening it. No lock held."""
+        """Like open(), without opening it. No lock held."""
         when = parse_when(text)
         with self.line.lock:
             return resolve(when, self._covered.generations, self._pins.tags, clock.read())
 
     def opened(self) -> list[tuple[Generation, int]]:
-        """The generations that are open, and how many have each open. Lock held."""
+        """The generations that are open, and how often each is open. Lock held."""
         return [(image.pin.generation, image.users) for image in self._images.values()]
 
     def release(self, image: _Image) -> None:

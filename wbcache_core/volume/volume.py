@@ -2,7 +2,7 @@
 """The volume that clients see: read, write, trim, zero, flush at any byte alignment.
 
 A write takes its LSN and enters the map under one hold of the volume lock, so
-the map never follows completion order. Offsets and lengths are bytes. Every
+the map never depends on completion order. Offsets and lengths are bytes. Every
 method raises only RequestError and DeviceError.
 """
 
@@ -67,7 +67,7 @@ class Volume:
         if not line.soft_limit:
             self._throttle.pause(pages_of(count))
         if count == PAGE_BYTES and not offset & PAGE_MASK and offset + PAGE_BYTES <= self.size:
-            # The same as _append() for one page: this is the request whose cost counts most.
+            # The same as _append() for one page: this is the request whose cost matters most.
             block = offset >> PAGE_SHIFT
             with line.lock:
                 if line.head + 2 > line.soft_limit:
@@ -93,11 +93,11 @@ class Volume:
             self._reach(end, policy.fua if fua else policy.ack)
 
     def trim(self, count: int, offset: int, fua: bool = False) -> None:
-        """Discard: the range reads as zeros and is deallocated on the origin where possible."""
+        """Discard: the range reads as zeros and is deallocated on the origin if possible."""
         self._clear(TRIM, count, offset, fua)
 
     def zero(self, count: int, offset: int, fua: bool = False, may_trim: bool = True) -> None:
-        """Zero a range; without may_trim it stays allocated on the origin. Always fast: one entry a GiB."""
+        """Zero a range; without may_trim it stays allocated on the origin. Always fast: one entry per GiB."""
         if may_trim:
             self._clear(TRIM, count, offset, fua)
         else:
@@ -111,12 +111,12 @@ class Volume:
         self._reach(end, self._line.policy.flush)
 
     def extents(self, count: int, offset: int, only_one: bool = False) -> list[Extent]:
-        """Contiguous extents from offset, with only_one the first of them; they may stop short of count."""
+        """Contiguous extents from offset, or only the first with only_one; they may stop short of count."""
         self._check_range(count, offset)
         return self._extents.extents(count, offset, only_one)
 
     def prefetch(self, count: int, offset: int) -> None:
-        """Have the origin read ahead. What is in ring or log needs no help."""
+        """Have the origin read ahead. Data in the ring or the log needs no help."""
         self._check_range(count, offset)
         self._origin.prefetch(offset, count)
 
@@ -189,10 +189,10 @@ class Volume:
                 data = data[pages << PAGE_SHIFT :]
 
     def _end_writes(self, segment: PendingSegment) -> None:
-        """Between map, segment and head a write has failed. Lock held.
+        """A write has failed between map, segment and head. Lock held.
 
-        The map may name LSNs that nobody has: no other write may get them. The segment is made to agree with `head`
-        again, so that what came before can be committed.
+        The map may contain LSNs that nothing has: no other write may get them. The segment is made to agree with `head`
+        again, so that everything before can be committed.
         """
         self._line.end_writes()
         segment.cut(self._line.head)
@@ -200,8 +200,8 @@ class Volume:
     def _patch(self, block: int, start: int, piece: memoryview) -> int:
         """Log a page of which only piece, from byte start, is new; atomic against all other writers of the page.
 
-        Reads the old page without the lock and starts over when the block's entry changed meanwhile. An entry
-        never comes back to a value it had, unless the sweep of the map dropped it.
+        Reads the old page without the lock and starts over if the block's entry has changed meanwhile. An entry never
+        returns to an earlier value, unless the sweep of the map dropped it.
         """
         line, locations = self._line, self._map
         base: bytes | bytearray | None = None

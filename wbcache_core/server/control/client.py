@@ -11,12 +11,12 @@ from wbcache_core.errors import ControlError
 from wbcache_core.server.history import Facts
 
 _PATIENCE_S = 120
-"""A tag is durable before it is answered, which takes as long as the log device takes."""
+"""A tag is durable before the answer is sent, which takes as long as the log device does."""
 _LONGEST_ANSWER = 1 << 24
 
 
 def is_socket(path: str) -> bool:
-    """Whether a path names a socket and not a log. False also where there is nothing."""
+    """Whether a path names a socket and not a log. Also False if there is nothing."""
     try:
         return stat.S_ISSOCK(os.stat(path).st_mode)
     except (OSError, ValueError):
@@ -24,7 +24,7 @@ def is_socket(path: str) -> bool:
 
 
 def ask(path: str, command: str, **fields: object) -> Facts:
-    """One request; what the server answers. Raises ControlError, also when the server refuses."""
+    """Send one request; returns the server's answer. Raises ControlError, also if the server refuses."""
     request = json.dumps({"command": command, **fields}).encode() + b"\n"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -61,7 +61,7 @@ def _connect(connection: socket.socket, path: str) -> None:
             connection.connect(os.fsencode(path))
             return
         except BlockingIOError:
-            # Too many wait to be accepted.
+            # Too many clients are waiting to be accepted.
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)

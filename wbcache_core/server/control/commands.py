@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What can be asked through `control=`: status, history, tag, untag, give-up. docs/control-socket.md describes each.
+"""What can be asked through `control=`: status, history, tag, untag, resolve, give-up; see docs/control-socket.md.
 
-A request is a JSON object in a line; so is the answer, `ok` in it says whether it was done.
+A request is a JSON object on one line, and so is the answer, in which `ok` says whether it was done.
 """
 
 import json
@@ -28,7 +28,7 @@ COMMANDS: dict[str, dict[str, type]] = {
     "resolve": {"when": str},
     "give-up": {"offset": int, "length": int},
 }
-"""The fields of each besides `command`."""
+"""The fields of each command besides `command`."""
 _REQUIRED = {"tag": ("name",), "untag": ("name",), "resolve": ("when",), "give-up": ("offset", "length")}
 _FORM = 'a request is an object in one line, such as {"command": "status"}'
 _JSON_NAMES = {int: "a number", bool: "true or false", str: "a string"}
@@ -83,11 +83,11 @@ class ControlCommands:
         self._rates = Rates(cache.counters)
 
     def tick(self) -> None:
-        """To be called every now and then, so that rates are those of the last seconds."""
+        """To be called regularly, so that the rates are those of the last seconds."""
         self._rates.sample()
 
     def answer(self, line: bytes) -> Answer:
-        """The answer to a request; what waits for a device is left to the caller. Never raises."""
+        """The answer to a request; anything that waits for a device is left to the caller. Never raises."""
         try:
             request = parse(line)
         except ControlError as error:

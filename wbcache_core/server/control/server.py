@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Lines in, lines out, on a Unix socket: one thread for all connections, and one for what takes its time.
+"""Lines in, lines out, on a Unix socket: one thread for all connections, and one for requests that take longer.
 
-Whatever comes in, the cache goes on: a connection has at most one request in
-hand and one answer to be sent, nothing is read from it meanwhile, there is a
-limit to the length of a line and to the number of connections, and after each
-turn the thread rests for a multiple of what the turn took.
+Whatever comes in, the cache keeps running: a connection has at most one request
+in progress and one answer to be sent, nothing is read from it meanwhile, the
+length of a line and the number of connections are limited, and after each turn
+the thread rests for a multiple of the time that the turn took.
 """
 
 import os
@@ -30,11 +30,11 @@ _LONGEST_REST = 0.5
 _REST_AFTER_FAILURE = 0.1
 
 Answer: TypeAlias = bytes | Callable[[], bytes]
-"""A line, or what makes one and may block."""
+"""A line, or a function that returns one and may block."""
 
 
 class _Connection:
-    """Only the server's thread uses it; `is_busy` while the other thread works for it."""
+    """Only the server's thread uses it; `is_busy` while the other thread is working for it."""
 
     __slots__ = ("endpoint", "events", "has_ended", "is_busy", "received", "unsent", "used_at")
 
@@ -50,12 +50,13 @@ class _Connection:
 
     @property
     def is_next(self) -> bool:
-        """Whether there is a line to be answered, and the answer before it has gone."""
+        """Whether there is a line to be answered, and the previous answer has been sent."""
         return not (self.is_busy or self.unsent) and b"\n" in self.received
 
 
 class ControlServer:
-    """`answer` gets a line without its end; `too_long` is the answer to one that is too long. Neither raises.
+    """`answer` gets a line without its newline; `too_long` is the answer to a line that is too long. `answer` never
+    raises.
 
     on_tick is called every other second or more often, in the same thread.
     """
@@ -82,7 +83,7 @@ class ControlServer:
         self._worker.start()
 
     def stop(self) -> None:
-        """Close all connections, remove the socket, end the threads; what they have in hand is finished. Idempotent."""
+        """Close all connections, remove the socket, end the threads; requests in progress are finished. Idempotent."""
         if self._wake_fd < 0:
             return
         self._stopping.set()
@@ -135,7 +136,7 @@ class ControlServer:
         try:
             endpoint, _ = self._listening.listener.accept()
         except OSError:
-            # No descriptors left, most likely: the client waits, and it is tried again.
+            # Most likely no descriptors are left: the client waits, and accepting is retried.
             return _REST_AFTER_FAILURE
         endpoint.setblocking(False)
         if len(self._connections) >= MOST_CONNECTIONS:
@@ -162,7 +163,7 @@ class ControlServer:
             connection.received += data
         else:
             connection.has_ended = True
-            # The last line may lack its end.
+            # The last line may lack its newline.
             connection.received += b"\n" if connection.received else b""
         if b"\n" not in connection.received and len(connection.received) > LONGEST_LINE:
             self._refuse(connection)
@@ -206,7 +207,7 @@ class ControlServer:
         self._watch(connection)
 
     def _watch(self, connection: _Connection) -> None:
-        """Wait for what the connection can do next; close it where that is nothing."""
+        """Wait for what the connection can do next; close it if there is nothing."""
         events = 0
         if connection.unsent:
             events = selectors.EVENT_WRITE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The Unix socket of `control=`: made for its owner alone, taken from a server that was killed, removed at exit."""
+"""The Unix socket of `control=`: created for its owner only, taken over from a killed server, removed at exit."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ from wbcache_core.device.image_claim import NO_LOCKS
 from wbcache_core.errors import ControlError
 
 LONGEST_PATH = 107
-"""Bytes that the kernel takes for the path of a Unix socket."""
+"""Bytes that the kernel allows for the path of a Unix socket."""
 _BACKLOG = 32
 _LOCK_SECONDS = 5.0
 
@@ -33,7 +33,7 @@ class ControlSocket:
                 "choose a shorter one"
             )
         try:
-            # Two servers that start at once must not each take the other's new socket for a stale one.
+            # Two servers that start at once must not mistake each other's new socket for a stale one.
             with _locked_folder(os.path.dirname(name)):
                 self._remove_stale(name)
                 self.listener = _listening(name)
@@ -42,7 +42,7 @@ class ControlSocket:
             raise ControlError(f"cannot make control socket '{path}': {error.strerror}; check the folder") from None
 
     def _remove_stale(self, name: bytes) -> None:
-        """Remove what a killed server left. Raises ControlError for anything else, OSError."""
+        """Remove a socket that a killed server left. Raises ControlError for anything else, OSError."""
         try:
             mode = os.lstat(name).st_mode
         except FileNotFoundError:
@@ -58,7 +58,7 @@ class ControlSocket:
         os.unlink(name)
 
     def close(self) -> None:
-        """Remove the socket, unless somebody else has put another one there, and listen no more. Idempotent."""
+        """Stop listening, and remove the socket unless somebody else has put another one there. Idempotent."""
         name = system_path(self._path)
         with contextlib.suppress(OSError):
             if self.listener.fileno() >= 0 and _identity(name) == self._identity:
@@ -68,11 +68,11 @@ class ControlSocket:
 
 @contextlib.contextmanager
 def _locked_folder(folder: bytes) -> Iterator[None]:
-    """Hold the lock of a folder, which leaves no file behind, where it has one. Raises OSError."""
+    """Hold the lock of a folder, if it supports locks; that leaves no file behind. Raises OSError."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
-        # To make a socket in it, nobody has to be allowed to read it.
+        # Creating a socket in a folder does not require the right to read it.
         yield
         return
     try:
@@ -97,7 +97,7 @@ def _locked_folder(folder: bytes) -> Iterator[None]:
 def _listening(name: bytes) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        # The file gets the mode of the socket, less the umask: at no moment is it wider than this.
+        # The file gets the mode of the socket, less the umask: it is never wider than this.
         os.fchmod(listener.fileno(), 0o600)
         listener.bind(name)
         listener.listen(_BACKLOG)
