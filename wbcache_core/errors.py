@@ -6,6 +6,7 @@
       DeviceError            origin or log: cannot be opened, read, written, synced
         DeviceInUseError     another server holds it
         DeviceLostError      it went away, and perhaps what it had not synced with it
+        SyncFailedError      of the log: nobody can find out what is durable
       LogRefusedError        the log cannot be served with this origin
         ForeignLogError      neither blank nor a wbcache log
         LogVersionError      written by a newer wbcache
@@ -20,6 +21,7 @@
         ReadOnlyError        the volume cannot be written
         DamagedPageError     a page in the log fails its checksum
         LogFailedError       the log device failed: the volume takes no more writes
+          CommitFailedError  a write to the log failed; it is retried
         WritesEndedError     a write failed half-way: the volume takes no more writes
         OriginFailedError    the origin fails and the log cannot take more
         StoppedError         the server is shutting down
@@ -61,6 +63,10 @@ class DeviceError(WbcacheError):
 
 class DeviceLostError(DeviceError):
     """What was written and not synced before may be lost: all of it has to be written again."""
+
+
+class SyncFailedError(DeviceError):
+    """Of the log. Another sync does not help: the kernel may have dropped what it could not write."""
 
 
 class DeviceInUseError(DeviceError):
@@ -129,6 +135,10 @@ class LogFailedError(RequestError):
     def __init__(self, message: str, errno_value: int = errno.EIO) -> None:
         super().__init__(message)
         self.errno_value = errno_value
+
+
+class CommitFailedError(LogFailedError):
+    """Only a write failed, so it is known what is durable, and the next request may succeed."""
 
 
 class WritesEndedError(RequestError):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Workloads that each stress one thing, by name."""
 
-from tests.crash.workload import CUT, STOP, STOP_UNDER_LOAD, Scenario
+from tests.crash.workload import CUT, LOG_AT_TIMES, STOP, STOP_UNDER_LOAD, Scenario
 from wbcache_core.units import KIB
 
 _LARGE = {"largest": 60, "requests": 50, "flush_share": 0.1, "pages": 250}
@@ -94,6 +94,18 @@ SCENARIOS = {
         settings={"history": "100ms", "destage_delay": "20ms"},
     ),
     "log fails": Scenario(clients=2, requests=40, failing=("log",), flush_share=0.25),
+    "log fails at times": Scenario(
+        clients=2,
+        requests=60,
+        failing=(LOG_AT_TIMES,),
+        endings=(CUT, CUT, STOP),
+        flush_share=0.2,
+        has_tagger=True,
+        settings={"destage_delay": "50ms"},
+    ),
+    "log fails at times and wraps": Scenario(
+        **_LARGE, age=_NEARLY_A_LAP, failing=(LOG_AT_TIMES,), bad_pages=6, endings=(CUT, STOP, STOP_UNDER_LOAD)
+    ),
     "past moments": Scenario(
         clients=2, requests=30, readers=2, has_tagger=True, endings=(CUT, STOP), settings={"history": "1h"}
     ),

@@ -4,7 +4,14 @@
 import itertools
 import random
 
-from wbcache_core.errors import ClockError, OutsideWindowError, SnapshotEndedError, TagError
+from wbcache_core.errors import (
+    ClockError,
+    CommitFailedError,
+    DeviceError,
+    OutsideWindowError,
+    SnapshotEndedError,
+    TagError,
+)
 from wbcache_core.server.config import HOLD
 
 _READS = 3
@@ -86,8 +93,12 @@ class Tagger:
         past.begin_tag(name, len(session.journal))
         try:
             tag = session.cache.tag(name, when)
-        except OutsideWindowError:
+        except (OutsideWindowError, CommitFailedError):
             past.give_up_tag(name)
+            return
+        except DeviceError:
+            # The superblock that failed may be there all the same, until the next one.
+            assert name not in [tag.name for tag in session.cache.window_ends()[2]]
             return
         past.acknowledge_tag(tag, len(session.journal))
 
@@ -96,8 +107,8 @@ class Tagger:
         past.begin_end_of_tag(name, len(session.journal))
         try:
             session.cache.untag(name)
-        except TagError:
-            # Writers came first.
+        except (TagError, DeviceError):
+            # Writers came first, or it stays until the next attempt.
             return
         past.acknowledge_end_of_tag(name, len(session.journal))
 

@@ -12,7 +12,7 @@ from tests.crash.snapshot_clients import SnapshotReader, Tagger
 from tests.support.bulk_writes import BulkWrites
 from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
 from tests.support.simulated_threads import Simulation
-from wbcache_core.errors import RequestError
+from wbcache_core.errors import CommitFailedError, RequestError
 from wbcache_core.flow import bad_blocks, origin_writer
 from wbcache_core.memory.policy import LOG, ORIGIN
 from wbcache_core.server.cache import Cache
@@ -20,6 +20,7 @@ from wbcache_core.server.config import Config
 
 LOG_DISK, ORIGIN_DISK = 0, 1
 CUT, STOP, STOP_UNDER_LOAD = "cut", "stop", "stop under load"
+LOG_AT_TIMES = "log at times"
 
 _SHARED_PAGES = 2
 """At the beginning of each area, the sectors of a page are dealt out to all clients."""
@@ -54,7 +55,8 @@ class Scenario:
     gives_up: bool = False
     """What is bad is given up now and then."""
     failing: tuple = ()
-    """"origin" fails at times and comes back, "log" fails once and for good."""
+    """"origin" fails at times and comes back, "log" fails once and for good, or for one sync; of LOG_AT_TIMES only
+    writes fail, and it comes back."""
     age: int = 0
     """Bytes that go through the log before the first session, so that it is near its end."""
     readers: int = 0
@@ -108,8 +110,24 @@ class SessionClient:
                     self._session.flush()
                 else:
                     self._change()
+            except CommitFailedError:
+                self._session.failures += 1
+                if not self._is_there():
+                    return
             except RequestError:
                 return
+
+    def _is_there(self):
+        """Whether the last change is on the volume, though it may have failed: then it waited only to be durable."""
+        if not self._client.requests:
+            return True
+        last = self._client.requests[-1]
+        for first, count, value in self._client.steps[last.first : last.end]:
+            found = bytearray(count * SECTOR)
+            self._session.cache.volume.read_into(found, first * SECTOR)
+            if found != content(first, [value] * count):
+                return False
+        return True
 
     def _choose_run(self):
         if self._random.random() < 0.5:
@@ -175,6 +193,8 @@ class Session:
         """(number of a generation, what a reader found the volume to be at its end)."""
         self.given_up = 0
         """Bytes that were bad and are given up."""
+        self.failures = 0
+        """Requests that failed because the log could not be written for a while."""
         self.ended = 0
         """Snapshots that ended under their readers."""
 
@@ -220,6 +240,8 @@ class Session:
         for disk in (log, origin):
             if disk.name in self.scenario.failing:
                 self.simulation.spawn(self._fail_at_times, disk)
+        if LOG_AT_TIMES in self.scenario.failing:
+            self.simulation.spawn(self._fail_writes_at_times, log)
         others = [SnapshotReader(self, number) for number in range(self.scenario.readers)]
         if self.scenario.has_tagger:
             others.append(Tagger(self))
@@ -257,9 +279,22 @@ class Session:
             disk.faults.shorten = self._random.random() < 0.5
             disk.faults.failing = set(self._random.choice((("write", "zero"), ("sync",), ("write", "zero", "sync"))))
             if disk.name == "log":
+                disk.faults.times = self._random.choice((None, 1))
                 return
             self.simulation.sleep(length * self._random.random() * 0.4)
             disk.faults.failing = set()
+
+    def _fail_writes_at_times(self, disk):
+        """Once, a few times in a row, or for a while, each write after its first half or before."""
+        length = self.scenario.requests * self.scenario.pause
+        while not self.is_over:
+            self.simulation.sleep(length * self._random.random() * 0.3)
+            faults = disk.faults
+            faults.shorten = self._random.random() < 0.7
+            faults.times, faults.after = self._random.choice((None, 1, 1, 3)), self._random.choice((0, 0, 1))
+            faults.failing = {"write"}
+            self.simulation.sleep(length * self._random.random() * 0.3)
+            faults.failing = set()
 
     def _pause_of(self, latency):
         rng = random.Random(f"latency {latency} {self.seed}")

@@ -19,7 +19,10 @@ from wbcache_core.units import MIB, PAGE_BYTES
 STRUCTURES = tuple(
     f"memory/{name}.py" for name in ("segment_table", "covered_log", "record_index", "generations", "block_map")
 )
-COMMIT = ("flow/committer.py", "log/writer.py", "memory/cursors.py", "format/segment.py", *STRUCTURES)
+COMMIT = (
+    "flow/committer.py", "log/writer.py", "log/log_sync.py", "memory/cursors.py", "memory/commit_attempts.py",
+    "format/segment.py", *STRUCTURES,
+)  # fmt: skip
 WRITE = ("volume/volume.py", *(f"memory/{name}.py" for name in ("cursors", "ring", "open_segment", "block_map")))
 FAR = MIB
 MOST_LINES = 2000

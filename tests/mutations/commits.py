@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What stands between a durable write and the cursor; stops and drains."""
 
-from tests.mutations.mutation import Mutation
+from tests.mutations.mutation import CUTS, Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -36,5 +36,30 @@ MUTATIONS: tuple[Mutation, ...] = (
         "self._store = store = self._store or SuperblockStore(",
         "self._store = store = SuperblockStore(",
         "tests/model/test_activation.py::test_a_log_that_fails_twice",
+    ),
+    Mutation(
+        "repeat-at-another-place",
+        "a commit whose write failed goes behind the place where it failed, which recovery then takes for the end",
+        "log/writer.py",
+        "        prepared = self._prepared\n        assert prepared\n",
+        "        prepared, self._prepared = self._prepared, None\n        assert prepared\n"
+        "        self.end = self.end._replace(place=prepared.end.place)\n",
+        CUTS.format("log fails at times"),
+    ),
+    Mutation(
+        "sync-again",
+        "a failed sync of the log counts as a failed write: it is tried again, and believed",
+        "log/log_sync.py",
+        "                except Exception as error:\n",
+        "                except ArithmeticError as error:\n",
+        "tests/model/test_failing_log.py::test_a_failed_sync_is_for_good",
+    ),
+    Mutation(
+        "sync-error-taken-by-another",
+        "a commit counts as durable though the sync of a superblock has got its error",
+        "log/log_sync.py",
+        "                    self._error = SyncFailedError(str(error), value)\n",
+        "                    raise SyncFailedError(str(error), value) from None\n",
+        "tests/model/test_failing_log.py::test_nobody_takes_the_error_of_a_sync_from_another",
     ),
 )

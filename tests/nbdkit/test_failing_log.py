@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The log device fails: no more writes, reads go on, and what was flushed before is there after a restart."""
+"""The log device fails: nothing more is durable, reads go on, what was flushed stays; all goes on when it is back."""
 
 import contextlib
 import random
@@ -20,7 +20,8 @@ SIZE = 8 * MIB
 LOG_BYTES = 16 * MIB
 SETTINGS = {"ring_size": "1M", "log_size": str(LOG_BYTES), "destage_delay": "1h", "lifetime_s": 60}
 STOP_LIMIT_S = 5
-NOISE = ["cannot write to log", "cannot sync log", "cannot read log", *HANG_UP_ERRORS]
+NOISE = ["cannot write to log", "cannot sync log", "cannot read log", "can be written again", *HANG_UP_ERRORS]
+NOT_DURABLE = "it is retried, and flushes fail until the log can be written"
 
 OLD = random.Random(1).randbytes(SIZE)
 FLUSHED = random.Random(2).randbytes(MIB)
@@ -44,17 +45,16 @@ def assert_fails(request, error):
     assert time.monotonic() - started < STOP_LIMIT_S
 
 
-def assert_takes_no_writes(handle, error):
+def assert_promises_nothing(handle, error):
+    """What is to be durable fails; everything else goes on, as with any volatile write cache."""
     for request in (
         lambda: handle.flush(),
-        lambda: handle.pwrite(b"x" * PAGE, 0),
-        lambda: handle.pwrite(b"x" * PAGE, 0, nbd.CMD_FLAG_FUA),
-        lambda: handle.pwrite(b"x" * 10, 77),
-        lambda: handle.trim(MIB, 2 * MIB),
-        lambda: handle.zero(MIB, 2 * MIB),
+        lambda: handle.pwrite(LOST[:PAGE], LOST_AT, nbd.CMD_FLAG_FUA),
+        lambda: handle.pwrite(LOST[10:20], LOST_AT + 10, nbd.CMD_FLAG_FUA),
         lambda: handle.flush(),
     ):
         assert_fails(request, error)
+    handle.pwrite(LOST[:10], LOST_AT)
 
 
 def volume(*pieces):
@@ -66,7 +66,7 @@ def volume(*pieces):
 
 
 def assert_kept_after_restart(pair, **settings):
-    """What was flushed is there; what was not is there or not, page by page; the volume takes writes again."""
+    """What was flushed is there; what was not is there or not, page by page; the volume can be written again."""
     with pair.serve(on_exit="destage", **settings) as server, clients.connection(server.uri) as handle:
         found = clients.read_all(handle)
         handle.pwrite(b"again", 77)
@@ -103,22 +103,50 @@ def test_write_error(pair, faulty_log, error, end):
             handle.flush()
             log.fail("write")
             handle.pwrite(LOST, LOST_AT)
-            assert_takes_no_writes(handle, error)
+            assert_promises_nothing(handle, error)
             same(clients.read_all(handle), volume((FLUSHED, FLUSHED_AT), (LOST, LOST_AT)))
-            log.heal()
-            assert_takes_no_writes(handle, error)
         with clients.connection(server.uri) as another:
             same(another.pread(len(LOST), LOST_AT), LOST)
-            assert_takes_no_writes(another, error)
+            assert_promises_nothing(another, error)
         text = server.stderr_text()
         assert f"cannot write to log '{log.path}'" in text, text
-        assert all(word in text for word in ("takes no more writes", "only in this server's memory", "nbdcopy")), text
+        assert text.count(NOT_DURABLE) == 1, text
+        assert all(word in text for word in ("only in this server's memory", "nbdcopy")), text
         if end == "kill":
             server.kill()
         else:
             assert server.stop() < STOP_LIMIT_S
+            assert "are lost" in server.stderr_text().partition("stopping")[2], server.describe()
+    log.heal()
     assert pair.origin.read_bytes() in (OLD, volume((FLUSHED, FLUSHED_AT)))
     assert_kept_after_restart(pair)
+
+
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize("end", ["flush", "stop", "stop-destage"])
+def test_it_comes_back(pair, faulty_log, error, end):
+    """Nothing is lost then: the next flush makes all of it durable, and so does a stop."""
+    log = faulty_log(error=error)
+    on_exit = "destage" if end == "stop-destage" else "commit"
+    settings = {**SETTINGS, "commit_interval": "1h"}
+    with pair.serve(tolerate=NOISE, check=False, on_exit=on_exit, **settings) as server:
+        with clients.connection(server.uri) as handle:
+            handle.pwrite(FLUSHED, FLUSHED_AT)
+            handle.flush()
+            log.fail("write")
+            handle.pwrite(LOST, LOST_AT)
+            assert_promises_nothing(handle, error)
+            log.heal()
+            if end == "flush":
+                handle.flush()
+                server.kill()
+            else:
+                assert server.stop() < STOP_LIMIT_S
+        assert "are lost" not in server.stderr_text()
+    if end == "stop-destage":
+        same(pair.origin.read_bytes(), volume((FLUSHED, FLUSHED_AT), (LOST, LOST_AT)))
+    with pair.serve(**SETTINGS) as server, clients.connection(server.uri) as handle:
+        same(clients.read_all(handle), volume((FLUSHED, FLUSHED_AT), (LOST, LOST_AT)))
 
 
 def test_it_is_noticed_without_a_flush(pair, faulty_log):
@@ -130,8 +158,8 @@ def test_it_is_noticed_without_a_flush(pair, faulty_log):
             handle.flush()
             log.fail("write")
             handle.pwrite(LOST, LOST_AT)
-            wait_until(lambda: "takes no more writes" in server.stderr_text(), "a message")
-            assert_takes_no_writes(handle, "EIO")
+            wait_until(lambda: NOT_DURABLE in server.stderr_text(), "a message")
+            assert_promises_nothing(handle, "EIO")
         assert server.stop() < STOP_LIMIT_S
         # What was acknowledged and is lost now is not passed over in silence.
         assert "lost" in server.stderr_text().partition("stopping")[2], server.describe()
@@ -140,19 +168,22 @@ def test_it_is_noticed_without_a_flush(pair, faulty_log):
 
 
 def test_superblock_write_error(pair, faulty_log):
-    """Nobody writes; it is destaging that meets the failure."""
+    """Nobody writes; it is destaging that meets the failure, and goes on when it is over."""
     log = faulty_log()
     settings = {**SETTINGS, "destage_delay": "100ms"}
-    with pair.serve(tolerate=NOISE, check=False, **settings) as server:
+    with pair.serve(tolerate=[*NOISE, "destaging goes on"], check=False, **settings) as server:
         with clients.connection(server.uri) as handle:
             handle.pwrite(FLUSHED, FLUSHED_AT)
             handle.flush()
             log.fail("write")
-            wait_until(lambda: "takes no more writes" in server.stderr_text(), "a message")
-            assert_takes_no_writes(handle, "EIO")
+            wait_until(lambda: "destaging is stalled: cannot write to log" in server.stderr_text(), "a message")
             same(clients.read_all(handle), volume((FLUSHED, FLUSHED_AT)))
+            log.heal()
+            wait_until(lambda: "destaging goes on" in server.stderr_text(), "a message")
+            wait_until(lambda: pair.origin.read_bytes() == volume((FLUSHED, FLUSHED_AT)), "all of it on the origin")
+            handle.pwrite(LOST, LOST_AT)
+            handle.flush()
         assert server.stop() < STOP_LIMIT_S
-    log.heal()
     assert_kept_after_restart(pair)
 
 
@@ -165,7 +196,7 @@ def test_log_that_vanishes(pair, faulty_log):
             handle.flush()
             log.vanish()
             handle.pwrite(LOST, LOST_AT)
-            assert_takes_no_writes(handle, "EIO")
+            assert_promises_nothing(handle, "EIO")
             same(handle.pread(PAGE, 0), OLD[:PAGE])
             same(handle.pread(PAGE, FLUSHED_AT + MIB - PAGE), FLUSHED[-PAGE:])
             same(handle.pread(len(LOST), LOST_AT), LOST)

@@ -114,3 +114,14 @@ def small_file_system(folder, size):
     """A SmallFileSystem with room for `size` bytes."""
     with mounts.memory_file_system(folder / "small", "tmpfs", f"size={size}") as path:
         yield SmallFileSystem(path)
+
+
+@contextlib.contextmanager
+def small_ext4(folder, size):
+    """A SmallFileSystem of `size` bytes in all, in a file: one that takes direct I/O, and whose journal counts."""
+    image = folder / "small.img"
+    with open(image, "wb") as file:
+        file.truncate(size)
+    clients.run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
+    with mounts.loop_device(image) as device, mounts.mounted(device, folder) as path:
+        yield SmallFileSystem(path)

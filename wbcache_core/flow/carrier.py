@@ -8,7 +8,7 @@ they are full.
 
 from collections.abc import Callable
 
-from wbcache_core.errors import DeviceError, LogFailedError, StoppedError
+from wbcache_core.errors import CommitFailedError, DeviceError, LogFailedError, StoppedError
 from wbcache_core.flow.bad_blocks import CARRIED_AT_ONCE, BadBlocks
 from wbcache_core.flow.retention import Pins
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
@@ -47,7 +47,7 @@ class Carrier:
 
         `pages` are their contents at batch_end, None for zeros. Returns the LSN below which no moment can be opened any
         more, and the blocks that are given up. No lock held. Raises StoppedError, and DeviceError if a snapshot or a
-        tag needs such a moment.
+        tag needs such a moment or the log cannot be written now.
         """
         with self._line.lock:
             dropped = [block for block in pages if self._is_newest(block, batch_end) and self._bad.is_given_up(block)]
@@ -63,7 +63,7 @@ class Carrier:
         return entry_lsn(self._map.get(block)) < batch_end
 
     def _append(self, blocks: list[int], pages: dict[int, memoryview | None], batch_end: int) -> None:
-        """Append those that nobody has written since. Raises StoppedError."""
+        """Append those that nobody has written since. Raises StoppedError, DeviceError."""
         line = self._line
         needed = len(blocks) + 1
         with line.lock:
@@ -132,8 +132,11 @@ class Carrier:
             )
 
     def _commit(self, lsn: int) -> None:
-        """Raises StoppedError."""
+        """Raises StoppedError, DeviceError."""
         try:
             self._commit_until(lsn)
+        except CommitFailedError as error:
+            # What was appended stays where it is, and is found there when the batch is repeated.
+            raise DeviceError(str(error), error.errno_value) from None
         except LogFailedError:
             raise StoppedError("the log device failed") from None

@@ -7,11 +7,12 @@ sync, and all whose LSN it passed continue at the same time. Lock order:
 superblock, volume.
 """
 
+import contextlib
 import logging
 import threading
 import time
 
-from wbcache_core.errors import DeviceError, LogFailedError
+from wbcache_core.errors import CommitFailedError, DeviceError, LogFailedError, SyncFailedError
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.writer import COMMIT_PAGES, LogWriter
 from wbcache_core.memory.covered_log import CoveredLog
@@ -28,6 +29,8 @@ SUPERBLOCK_PAGES = 16384
 So recovery has to look for later segments only within a window beyond the end of the log.
 """
 
+_STOP_PATIENCE, _STOP_PAUSE = 2.0, 0.2
+"""Seconds for which a stop tries to commit what was acknowledged, and seconds between its attempts."""
 
 _INTERNAL = "internal error in commit: {}; the volume takes no more writes; start the server again"
 
@@ -54,6 +57,8 @@ class Committer:
         self._superblock_place = writer.end.place  # the leader's
         self._unfinished = False  # the leader's
         """A commit has begun and not finished: the log may hold segments that nothing knows of."""
+        self._reported = ""  # the leader's
+        """The last reported error of a log that cannot be written; empty if it can."""
         self._thread: threading.Thread | None = None  # only start() and join() use it
 
     @property
@@ -72,10 +77,14 @@ class Committer:
         self._writer.close()
 
     def commit_until(self, lsn: int) -> None:
-        """Return when every LSN below lsn is durable in the log. No lock held. Raises LogFailedError."""
+        """Return when every LSN below lsn is durable in the log. No lock held.
+
+        Raises LogFailedError, and CommitFailedError if an attempt failed that began after the call.
+        """
         line = self._line
+        begun = line.commits.begun
         while line.committed < lsn:
-            if self._lead(lsn):
+            if self._lead(lsn, begun):
                 try:
                     self._commit()
                 finally:
@@ -83,8 +92,8 @@ class Committer:
                         self._has_leader = False
                         self._wake_waiters()
 
-    def _lead(self, lsn: int) -> bool:
-        """Become the leader; returns False if another leader's commit has passed lsn. Raises LogFailedError."""
+    def _lead(self, lsn: int, begun: int) -> bool:
+        """Become the leader; returns False if another leader's commit has passed lsn. Raises as commit_until()."""
         with self._lock:
             while self._has_leader:
                 turn = threading.Condition(self._lock)
@@ -92,19 +101,21 @@ class Committer:
                 turn.wait()
                 if self._line.committed >= lsn:
                     return False
+                self._line.commits.raise_if_failed_since(begun)
             if self._line.log_error:
                 self._wake_waiters()
             self._line.raise_if_log_failed()
+            self._line.commits.raise_if_failed_since(begun)
             self._has_leader = True
             return True
 
     def _wake_waiters(self) -> None:
-        """Wake those whose LSN has been passed, and one more, to lead; all if the log has failed. Lock held.
+        """Wake those whose LSN has been passed, and one more, to lead; all if the commit has failed. Lock held.
 
         The others came during the commit, and would only fall asleep again.
         """
         waiters, self._waiters = self._waiters, []
-        committed, has_failed = self._line.committed, self._line.log_error is not None
+        committed, has_failed = self._line.committed, bool(self._line.log_error or self._line.commits.error)
         has_successor = False
         for waiter in waiters:
             lsn, turn = waiter
@@ -117,41 +128,64 @@ class Committer:
                 turn.notify()
 
     def commit_all(self) -> None:
-        """Commit whatever is volatile now. No lock held. Raises LogFailedError."""
+        """Commit whatever is volatile now. No lock held. Raises what commit_until() does."""
         with self._line.lock:
             head = self._line.head
         self.commit_until(head)
 
+    def commit_before_stop(self) -> None:
+        """As commit_all(), but a failed write is retried for a while: no request is going to repeat it."""
+        deadline = time.monotonic() + _STOP_PATIENCE
+        while True:
+            try:
+                self.commit_all()
+                return
+            except CommitFailedError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_STOP_PAUSE)
+
     def _commit(self) -> None:
-        """One write and one sync, by the leader. A failure is latched in the line, whatever it is."""
+        """One write and one sync, by the leader. A failure is noted in the line, and for good unless a write failed."""
         line = self._line
         if self._unfinished:
             # Not even that could be latched.
             line.fail(LogFailedError(_INTERNAL.format("a commit did not come to its end")))
             return
+        with line.lock:
+            line.commits.begun += 1
         self._unfinished = True
         try:
+            # If it failed before: without it the log must not grow on.
+            self._note_in_superblock()
             self._write_next()
-        except DeviceError as error:
+        except SyncFailedError as error:
             line.fail_log(error)
+        except DeviceError as error:
+            self._unfinished = False
+            self._note_failure(error)
         except BaseException as error:
             # What is durable and what the table knows may differ: nothing may be committed beyond such a gap.
             line.fail(LogFailedError(_INTERNAL.format(repr(error))))
             raise
         else:
             self._unfinished = False
-            if self._writer.end.place - self._superblock_place > SUPERBLOCK_PAGES:
-                self._note_in_superblock()
+            self._note_success()
 
     def _write_next(self) -> None:
-        """Make the next segments durable, then known, then committed. Raises DeviceError."""
+        """Make the next segments, or those that could not be written, durable, then known, then committed.
+
+        Raises DeviceError, then nothing has moved.
+        """
         line = self._line
-        with line.lock:
-            segments = self._next_segments()
-            committed, reclaimed_place = line.committed, line.reclaimed_place
-        if not segments:
-            return
-        written = self._writer.write(segments, committed, reclaimed_place)
+        if not self._writer.is_prepared:
+            with line.lock:
+                segments = self._next_segments()
+                committed, reclaimed_place = line.committed, line.reclaimed_place
+            if not segments:
+                return
+            self._writer.prepare(segments, committed, reclaimed_place)
+        written = self._writer.write()
         with line.lock:
             for segment in written:
                 descriptor = segment.descriptor
@@ -159,8 +193,8 @@ class Committer:
                     descriptor.first_lsn, segment.place, descriptor.encoding, segment.page_sums
                 )
                 self._covered.append(descriptor)
-            line.note_committed(segments[-1].end_lsn, self._writer.end.place)
-            for _ in segments:
+            line.note_committed(written[-1].descriptor.end_lsn, self._writer.end.place)
+            for _ in written:
                 line.closed_segments.popleft()
             if line.destager_idle or line.dirty_pages > line.policy.low_pages:
                 line.destage_wanted.notify()
@@ -184,17 +218,50 @@ class Committer:
         return found
 
     def _note_in_superblock(self) -> None:
-        """By the leader."""
-        try:
+        """If much was written since the last time. By the leader. Raises DeviceError."""
+        if self._writer.end.place - self._superblock_place > SUPERBLOCK_PAGES:
             self._store.write(committed=self._line.committed)
-        except DeviceError as error:
+            self._superblock_place = self._writer.end.place
+
+    def _note_failure(self, error: DeviceError) -> None:
+        """By the leader: an attempt failed in a write. It is repeated."""
+        line = self._line
+        with line.lock:
+            line.commits.note_failure(
+                CommitFailedError(f"{error}; what was written is not durable yet, try again", error.errno_value),
+                time.monotonic(),
+            )
+            committed, head = line.committed, line.head
+            line.moved.notify_all()
+        if str(error) != self._reported:
+            self._reported = str(error)
+            _log.error(
+                "%s; it is retried, and flushes fail until the log can be written; LSN %d to %d, which no flush "
+                "covered, are only in this server's memory: make room if the log's file system is full; if the log "
+                "does not recover, copy the volume (nbdcopy) before you stop the server", error, committed, head,
+            )  # fmt: skip
+
+    def _note_success(self) -> None:
+        """By the leader."""
+        if self._line.commits.error:
+            with self._line.lock:
+                self._line.commits.note_success()
+        if self._reported:
+            self._reported = ""
+            _log.warning("the log can be written again")
+        try:
+            self._note_in_superblock()
+        except SyncFailedError as error:
             self._line.fail_log(error)
-        self._superblock_place = self._writer.end.place
+        except DeviceError as error:
+            # The commit is durable all the same. The next attempt begins with the superblock.
+            _log.warning("%s; it is retried", error)
 
     def _run(self) -> None:
         try:
             while self._wait_until_due():
-                self.commit_all()
+                with contextlib.suppress(CommitFailedError):
+                    self.commit_all()
         except LogFailedError:
             pass
         except Exception as error:
@@ -207,12 +274,12 @@ class Committer:
         line = self._line
         with line.lock:
             while not (line.stopping or line.log_error):
-                volatile, interval = line.head > line.committed, line.policy.commit_interval
-                remaining = line.pending_since + interval - time.monotonic() if volatile else interval
-                if volatile and (line.commit_requested or remaining <= 0):
+                volatile = line.head > line.committed
+                remaining = self._seconds_until_due() if volatile else line.policy.commit_interval
+                if not volatile or remaining <= 0:
                     line.commit_requested = False
+                if volatile and remaining <= 0:
                     return True
-                line.commit_requested = False
                 notified = line.commit_wanted.wait(remaining)
                 # After a whole interval without a write: sleep until the next one instead of waking for nothing.
                 line.committer_idle = not notified
@@ -220,3 +287,11 @@ class Committer:
                     line.commit_wanted.wait()
                 line.committer_idle = False
             return False
+
+    def _seconds_until_due(self) -> float:
+        """How long volatile data may still wait. Volume lock held."""
+        line, commits = self._line, self._line.commits
+        if commits.wanted > commits.begun:
+            return 0.0
+        due = 0.0 if line.commit_requested else line.pending_since + line.policy.commit_interval
+        return max(due, commits.retry_at) - time.monotonic()

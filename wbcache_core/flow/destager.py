@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from wbcache_core.errors import DamagedPageError, DeviceError, OriginFailedError, StoppedError
+from wbcache_core.errors import DamagedPageError, DeviceError, OriginFailedError, StoppedError, SyncFailedError
 from wbcache_core.flow.bad_blocks import BadBlocks
 from wbcache_core.flow.batch import DestageBatch
 from wbcache_core.flow.carrier import Carrier
@@ -70,7 +70,7 @@ class Destager:
         self._last_batch_at = 0.0
         self._superseded_below = 0
         self._idle_head, self._idle_since = 0, 0.0
-        self._back_off, self._retry_at = 0.0, 0.0
+        self._back_off, self._retry_at, self._reclaim_failed = 0.0, 0.0, False
         self._has_ended = False
         self._thread: threading.Thread | None = None  # only start() and join() use it
 
@@ -333,7 +333,10 @@ class Destager:
         return line.reclaimed_place < line.destaged_place and line.free_pages < enough
 
     def _reclaim(self) -> None:
-        """Give up the oldest clean segments until half of the log is free, in both superblocks. Raises StoppedError."""
+        """Give up the oldest clean segments until half of the log is free, in both superblocks.
+
+        Raises StoppedError, and DeviceError, then their space is not free yet.
+        """
         line = self._line
         with line.lock:
             if not self._reclaim_wanted():
@@ -349,9 +352,13 @@ class Destager:
             # Readers stop using the segments before their space can be overwritten.
             line.oldest = oldest
             self._table.drop_below(oldest)
+        had_failed, self._reclaim_failed = self._reclaim_failed, True
         for _ in range(2):
             self._write_superblock(oldest=oldest, oldest_place=place, committed=line.committed)
+        self._reclaim_failed = False
         with line.lock:
+            if had_failed:
+                line.origin_error = None
             line.reclaimed_place = self._store.reclaimed_place
             line.refresh_limits()
             line.moved.notify_all()
@@ -378,11 +385,10 @@ class Destager:
                 )  # fmt: skip
 
     def _write_superblock(self, **changes: Any) -> None:
-        """Raises StoppedError after latching the failure: without a superblock nothing may move any more."""
+        """Raises DeviceError, then nothing may move for now; after a failed sync StoppedError: never again."""
         try:
             self._tags.write(**changes)
-        except DeviceError as error:
-            self._line.fail_log(error)
+        except SyncFailedError:
             raise StoppedError("the log device failed") from None
 
     def _stall(self, error: DamagedPageError | DeviceError) -> None:

@@ -5,11 +5,11 @@ Lock order: tag, superblock, volume.
 """
 
 import threading
-from collections.abc import Callable
+import time
 from typing import Any
 
 from wbcache_core import clock
-from wbcache_core.errors import DeviceError, TagError
+from wbcache_core.errors import DeviceError, SyncFailedError, TagError
 from wbcache_core.flow.retention import Pins
 from wbcache_core.format.superblock import TAG_COUNT, Tag
 from wbcache_core.log.superblocks import SuperblockStore
@@ -18,6 +18,9 @@ from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import check_tag_name, parse_when, resolve
 from wbcache_core.units import quoted
+
+_RETRY_PAUSES = (0.05, 0.2, 0.5)
+"""Seconds before the destager's superblock is retried if it could not be written, and that of a stop."""
 
 
 def with_tag(tags: tuple[Tag, ...], name: str, generation: Generation) -> tuple[Tag, ...]:
@@ -55,36 +58,59 @@ class Tags:
         """
         check_tag_name(name)
         parsed = parse_when(when)
-
-        def added(tags: tuple[Tag, ...]) -> tuple[Tag, ...]:
-            return with_tag(tags, name, resolve(parsed, self._covered.generations, tags, clock.read()))
-
-        return self._change(added)[-1]
+        with self._lock:
+            with self._line.lock:
+                self._line.raise_if_log_failed()
+                tags = self._pins.tags
+                tags = with_tag(tags, name, resolve(parsed, self._covered.generations, tags, clock.read()))
+                # From here on the destager respects it; if it gives way at once, that is in the superblock too.
+                self._pins.replace_tags(tags)
+            try:
+                self._write(tags=self._pins.tags, committed=self._line.committed)
+            except BaseException:
+                self._forget(name)
+                raise
+        return tags[-1]
 
     def remove(self, name: str) -> None:
-        """Remove a tag; durable when it returns. Raises TagError, DeviceError."""
-        self._change(lambda tags: without_tag(tags, name))
-
-    def _change(self, change: Callable[[tuple[Tag, ...]], tuple[Tag, ...]]) -> tuple[Tag, ...]:
-        line, pins = self._line, self._pins
+        """Remove a tag; durable when it returns. Raises TagError, and DeviceError, and then the tag still exists."""
         with self._lock:
-            with line.lock:
-                line.raise_if_log_failed()
-                tags = change(pins.tags)
-                # From here on the destager respects it; if it gives way at once, the superblock says so too.
-                pins.replace_tags(tags)
-            self._write()
-        return tags
+            with self._line.lock:
+                self._line.raise_if_log_failed()
+                tags = without_tag(self._pins.tags, name)
+            self._write(tags=tags, committed=self._line.committed)
+            # Up to here the destager respects it.
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Remove the tag from memory. `_lock` held, not the volume lock."""
+        with self._line.lock:
+            self._pins.replace_tags(tuple(tag for tag in self._pins.tags if tag.name != name))
 
     def write(self, **changes: Any) -> None:
-        """Write a superblock with these changes and the current tags. No lock held. Raises DeviceError."""
-        with self._lock:
-            self._store.write(tags=self._pins.tags, **changes)
+        """Write a superblock with these changes and the current tags. No lock held.
 
-    def _write(self) -> None:
+        Raises DeviceError after a few attempts within a second, and SyncFailedError, which is latched.
+        """
+        pauses = iter(_RETRY_PAUSES)
+        while True:
+            try:
+                with self._lock:
+                    self._write(tags=self._pins.tags, **changes)
+                return
+            except SyncFailedError:
+                raise
+            except DeviceError:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+            time.sleep(pause)
+
+    def _write(self, **changes: Any) -> None:
+        """Write a superblock with these changes. `_lock` held. Raises DeviceError; a SyncFailedError is latched."""
         try:
-            self._store.write(tags=self._pins.tags, committed=self._line.committed)
-        except DeviceError as error:
-            # It is not known whether it is durable: nothing may move any more.
+            self._store.write(**changes)
+        except SyncFailedError as error:
+            # It is not known what is durable: nothing may move any more.
             self._line.fail_log(error)
             raise

@@ -12,6 +12,7 @@ from typing import Any
 from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import FormatError, LogVersionError
 from wbcache_core.format.superblock import MAGIC, SLOT_OFFSETS, NewerVersionError, Superblock, decode, encode
+from wbcache_core.log.log_sync import LogSync
 from wbcache_core.units import PAGE_BYTES
 
 
@@ -60,6 +61,8 @@ class SuperblockStore:
         """`slots` as returned by read_slots(), at least one of them valid."""
         self._lock = threading.Lock()
         self._device = device
+        self.log_sync = LogSync(device)
+        """Shared by everything that writes the log."""
         self._slots = list(slots)
         current = newest(slots)
         assert current
@@ -81,8 +84,17 @@ class SuperblockStore:
         """Log space below this position may be overwritten."""
         return min(slot.oldest_place for slot in self._slots if slot)
 
+    def begin_anew(self) -> None:
+        """Forget a failed sync. Only if everything written since the last good sync is going to be written again:
+        before the first commit that is one superblock, and the next write() does it."""
+        self.log_sync = LogSync(self._device)
+
     def write(self, **changes: Any) -> None:
-        """Make the current superblock with changes durable in the other slot. Raises DeviceError."""
+        """Make the current superblock with changes durable in the other slot.
+
+        If it raises DeviceError, the current one still counts, and the next write goes to the same slot. Either the
+        old or the new superblock or a torn one is there; all they can say is true. SyncFailedError is final.
+        """
         with self._lock:
             current = self._current
             successor = current.with_changes(sequence=current.sequence + 1, written_ns=time.time_ns(), **changes)
@@ -90,7 +102,7 @@ class SuperblockStore:
             successor = successor.with_changes(committed=max(successor.committed, current.committed))
             self._page[:] = encode(successor)
             self._device.write([self._page], _slot_offset(successor.sequence))
-            self._device.sync()
+            self.log_sync.sync()
             self._slots[_slot(successor.sequence)] = self._current = successor
 
 

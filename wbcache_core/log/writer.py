@@ -17,6 +17,7 @@ from wbcache_core.format.frames import lengths_of
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, RAW, ZSTD, Descriptor, encode
 from wbcache_core.format.superblock import DATA_START
 from wbcache_core.log.compressor import FrameCompressor
+from wbcache_core.log.log_sync import LogSync
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
@@ -35,6 +36,15 @@ class WrittenSegment(NamedTuple):
     @property
     def end_place(self) -> int:
         return self.place + self.descriptor.log_pages
+
+
+class _Generation(NamedTuple):
+    """Segments that are ready to be written, and where the log continues after them."""
+
+    segments: list[WrittenSegment]
+    runs: list[tuple[int, list[memoryview]]]
+    """What to write, by position: views of the ring and of the compressed data."""
+    end: "LogEnd"
 
 
 class LogEnd(NamedTuple):
@@ -78,9 +88,18 @@ def bury_discarded(device: Device, data_pages: int, place: int, limit: int) -> N
 
 class LogWriter:
     def __init__(
-        self, device: Device, data_pages: int, uuid: bytes, ring: RingBuffer, end: LogEnd, zstd_level: int | None
+        self,
+        device: Device,
+        data_pages: int,
+        uuid: bytes,
+        ring: RingBuffer,
+        end: LogEnd,
+        zstd_level: int | None,
+        sync: LogSync | None = None,
     ) -> None:
+        """`sync` is shared by everything that writes the log."""
         self._device = device
+        self._sync = sync or LogSync(device)
         self._data_pages = data_pages
         self._uuid = uuid
         self._ring = ring
@@ -88,18 +107,25 @@ class LogWriter:
         self._compressor = FrameCompressor(zstd_level) if zstd_level is not None else None
         self._scratch = aligned_buffer(min(ring.pages, COMMIT_PAGES + MAX_SEGMENT_PAGES) * PAGE_BYTES)
         self._scratch_used = 0
+        self._prepared: _Generation | None = None
 
     def close(self) -> None:
         """End the threads that compress."""
         if self._compressor:
             self._compressor.close()
 
-    def write(self, segments: list[PendingSegment], committed: int, reclaimed_place: int) -> list[WrittenSegment]:
-        """Make closed segments, in LSN order, durable as one generation. If it raises DeviceError, nothing has moved.
+    @property
+    def is_prepared(self) -> bool:
+        """Whether there is a generation for write(). One whose write failed stays and has to be repeated unchanged."""
+        return self._prepared is not None
+
+    def prepare(self, segments: list[PendingSegment], committed: int, reclaimed_place: int) -> None:
+        """Get closed segments, in LSN order, ready to be written as one generation. No other one may be prepared.
 
         `committed` is the cursor as it stands now. The space must be free, less than a lap beyond `reclaimed_place`:
-        the caller made sure of that when it admitted their pages to the ring.
+        the caller made sure of that when it admitted their pages to the ring. They stay there until write() succeeds.
         """
+        assert not self._prepared
         end = self._next_generation()
         self._scratch_used = 0
         written: list[WrittenSegment] = []
@@ -115,11 +141,21 @@ class LogWriter:
             written.append(one)
             end = end._replace(place=one.end_place, previous=one.descriptor.checksum)
         assert end.place <= reclaimed_place + self._data_pages, "the log would overwrite what is still needed"
-        for place, views in runs:
+        self._prepared = _Generation(written, runs, end)
+
+    def write(self) -> list[WrittenSegment]:
+        """Make the prepared generation durable. If it raises DeviceError, nothing has moved: call it again.
+
+        Each time the same bytes go to the same positions. So what a failure leaves in the log is what any write under
+        way may leave there, and a crash finds nothing else, however often it is repeated. SyncFailedError is final.
+        """
+        prepared = self._prepared
+        assert prepared
+        for place, views in prepared.runs:
             self._device.write(views, DATA_START + (place % self._data_pages << PAGE_SHIFT))
-        self._device.sync()
-        self.end = end
-        return written
+        self._sync.sync()
+        self.end, self._prepared = prepared.end, None
+        return prepared.segments
 
     def write_whole(self, segments: Iterator[PendingSegment], committed: int, reclaimed_place: int) -> LogEnd:
         """Like write(), for a generation of any size: after a crash all of it is there or nothing.
@@ -146,7 +182,7 @@ class LogWriter:
         # An interrupted attempt may have left a segment that would follow the last one.
         bury_discarded(self._device, self._data_pages, tail.place, limit)
         self._device.write([held[1]], held[0])
-        self._device.sync()
+        self._sync.sync()
         self.end = tail
         return tail
 

@@ -25,6 +25,7 @@ from wbcache_core.errors import (
     WritesEndedError,
 )
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
+from wbcache_core.memory.commit_attempts import CommitAttempts
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.policy import Policy
 
@@ -81,6 +82,8 @@ class NumberLine:
         self.draining = False
         """While stopping: the destager goes on until the origin is complete."""
         self.log_error: LogFailedError | None = None
+        """Why nothing is committed any more until the server is started again."""
+        self.commits = CommitAttempts()
         self.origin_error: OriginFailedError | None = None
         self.origin_failed_at = 0.0
         """Since when, in seconds of time.monotonic()."""
@@ -173,14 +176,24 @@ class NumberLine:
             self.commit_requested = True
             self.commit_wanted.notify()
 
+    def _want_attempt(self, number: int) -> None:
+        """Have the committer begin that attempt to commit at once although others failed just now. Lock held."""
+        if self.commits.error and self.commits.wanted < number:
+            self.commits.wanted = number
+            self.commit_wanted.notify()
+
     def wait_for_room(self, pages: int) -> None:
         """Return when `pages` more LSNs fit under the limit. Lock held; released while waiting.
 
-        Raises LogFailedError, StoppedError, ReadOnlyError, and OriginFailedError when
-        only the origin could make room and it has been failing for ORIGIN_PATIENCE.
+        Raises LogFailedError, StoppedError, ReadOnlyError, CommitFailedError when an attempt failed that began after
+        the call, and OriginFailedError when only the origin could make room and it has been failing for
+        ORIGIN_PATIENCE.
         """
+        begun = self.commits.begun
         while self.head + pages > self.limit:
             self.check_writable()
+            self.commits.raise_if_failed_since(begun)
+            self._want_attempt(begun + 1)
             self.request_commit()
             free_pages = self.free_pages - MAX_SEGMENT_PAGES - self._carry_pages
             log_is_full = self.head + pages > self.committed + free_pages

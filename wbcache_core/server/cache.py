@@ -239,7 +239,8 @@ class Cache:
         assert self._log and self._reader
         config, line = self._config, self._line
         writer = LogWriter(
-            self._log, line.data_pages, self._superblock.uuid, self._ring, self._end, config.compress
+            self._log, line.data_pages, self._superblock.uuid, self._ring, self._end, config.compress,
+            store.log_sync,
         )  # fmt: skip
         if self._may_be_under_way:
             # When the server before was killed, or lost its connection for good.
@@ -402,7 +403,7 @@ class Cache:
     def _finish(self) -> None:
         line = self._line
         try:
-            self._committer.commit_all()
+            self._committer.commit_before_stop()
             self._settled.set()
             if line.draining:
                 _log.info("draining %d pages of log to the origin", line.dirty_pages)
@@ -427,7 +428,7 @@ class Cache:
         if not line.log_error:
             assert self._store
             try:
-                self._store.write(committed=line.committed)
+                self._tags.write(committed=line.committed)
                 if self._store.current.destaged == line.head:
                     self._side.put(self._superblock.uuid, self._config.log, CLEAN)
             except DeviceError as error:

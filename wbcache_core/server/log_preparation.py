@@ -106,6 +106,7 @@ def bring_up_to_date(
         changes["samples"] = fingerprint.take(origin)
     if pair.past_is_gone:
         changes |= {"batch_end": line.committed, "tags": ()}
+    store.begin_anew()
     for _ in range(2):
         store.write(oldest=line.destaged, oldest_place=line.destaged_place, committed=line.committed, **changes)
     # Only now that neither superblock needs anything below `destaged`.

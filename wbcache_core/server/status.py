@@ -50,7 +50,8 @@ def gather(
         oldest, newest, count = covered.generations.oldest, covered.generations.newest, len(covered.generations)
         opened, tags = snapshots.opened(), pins.tags
         facts["bad_blocks"] = bad.facts()
-        log_error, origin_error, failed_at = line.log_error, line.origin_error, line.origin_failed_at
+        log_error = line.log_error or line.commits.error
+        origin_error, failed_at = line.origin_error, line.origin_failed_at
         settles_in = line.origin_settles_at - time.monotonic()
     facts["throttling"]["destaging_seconds_per_page"] = throttle.seconds_per_page
     facts["window"] = window(oldest, newest, count) if oldest and newest else None

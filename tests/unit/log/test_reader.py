@@ -52,7 +52,8 @@ class Log:
         for number, count in enumerate(COUNTS):
             pending.append(self._fill(pending[-1].end_lsn if pending else first_lsn, count, number))
         for commit in (pending[:2], pending[2:]):
-            self.segments += writer.write(commit, committed=1, reclaimed_place=first_place)
+            writer.prepare(commit, committed=1, reclaimed_place=first_place)
+            self.segments += writer.write()
         self.end_lsn = pending[-1].end_lsn
 
     def _fill(self, first_lsn, count, number):
