@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the clocks say: the wall clock, which anybody may set, and how long this machine has been up, which nobody can.
+"""What the clocks say: the wall clock, which can be set, and how long this machine has been up, which cannot.
 
-Time since the boot goes on while the machine sleeps, and stands still while a virtual machine is paused.
+Time since boot continues while the machine sleeps, and stands still while a virtual machine is paused.
 """
 
 import time
@@ -15,11 +15,11 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _OFFSETS = Path("/proc/self/timens_offsets")
 _NS = 10**9
 _CLOSE_NS = 1_000_000
-"""Both clocks were read at one moment if no more than this went by."""
+"""Both clocks count as read at one moment if no more time than this passed."""
 
 
 class Reading(NamedTuple):
-    """Both clocks at one moment, in ns. `boot` tells the boot, 0 where it is not known; then boot_ns is 0 too."""
+    """Both clocks at one moment, in ns. `boot` identifies the boot; 0 if unknown, and then boot_ns is 0 too."""
 
     wall_ns: int
     boot_ns: int = 0
@@ -27,16 +27,16 @@ class Reading(NamedTuple):
 
 
 def elapsed_ns(earlier: Reading, later: Reading) -> int | None:
-    """What went by between two readings, whatever the wall clock did; None where they are not of one boot.
+    """The time that passed between two readings, whatever the wall clock did; None if they are not of one boot.
 
-    A virtual machine that was taken back to an earlier state has the boot of that state, and less time since.
+    A virtual machine that was reset to an earlier state has the boot of that state, and less time since then.
     """
     is_one_boot = earlier.boot and earlier.boot == later.boot and earlier.boot_ns <= later.boot_ns
     return later.boot_ns - earlier.boot_ns if is_one_boot else None
 
 
 def _this_boot() -> int:
-    """4 bytes that tell this boot from others, never 0."""
+    """4 bytes that identify this boot, never 0."""
     try:
         name = _BOOT_ID.read_text().strip()
     except (OSError, ValueError):
@@ -46,7 +46,7 @@ def _this_boot() -> int:
 
 
 def _container_offset_ns() -> int:
-    """By how much a time namespace shows another time since the boot than the machine has."""
+    """By how much the time since boot in this time namespace differs from that of the machine."""
     try:
         lines = [line.split() for line in _OFFSETS.read_text().splitlines()]
         return next((int(line[1]) * _NS + int(line[2]) for line in lines if line[0] == "boottime"), 0)
@@ -59,7 +59,7 @@ _OFFSET_NS = _container_offset_ns()
 
 
 def read() -> Reading:
-    """What they say now."""
+    """What the clocks say now."""
     for _ in range(5):
         before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         wall_ns = time.time_ns()

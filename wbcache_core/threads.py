@@ -12,7 +12,7 @@ def start(thread: threading.Thread) -> None:
     try:
         thread.start()
     except (RuntimeError, MemoryError) as error:
-        # Python says both with a RuntimeError, and gives no errno.
+        # Python raises RuntimeError for both, without an errno.
         raise NoThreadError(
             f"cannot start a thread ({thread.name}): {error or 'out of memory'}; the limit on processes (ulimit -u, "
             "TasksMax= of systemd, pids.max of a container) or on memory is reached: raise it, and connect again"
@@ -40,7 +40,7 @@ class StartTogether:
         return thread
 
     def run(self) -> None:
-        """Let all of them go on. Whoever gets an exception here still has to give up."""
+        """Let all of them run. A caller that gets an exception here still has to call give_up()."""
         self._may_run = True
         self._decision.release()
 

@@ -24,7 +24,7 @@ _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def pages_of(byte_count: int) -> int:
-    """Number of pages that byte_count bytes touch when they start on a page."""
+    """Number of pages that byte_count bytes touch if they start at a page boundary."""
     return (byte_count + PAGE_MASK) >> PAGE_SHIFT
 
 
@@ -62,7 +62,7 @@ _LONGEST_QUOTE = 80
 
 
 def quoted(text: str) -> str:
-    """What somebody else has sent, for a message: in quotes, cut short, and with escapes for what cannot be printed."""
+    """Text from somebody else, for a message: in quotes, shortened, and with escapes for what cannot be printed."""
     shown = text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
     escaped = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)
     return f"'{''.join(escaped)}'"

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Many writes to a file in one system call: io_submit(2), the kernel's asynchronous I/O.
 
-Python gives up the GIL for each system call, and has to get it back from the threads that
-serve requests: for thousands of small writes that takes longer than the writes. What goes
-through the page cache io_submit() carries out before it returns, one after the other, so
-nothing here depends on the file system's being asynchronous.
+Python releases the GIL for each system call, and has to get it back from the threads that serve requests: for thousands
+of small writes that takes longer than the writes. Writes through the page cache are carried out by io_submit() before
+it returns, one after another, so nothing here depends on the file system being asynchronous.
 
 The structures are those of Linux's include/uapi/linux/aio_abi.h, the numbers of the system calls those of its
 asm/unistd.h; glibc has no functions for them.
@@ -20,7 +19,7 @@ import sys
 from collections.abc import Sequence
 
 _NUMBERS = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2), "riscv64": (0, 1, 4, 2)}
-"""Of io_setup, io_destroy, io_getevents and io_submit, by machine."""
+"""Numbers of io_setup, io_destroy, io_getevents and io_submit, by machine."""
 _IOCB = struct.Struct("<QIiHhIQQqQII")
 """struct iocb: data, key, rw_flags, lio_opcode, reqprio, fildes, buf, nbytes, offset, reserved2, flags, resfd."""
 _IOVEC = struct.Struct("<QQ")
@@ -29,7 +28,7 @@ _EVENT = struct.Struct("<QQqq")
 """struct io_event: data, obj, res, res2."""
 _PWRITEV = 8
 NOT_TAKEN = -errno.ECANCELED
-"""What a write counts as that the kernel did not take at all."""
+"""The result of a write that the kernel did not accept at all."""
 assert (_IOCB.size, _IOVEC.size, _EVENT.size) == (64, 16, 32)
 
 _Write = tuple[int, list[memoryview]]
@@ -43,7 +42,8 @@ class KernelAio:
     """A queue for writes. Used by one thread at a time, and not across a fork."""
 
     def __init__(self, depth: int) -> None:
-        """depth is the number of writes in one call at most. Raises OSError where the kernel has or gives none."""
+        """`depth` is the largest number of writes in one call. Raises OSError if the kernel has no such queue or gives
+        none."""
         numbers = _NUMBERS.get(platform.machine())
         if not numbers or sys.byteorder != "little" or ctypes.sizeof(ctypes.c_void_p) != 8:
             raise OSError(errno.ENOSYS, "no numbers of system calls for this machine")
@@ -53,14 +53,16 @@ class KernelAio:
         start = ctypes.addressof(self._iocbs)
         self._pointers = (ctypes.c_uint64 * depth)(*range(start, start + len(self._iocbs), _IOCB.size))
         self._first_number = 0
-        """Of the present call's writes: an event that an interrupted call left behind cannot pass for one of them."""
+        """Identifies the present call's writes: an event left behind by an interrupted call cannot be mistaken for
+        one."""
         self._context = ctypes.c_ulong(0)
         _call(self._setup, depth, ctypes.addressof(self._context))
 
     def write(self, fd: int, writes: Sequence[_Write]) -> list[int]:
-        """Carry out at most `depth` writes from writable memory; returns what each came to: bytes, or an errno below 0.
+        """Carry out at most `depth` writes from writable memory; returns the result of each: bytes, or an errno below
+        0.
 
-        Those that the kernel does not take at all are NOT_TAKEN. Raises OSError where it does not tell what became of
+        Those that the kernel does not accept at all are NOT_TAKEN. Raises OSError if it does not say what became of
         them; they have ended then, and the queue is closed.
         """
         self._first_number += len(writes)
@@ -68,7 +70,7 @@ class KernelAio:
         results = [NOT_TAKEN] * len(writes)
         submitted = 0
         try:
-            # Refused is the first one left over. Whoever repeats it alone is told why.
+            # io_submit stops at the first write it rejects; submitting that one alone tells why.
             with contextlib.suppress(OSError):
                 while submitted < len(writes):
                     pointers = ctypes.addressof(self._pointers) + 8 * submitted
@@ -77,7 +79,7 @@ class KernelAio:
             try:
                 self._reap(submitted, results)
             except OSError:
-                # The kernel lets go of a queue only when nothing is under way in it any more.
+                # The kernel releases a queue only when nothing is in progress in it any more.
                 self.close()
                 raise
             finally:
@@ -85,7 +87,7 @@ class KernelAio:
         return results
 
     def _fill(self, fd: int, writes: Sequence[_Write]) -> ctypes.Array[ctypes.c_char]:
-        """Describe the writes in the iocbs; returns the iovecs that these point to."""
+        """Describe the writes in the iocbs; returns the iovecs that they point to."""
         iovecs = ctypes.create_string_buffer(_IOVEC.size * sum(len(views) for _, views in writes))
         start, at = ctypes.addressof(iovecs), 0
         first_byte, address = ctypes.c_char.from_buffer, ctypes.addressof
@@ -100,7 +102,7 @@ class KernelAio:
         return iovecs
 
     def _reap(self, count: int, results: list[int]) -> None:
-        """Wait until none of count writes is under way any more."""
+        """Wait until none of count writes is in progress any more."""
         while count:
             events = ctypes.addressof(self._events)
             found = _call(self._getevents, self._context.value, count, count, events, None)
@@ -111,12 +113,12 @@ class KernelAio:
                     count -= 1
 
     def close(self) -> None:
-        """Give the queue back to the kernel."""
+        """Return the queue to the kernel."""
         _call(self._destroy, self._context.value)
 
 
 def _call(number: int, *arguments: int | None) -> int:
-    """A system call, again when a signal interrupted it; gives up the GIL. Raises OSError."""
+    """A system call, repeated if a signal interrupts it; releases the GIL. Raises OSError."""
     words = [None if word is None else ctypes.c_ulong(word) for word in arguments]
     while True:
         result: int = _libc.syscall(ctypes.c_long(number), *words)

@@ -2,7 +2,7 @@
 """What the core needs of an origin or a log: the protocols that devices implement.
 
 Offsets and lengths are bytes. A method that returns has done all that it was
-asked; otherwise it raises DeviceError. The tests bring simulated devices.
+asked; otherwise it raises DeviceError. The tests have simulated devices.
 """
 
 import mmap
@@ -23,22 +23,22 @@ class Device(Protocol):
     size: int
     writable: bool
     can_trim: bool
-    """Whether zero() with may_trim deallocates; else it may have to write as many zeros."""
+    """Whether zero() with may_trim deallocates; otherwise it may have to write that many zeros."""
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill view from offset."""
 
     def read_uncached_into(self, view: memoryview, offset: int) -> None:
-        """Like read_into, past every cache that can be passed; view is page aligned in memory."""
+        """Like read_into, bypassing every cache that can be bypassed; view is page aligned in memory."""
 
     def write(self, views: Sequence[memoryview], offset: int) -> None:
-        """Write the views one behind the other from offset. Durable only after sync()."""
+        """Write the views one after another from offset. Durable only after sync()."""
 
     def sync(self) -> None:
-        """All that was written before is durable when this returns."""
+        """Everything written before is durable when this returns."""
 
     def zero(self, offset: int, length: int, may_trim: bool) -> None:
-        """The range reads as zeros afterwards; with may_trim it is deallocated where possible."""
+        """The range reads as zeros afterwards; with may_trim it is deallocated if possible."""
 
     def extents(self, offset: int, length: int, most: int | None = None) -> list[Extent]:
         """Contiguous extents that cover the range exactly, or the beginning of it: not less than the first `most`."""
@@ -51,47 +51,48 @@ class Device(Protocol):
 
     @property
     def settles_at(self) -> float:
-        """In seconds of time.monotonic(): until then requests that nobody waits for any more may change the device.
+        """In seconds of time.monotonic(): until then, abandoned requests may still change the device.
 
-        0.0 where there can be none. Write, zero and sync fail until then.
+        0.0 if there can be none. Write, zero and sync fail until then.
         """
 
     def suspect_requests(self) -> None:
-        """A process that was killed may have left requests under way: moves `settles_at` where that can be."""
+        """A killed process may have left requests in progress: moves `settles_at` if that is possible on this
+        device."""
 
     def interrupt(self) -> None:
-        """The cache is stopping: calls that wait for something to come back give up soon."""
+        """The cache is stopping: calls that wait for something to return give up soon."""
 
     def close(self) -> None:
         """Release the device and its lock. Idempotent."""
 
 
 Write = tuple[int, list[memoryview]]
-"""An offset and what to write there, one view behind the other."""
+"""An offset and what to write there, one view after another."""
 
 
 @runtime_checkable
 class PipelinedDevice(Device, Protocol):
-    """A device on which one thread can have several writes under way."""
+    """A device on which one thread can have several writes in progress."""
 
     pipeline_depth: int
-    """More in one thread bring nothing."""
+    """More in one thread gain nothing."""
     def write_many(
         self, take: Callable[[], Write | None], fail: Callable[[Write, DeviceError], None], depth: int
     ) -> None:
-        """Write what take() gives, in any order and up to depth at once, until it gives None.
+        """Write what take() returns, in any order and up to depth at once, until it returns None.
 
-        What the device refuses goes to fail(). Raises DeviceLostError, StoppedError, and what take() and fail()
-        raise; none of the writes is under way any more then. Durable only after sync().
+        What the device rejects goes to fail(). Raises DeviceLostError, StoppedError, and what take() and fail() raise;
+        then none of the writes is in progress any more. Durable only after sync().
         """
 
 
 @runtime_checkable
 class BulkDevice(Device, Protocol):
-    """A device that takes many writes in one call."""
+    """A device that accepts many writes in one call."""
 
     bulk_depth: int
-    """So many at most; 0 while it turns out that it does not."""
+    """The largest number; 0 while it has turned out that it does not."""
 
     def write_bulk(self, writes: Sequence[Write]) -> list[tuple[Write, DeviceError]]:
         """Carry out all writes, from writable memory, and return those that failed. Durable only after sync()."""
@@ -99,16 +100,16 @@ class BulkDevice(Device, Protocol):
 
 @runtime_checkable
 class ConnectedDevice(Protocol):
-    """What a device at the other end of connections can do besides."""
+    """What a device at the other end of connections can do in addition."""
 
     check_seconds: float
-    """How often check_idle() is to be called where nothing else is asked of the device."""
+    """Seconds between calls of check_idle() when nothing else is asked of the device."""
 
     def be_patient(self) -> None:
-        """From now on changes and flushes may take as long as they take: a drain needs them."""
+        """From now on changes and flushes have no time limit: a drain needs them."""
 
     def check_idle(self) -> None:
-        """Notice whether the other end is to end, or has gone, on connections that nobody uses. Raises nothing."""
+        """Notice on idle connections whether the other end is ending or has gone. Raises nothing."""
 
 
 def aligned_buffer(length: int) -> memoryview:

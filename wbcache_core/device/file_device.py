@@ -23,13 +23,14 @@ _BULK_DEPTH = 128
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
 _BLKROGET = 0x125E
 _NO_FOLDER_SYNC = NO_LOCKS | {errno.EACCES, errno.EISDIR, errno.EROFS}
-"""What is answered by file systems that sync no folders (CIFS, 9p), and to users who may write to one and not read."""
+"""The errors of file systems that cannot sync folders (CIFS, 9p), and for users who may write to one but not read
+it."""
 
 _SYSFS = "/sys/dev/block"
 _DISCARD_LIMITS = ("discard_max_bytes", "write_zeroes_max_bytes")
-"""Both have to be there: blocks that a device only discards may read as anything afterwards.
+"""Both must be nonzero: blocks that a device merely discards may read as anything afterwards.
 
-Documentation/ABI/stable/sysfs-block of Linux. A limit of 0 is what the device cannot do.
+Documentation/ABI/stable/sysfs-block of Linux. A limit of 0 means that the device cannot do it.
 """
 
 _log = logging.getLogger("wbcache")
@@ -40,8 +41,8 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 def system_path(path: str) -> bytes:
-    """What the kernel gets for a path: nbdkit hands paths over as UTF-8, and Python would refuse to encode them in the
-    C locale that services start in."""
+    """The bytes of a path for the kernel: nbdkit passes paths as UTF-8, and Python would refuse to encode them in the C
+    locale that services start in."""
     return path.encode("utf-8", "surrogateescape")
 
 
@@ -49,7 +50,7 @@ _ZEROS = aligned_buffer(MIB).toreadonly()
 
 
 def _is_read_only(fd: int) -> bool:
-    """Whether a block device takes no writes, where it tells; Linux opens it for writing all the same."""
+    """Whether a block device says that it is read-only; Linux opens it for writing anyway."""
     with contextlib.suppress(OSError):
         return fcntl.ioctl(fd, _BLKROGET, bytes(4)) != bytes(4)
     return False
@@ -58,7 +59,7 @@ def _is_read_only(fd: int) -> bool:
 def can_discard(device_number: int) -> bool:
     """Whether the block device with that number can deallocate blocks so that they read as zeros from then on.
 
-    True also where nobody says.
+    Also True if that is not known.
     """
     try:
         return _has_discard_limits(device_number)
@@ -67,21 +68,21 @@ def can_discard(device_number: int) -> bool:
 
 
 def _has_discard_limits(device_number: int) -> bool:
-    """Raises OSError where sysfs may not be read."""
+    """Raises OSError if sysfs cannot be read."""
     folder = Path(_SYSFS, f"{os.major(device_number)}:{os.minor(device_number)}").resolve()
-    # A partition has the limits of its disk, in whose folder it is.
+    # A partition has the limits of its disk, whose folder contains it.
     queue = next((queue for queue in (folder / "queue", folder.parent / "queue") if queue.is_dir()), None)
     return queue is None or all((queue / name).read_text().strip() != "0" for name in _DISCARD_LIMITS)
 
 
 class FileDevice:
-    """A regular file or a block device, claimed against others who would write it for as long as it is open.
+    """A regular file or a block device, claimed against other writers for as long as it is open.
 
-    With direct=True writes and uncached reads use O_DIRECT where the file
-    system allows it; `is_direct` tells. Falls back to read-only when the
-    file may be read and not written, as nbdkit's file plugin does; with
-    read_only=True it is opened so from the start. With beside_writers=True
-    others may have it open for writing, as long as they hold no claim on it.
+    With direct=True writes and uncached reads use O_DIRECT if the file system
+    allows it; `is_direct` tells. Falls back to read-only if the file may be
+    read but not written, as nbdkit's file plugin does; with read_only=True it
+    is opened that way from the start. With beside_writers=True others may have
+    it open for writing, as long as they hold no claim on it.
     """
 
     def __init__(
@@ -94,7 +95,8 @@ class FileDevice:
         self._fd, self.writable = self._open(path, read_only)
         self._direct_fd = -1
         self._io_fd = self._fd
-        """_direct_fd, where it works for more than reads of one page. Any thread sets it back, none the other way."""
+        """_direct_fd, if it works for more than reads of one page. Any thread may reset it to _fd, none sets it
+        back."""
         self._optional = OptionalRequests()
         self._aio: KernelAio | None = None  # of the thread that uses write_bulk()
         try:
@@ -139,8 +141,8 @@ class FileDevice:
             raise self._error("open", error) from None
 
     def _open_for_writing(self, path: str) -> int | None:
-        """None for what may only be read."""
-        # O_EXCL without O_CREAT makes the kernel refuse a block device that is mounted or part of another one.
+        """None for a file or device that may only be read."""
+        # With O_EXCL and without O_CREAT the kernel refuses a block device that is mounted or part of another one.
         flags = os.O_CLOEXEC | (os.O_EXCL if self._is_block_device else 0)
         try:
             fd = os.open(system_path(path), os.O_RDWR | flags)
@@ -158,8 +160,8 @@ class FileDevice:
         return None
 
     def _lock(self) -> None:
-        """The lock between servers and tools of ours, where the file system has locks."""
-        # flock, not POSIX locks: these are dropped when nbdkit forks into the background.
+        """Take the lock between our servers and tools, if the file system has locks."""
+        # flock, because POSIX locks are dropped when nbdkit forks into the background.
         for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
             try:
                 fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
@@ -171,7 +173,7 @@ class FileDevice:
                     ) from None
                 if error.errno not in NO_LOCKS:
                     raise self._error("lock", error) from None
-                # Where flock is a POSIX lock underneath (NFS), who cannot write can only share.
+                # If flock is implemented as a POSIX lock (NFS), a descriptor that cannot write can only share.
         if self.writable:
             _log.warning(
                 "%s '%s': its file system has no locks: nothing prevents a second server from using it",
@@ -192,7 +194,7 @@ class FileDevice:
         self._direct_fd = self._io_fd = fd
 
     def _leave_direct(self, fd: int, verb: str, error: OSError) -> None:
-        """Do without O_DIRECT from now on, where that is what was refused. Raises DeviceError for other errors."""
+        """Stop using O_DIRECT if that is what was rejected. Raises DeviceError for other errors."""
         if error.errno != errno.EINVAL or fd != self._direct_fd:
             raise self._error(verb, error) from None
         if self._io_fd != self._fd:
@@ -280,7 +282,7 @@ class FileDevice:
             return [NOT_TAKEN] * len(writes)
         try:
             if self._aio is None:
-                # Not before the server has gone into the background: the kernel keeps it for a process.
+                # Not before the server has forked into the background: the queue belongs to a process.
                 self._aio = KernelAio(_BULK_DEPTH)
             return self._aio.write(self._io_fd, writes)
         except OSError:
@@ -335,7 +337,7 @@ class FileDevice:
             offset = data
             if offset < end:
                 hole = min(self._seek(offset, os.SEEK_HOLE, end), end)
-                # Where the destager has punched one here meanwhile, the next round finds it.
+                # If the destager has punched a hole here meanwhile, the next round finds it.
                 if hole > offset:
                     found.append((offset, hole - offset, False, False))
                 offset = hole
@@ -367,13 +369,13 @@ class FileDevice:
         return 0.0
 
     def suspect_requests(self) -> None:
-        """There are none: what a process has under way holds on to its lock, also when it was killed."""
+        """There are none: a process keeps its lock, even when killed, until its requests have ended."""
 
     def interrupt(self) -> None:
         """The kernel's calls cannot be cut short."""
 
     def is_file(self, path: str) -> bool:
-        """True when path is this file or this block device, under whatever name; False also when there is none."""
+        """Whether path is this file or this block device, under whatever name; also False if it does not exist."""
         mine = os.fstat(self._fd)
         try:
             other = os.stat(system_path(path))
@@ -390,14 +392,14 @@ class FileDevice:
                 aio.close()
         for fd in (self._fd, self._direct_fd):
             if fd >= 0:
-                # Network and FUSE file systems report here what goes wrong now; all that matters was synced before.
+                # Network and FUSE file systems report late errors here; everything that matters was synced before.
                 with contextlib.suppress(OSError):
                     os.close(fd)
         self._fd = self._direct_fd = self._io_fd = -1
 
 
 def sync_folder(folder: str | bytes) -> None:
-    """Make new names in a folder durable, where there is a way. Raises OSError where that was tried and failed."""
+    """Make new names in a folder durable, if there is a way. Raises OSError if that was tried and failed."""
     fd = -1
     try:
         fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Claims a file or block device against everybody else who could change it, and says who stands in the way."""
+"""Claims a file or block device against everybody else who could change it, and says who is in the way."""
 
 import errno
 import logging
@@ -11,21 +11,20 @@ from wbcache_core.device.image_users import Identity
 from wbcache_core.errors import DeviceInUseError
 
 NO_LOCKS = frozenset((errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF, errno.EPERM))
-"""What a file system answers that lacks this kind of lock, or lacks it for a descriptor that cannot write (NFS)."""
+"""The errors of a file system that lacks this kind of lock, or lacks it for a descriptor that cannot write (NFS)."""
 
 _PATIENCE_SECONDS = 1.0
-"""A program that was just ended, or that only has a look, is gone by then."""
+"""A program that is just ending, or only has a quick look, is gone by then."""
 _PAUSE_SECONDS = 0.1
 
 _log = logging.getLogger("wbcache")
 
 
 def claim(fd: int, what: str, path: bytes, writes: bool, beside_writers: bool) -> None:
-    """Hold the locks by which qemu keeps away, and make sure that nobody uses the image in another way.
+    """Hold the locks that keep qemu away, and make sure that nobody uses the image in another way.
 
-    `what` is what messages call it. One who only reads shares with others who only read, and is only warned of
-    processes that have the image open for writing without a claim of any kind; so is, with beside_writers, one who
-    writes. Raises DeviceInUseError.
+    `what` is its name in messages. A reader shares with other readers, and is only warned about processes that have the
+    image open for writing without any kind of claim; with beside_writers, so is a writer. Raises DeviceInUseError.
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -44,7 +43,7 @@ def claim(fd: int, what: str, path: bytes, writes: bool, beside_writers: bool) -
 
 
 def _claim_of_others(fd: int, image: Identity | None, path: bytes, writes: bool) -> str:
-    """Words for a lock or a loop device in the way, else nothing."""
+    """Words for a lock or a loop device in the way, otherwise nothing."""
     try:
         permission = qemu_locks.claim(fd, writes)
         if permission:
@@ -71,7 +70,7 @@ def _process_that_writes(image: Identity) -> str:
 
 
 def describe_holders(device_number: int) -> str:
-    """In parentheses, who has claimed the block device of that number; empty where that cannot be seen."""
+    """In parentheses, who has claimed the block device with that number; empty if that cannot be seen."""
     image = Identity(True, os.major(device_number), os.minor(device_number), 0)
     found = image_users.holders(image) + [str(process) for process in image_users.processes(image)]
     return f" ({', '.join(found[:4])})" if found else ""

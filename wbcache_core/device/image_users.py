@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Who else uses a file or block device: processes that have it open, loop devices, mounts, and what is stacked on it.
 
-Nothing here waits for a disk or a server: a file system in user space may be waiting for the very cache that is
-about to start. What may not be seen (other users' processes, other containers) is not found.
+Nothing here waits for a disk or a server: a file system in user space may be waiting for the very cache that is about
+to start. What is not visible (other users' processes, other containers) is not found.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Identity(NamedTuple):
-    """The same for all names and descriptors of one file, or of one block device."""
+    """Identical for all names and descriptors of one file, or of one block device."""
 
     is_block_device: bool
     major: int
@@ -50,7 +50,7 @@ class LoopDevice(NamedTuple):
 
 
 def identity_of(fd: int) -> Identity | None:
-    """None where the system cannot tell."""
+    """None if the system cannot tell."""
     return _statx(fd, b"", _AT_EMPTY_PATH)
 
 
@@ -71,14 +71,14 @@ def _statx(fd: int, path: bytes, flags: int) -> Identity | None:
 
 
 def processes(image: Identity) -> list[Process]:
-    """Other processes that have it open, those that may write first. Raises nothing; gives up after a second."""
+    """Other processes that have it open, writers first. Raises nothing; gives up after a second."""
     deadline = time.monotonic() + _LONGEST_SEARCH_SECONDS
     found: list[Process] = []
     for name in _names_in("/proc"):
         if time.monotonic() > deadline:
             break
         if name.isdigit() and int(name) != os.getpid():
-            # Processes end while this looks at them, and most of other users' may not be looked at.
+            # Processes end while this looks at them, and most of those of other users cannot be examined.
             with contextlib.suppress(OSError, ValueError):
                 modes = list(_modes(f"/proc/{name}", image))
                 if modes:
@@ -87,7 +87,7 @@ def processes(image: Identity) -> list[Process]:
 
 
 def _names_in(folder: str) -> list[str]:
-    """Nothing where it may not be read."""
+    """Nothing if it cannot be read."""
     try:
         return os.listdir(folder)
     except OSError:
@@ -95,7 +95,7 @@ def _names_in(folder: str) -> list[str]:
 
 
 def _modes(folder: str, image: Identity) -> Iterator[bool]:
-    """For each descriptor of the image in a process whether it is open for writing. Raises OSError, ValueError."""
+    """For each descriptor of the image in a process, whether it is open for writing. Raises OSError, ValueError."""
     for number in os.listdir(f"{folder}/fd"):
         if _identity_at(os.fsencode(f"{folder}/fd/{number}")) == image:
             fields = Path(f"{folder}/fdinfo/{number}").read_text().split()
@@ -105,7 +105,7 @@ def _modes(folder: str, image: Identity) -> Iterator[bool]:
 
 
 def _command(pid: str) -> str:
-    """Its name, in characters that fit into a message. Raises OSError."""
+    """Its name, in characters that are fit for a message. Raises OSError."""
     name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     return "".join(character if character.isprintable() else "?" for character in name)
 
@@ -118,7 +118,7 @@ def loop_devices(image: Identity, path: bytes, has_one_name: bool, sysfs: str = 
         # Loop devices go away while this looks at them.
         with contextlib.suppress(OSError):
             backing = (folder / "loop" / "backing_file").read_bytes().rstrip(b"\n")
-            # Where the name tells already, no foreign file system is asked: it could wait for this very cache.
+            # If the name already tells, no other file system is asked: it could be waiting for this very cache.
             differs = has_one_name and os.path.basename(backing) != name
             if not (differs and not image.is_block_device) and _identity_at(backing) == image:
                 is_read_only = (folder / "ro").read_text().strip() == "1"
@@ -149,6 +149,6 @@ def holders(image: Identity) -> list[str]:
 
 
 def _number(path: str) -> str:
-    """MAJOR:MINOR of a block device by its path, nothing for other paths."""
+    """MAJOR:MINOR of a block device by its path, empty for other paths."""
     identity = _identity_at(os.fsencode(path)) if path.startswith("/dev/") else None
     return f"{identity.major}:{identity.minor}" if identity and identity.is_block_device else ""

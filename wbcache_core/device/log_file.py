@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The file of a log that does not exist yet: making it, and finding out beforehand whether that can succeed."""
+"""The file of a log that does not exist yet: creating it, and finding out beforehand whether that can succeed."""
 
 import ctypes
 import errno
@@ -12,13 +12,14 @@ from wbcache_core.errors import DeviceError
 _AT_FDCWD, _AT_EACCESS = -100, 0x200
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 
-# os.access() does not tell why.
+# os.access() does not say why.
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.faccessat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)
 
 
 def create_file(path: str, length: int) -> None:
-    """A new sparse file that only its owner can read. Raises DeviceError, also when it exists; then leaves nothing."""
+    """Create a sparse file that only its owner can read. Raises DeviceError, also if it exists; then leaves nothing
+    behind."""
     try:
         fd = os.open(system_path(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -35,9 +36,9 @@ def create_file(path: str, length: int) -> None:
 
 
 def check_creatable(path: str) -> None:
-    """Raises the DeviceError that create_file() would raise, as far as that shows without changing anything.
+    """Raises the DeviceError that create_file() would raise, as far as can be told without changing anything.
 
-    Answers for the user that the process runs as now.
+    This is about the user that the process runs as now.
     """
     folder = os.path.join(system_path(os.path.dirname(path)), b".")
     if _libc.faccessat(_AT_FDCWD, folder, os.W_OK | os.X_OK, _AT_EACCESS) != 0:

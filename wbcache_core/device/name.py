@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a user may name a device by: a path, a file:// URI of one, or an NBD URI."""
+"""How a user may name a device: a path, the file:// URI of one, or an NBD URI."""
 
 import os
 import re
@@ -13,15 +13,16 @@ _FILE = re.compile(r"file://([^/]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def is_uri(text: str) -> bool:
-    """Whether it is the URI of a server (nbd://, nbds://, nbd+unix://, ...) and not a path. What exists is a path."""
+    """Whether it is the URI of a server (nbd://, nbds://, nbd+unix://, ...) and not a path. A name that exists as a
+    path is a path."""
     if not _SCHEME.match(text) or _FILE.match(text):
         return False
-    # Encoded here, because Python would refuse to in the C locale that services start in.
+    # Encoded here, because Python would refuse to do so in the C locale that services start in.
     return not os.path.lexists(text.encode("utf-8", "surrogateescape"))
 
 
 def local_path(text: str) -> str:
-    """The path that a file:// URI names; anything else is one as it is. Raises ConfigError."""
+    """The path that a file:// URI names; anything else is a path already. Raises ConfigError."""
     match = _FILE.fullmatch(text)
     if not match or os.path.lexists(text.encode("utf-8", "surrogateescape")):
         return text
@@ -39,10 +40,10 @@ def local_path(text: str) -> str:
 
 
 def device_name(text: str) -> str:
-    """A URI as it is, and of what is local the path. Raises ConfigError."""
+    """A URI unchanged, or the path of something local. Raises ConfigError."""
     return text if is_uri(text) else local_path(text)
 
 
 def absolute_device_name(text: str) -> str:
-    """The same from every working directory. Raises ConfigError."""
+    """Like device_name(), but valid from every working directory. Raises ConfigError."""
     return with_absolute_paths(text) if is_uri(text) else os.path.abspath(local_path(text))

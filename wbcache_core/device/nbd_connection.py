@@ -20,12 +20,12 @@ ALLOCATION = "base:allocation"
 FLUSH = "flush"
 
 PIPELINE_DEPTH = 16
-"""Writes under way on one connection: servers work on about so many at once."""
+"""Most writes in progress on one connection: servers work on about this many at once."""
 _POLL_MS = 250
 _GRACE_SECONDS = 5.0
-"""How long a request may go unanswered, or a connection take to begin, once the cache is stopping."""
+"""How long a request may go unanswered, or a new connection may take, once the cache is stopping."""
 _OTHERS_FACTOR = 10
-"""So many times its limit a request may wait where its own connection is silent and others are answered."""
+"""How many times its limit a request may wait if its own connection is silent and others are answered."""
 _KEEPALIVE_PROBES = 4
 
 
@@ -41,7 +41,7 @@ class State(enum.Enum):
 
 
 class Part(NamedTuple):
-    """One write as the server takes it, and what it is a part of."""
+    """One write as the server accepts it, and what it is a part of."""
 
     data: memoryview
     offset: int
@@ -49,8 +49,8 @@ class Part(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What a connection has to ask its device: whether the cache stops, whether answers to changes are waited for
-    without a limit, how long the others are waited for, and when another connection last had a sign of life."""
+    """What a connection asks its device: whether the cache is stopping, whether to wait without limit for answers to
+    changes, how long to wait for others, and when another connection last had a sign of life."""
 
     is_stopping: Callable[[], bool]
     is_draining: Callable[[], bool]
@@ -66,7 +66,7 @@ class NbdConnection:
     """
 
     def __init__(self, uri: str, rules: Rules, connect_seconds: float, keepalive_seconds: float) -> None:
-        """Raises DeviceLostError after connect_seconds, ConfigError for a URI that makes no sense."""
+        """Raises DeviceLostError after connect_seconds, ConfigError for an invalid URI."""
         self.unflushed = False
         self.unanswered = 0
         self.state = State.CONNECTING
@@ -80,7 +80,7 @@ class NbdConnection:
             is_started = True
             self._wait_until_connected(connect_seconds)
         except nbd.Error as error:
-            # Later it is about the connection: libnbd's poll() says so too where that changes state meanwhile.
+            # Later this error is about the connection: libnbd's poll() also returns it if the state changes meanwhile.
             if error.errnum == errno.EINVAL and not is_started:
                 raise ConfigError(f"origin '{uri}' is not a usable NBD URI: {error.string}") from None
             raise DeviceLostError(f"cannot connect to origin '{uri}': {error.string}", errno.EIO) from None
@@ -103,7 +103,7 @@ class NbdConnection:
             self.handle.poll(_POLL_MS)
 
     def _keep_alive(self, seconds: float) -> None:
-        """A hint: let the kernel notice a machine that has gone without a word, also while no request waits."""
+        """A hint: let the kernel notice a machine that has disappeared, even while no request is waiting."""
         with contextlib.suppress(OSError, nbd.Error), socket.socket(fileno=os.dup(self.handle.aio_get_fd())) as end:
             if end.family in (socket.AF_INET, socket.AF_INET6):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -114,22 +114,22 @@ class NbdConnection:
 
     @property
     def is_usable(self) -> bool:
-        """Connected, with no request under way."""
+        """Connected, with no request in progress."""
         return self.state is State.READY and self.handle.aio_is_ready() and not self.handle.aio_in_flight()
 
     def has_ended(self) -> bool:
-        """Whether the other end has hung up, for a connection on which nothing is under way. Does not wait."""
+        """Whether the other end has hung up, for a connection on which nothing is in progress. Does not wait."""
         with contextlib.suppress(nbd.Error):
             self.handle.poll(0)
         return not self.is_usable
 
     def hang_up(self) -> None:
-        """Close the connection: the handle goes with its last user. A server that is to end waits for that."""
+        """Close the connection: the handle goes with its last user. A server that wants to end waits for that."""
         self.state = State.CLOSED
         self.handle = nbd.NBD()
 
     def change(self, verb: str, method: str, *arguments: Any) -> None:
-        """perform() what changes the export."""
+        """perform() a request that changes the export."""
         self.unanswered += 1
         try:
             self.perform(verb, method, *arguments)
@@ -143,8 +143,8 @@ class NbdConnection:
     def perform(self, verb: str, method: str, *arguments: Any) -> None:
         """Start one of libnbd's aio_ calls and wait for it; verb is for the message.
 
-        Raises DeviceError with the server's errno, DeviceLostError, and StoppedError when there is no answer
-        while the cache is stopping; after the last two the connection cannot be used any more.
+        Raises DeviceError with the server's errno, DeviceLostError, and StoppedError if there is no answer while the
+        cache is stopping; after the last two the connection is unusable.
         """
         handle = self.handle
         wait = _Wait(self, is_flush=verb == FLUSH, is_change=verb == FLUSH or self.unanswered > 0)
@@ -159,10 +159,10 @@ class NbdConnection:
     def write_many(
         self, next_part: Callable[[], Part | None], refuse: Callable[[Part, DeviceError], None], depth: int
     ) -> None:
-        """Write what next_part() gives, up to depth at once, until it gives None; what fails goes to refuse().
+        """Write what next_part() returns, up to depth at once, until it returns None; what fails goes to refuse().
 
-        Raises DeviceLostError and StoppedError as perform() does, and what the two callbacks raise as soon as
-        nothing is under way any more.
+        Raises DeviceLostError and StoppedError as perform() does, and what the two callbacks raise as soon as nothing
+        is in progress any more.
         """
         handle = self.handle
         under_way: dict[int, Part] = {}
@@ -173,7 +173,7 @@ class NbdConnection:
             while True:
                 try:
                     while not failure and len(under_way) < depth and (part := next_part()):
-                        # Also when the call fails: it may have sent some or all of it.
+                        # Even if the call fails: it may have sent some or all of it.
                         self.unanswered += 1
                         under_way[handle.aio_pwrite(part.data, part.offset)] = part
                 except (DeviceError, StoppedError) as error:
@@ -215,7 +215,7 @@ class NbdConnection:
             return DeviceLostError(f"the connection to origin '{self._uri}' was lost", errno.EIO)
         number = error.errnum or errno.EIO
         if number == errno.ESHUTDOWN:
-            # It waits for us to hang up; a successor may listen soon.
+            # It waits for us to hang up; a successor may be listening soon.
             self.state = State.ENDING
             return DeviceLostError(f"origin '{self._uri}' is shutting down", errno.EIO)
         self.answered_at = time.monotonic()
@@ -230,7 +230,7 @@ class NbdConnection:
         )
 
     def _silent_until(self, since: float, is_flush: bool) -> float:
-        """How long it may stay silent, when nothing has come on it since then."""
+        """How long it may stay silent if nothing has arrived on it since then."""
         limit = self._rules.patience.limit(is_flush)
         last_sign = max(since, self._rules.others_answered_at(self))
         return min(last_sign + limit, since + _OTHERS_FACTOR * limit)
@@ -252,8 +252,8 @@ class _Wait:
         self._stopping_since = 0.0
 
     def poll(self) -> None:
-        """Wait a while for the server. Raises nbd.Error; DeviceLostError, when it was silent for too long;
-        StoppedError, when there was no answer for some time since the cache began to stop."""
+        """Wait a while for the server. Raises nbd.Error, DeviceLostError if it was silent for too long, and
+        StoppedError if there has been no answer for some time since the cache began to stop."""
         connection, rules = self._connection, self._rules
         has_come = connection.handle.poll(_POLL_MS) != 0
         now = time.monotonic()
@@ -262,7 +262,7 @@ class _Wait:
             if now - self._stopping_since > _GRACE_SECONDS:
                 raise StoppedError(f"origin '{connection._uri}' does not answer, and the server is shutting down")
         if has_come:
-            # Part of a long answer, or room for more of a long request.
+            # Part of a long answer has arrived, or there is room for more of a long request.
             self._since = now
         elif not (self._is_change and rules.is_draining()) and now > connection._silent_until(
             self._since, self._is_flush

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A device behind an NBD URI: an origin on another machine, in Ceph or S3 through nbdkit or qemu-nbd.
 
-A pool of connections lets requests overlap: one request a connection, or the
-writes of a batch several at once on each. Where a connection is lost, reads
-are tried again on a new one for a while. Writes are not: a server that went
-away may have lost whatever was not flushed, also what it had acknowledged. So
-the next sync() fails and the destager, which still has all of it in the log,
-repeats the batch.
+A pool of connections lets requests overlap: one request per connection, or
+several writes of a batch at once on each. If a connection is lost, reads are
+retried on a new one for a while. Writes are not: a server that went away may
+have lost whatever was not flushed, even what it had acknowledged. So the next
+sync() fails and the destager, which still has all of it in the log, repeats the
+batch.
 
-A write that was under way on a lost connection may be carried out later: the
+A write that was in progress on a lost connection may be carried out later: the
 server has received it, and does not know that nobody waits any more. Until
-`settles_at` nothing is written, so all of these come before the repetition.
+`settles_at` nothing is written, so all such writes come before the repetition.
 
 docs/nbd-origins.md has the states of a connection and all time limits as a table.
 """
@@ -32,12 +32,12 @@ from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, Stopp
 from wbcache_core.units import GIB, MIB, PAGE_BYTES
 
 _RETRY_SECONDS = 15.0
-"""How long after the first loss a read begins anew, before its client gets an error."""
+"""How long after the first loss a read may start again, before its client gets an error."""
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.05, 2.0
 _FIRST_GROW_PAUSE, _LONGEST_GROW_PAUSE = 5.0, 300.0
-"""Before more connections are tried again than the server took the last time."""
+"""How long until more connections are tried than the server accepted last time."""
 _CHECK_SECONDS = 15.0
-"""Connections that nobody has used for about so long are asked whether the server is still there, or is to end."""
+"""Connections that have been idle for about this long are checked: is the server still there, or about to end?"""
 _CLOSE_SECONDS = 10.0
 _LARGEST_DATA = 16 * MIB
 _LARGEST_RANGE = GIB
@@ -99,17 +99,17 @@ class NbdDevice:
         return NbdConnection(self.name, self._rules, self._times.connect, self._times.timeout)
 
     def _others_answered_at(self, silent: NbdConnection) -> float:
-        """The last answer of this connection's server on any connection. One that began after the last answer on
-        `silent` says nothing: a successor may have taken it."""
+        """The last answer of this connection's server on any connection. One that started after the last answer on
+        `silent` proves nothing: a successor may have accepted it."""
         with self._lock:
             return max(
                 (other.answered_at for other in self._all if other.connected_at <= silent.answered_at), default=0.0
             )
 
     def _take(self) -> NbdConnection:
-        """A connection nobody else uses: an idle one, or the next that is returned or new.
+        """A connection for the caller alone: an idle one, or the next one that is returned or new.
 
-        Raises DeviceError where there is none at all and none can be had.
+        Raises DeviceError if there is none at all and none can be made.
         """
         with self._lock:
             failures = self._failures
@@ -117,7 +117,7 @@ class NbdDevice:
                 limit = self._limit_now()
                 if not self._all:
                     if self._last_failure and self._failures != failures:
-                        # What somebody else has tried meanwhile is not tried once more by each.
+                        # What one caller has tried meanwhile is not tried again by every other.
                         raise type(self._last_failure)(str(self._last_failure), self._last_failure.errno_value)
                     if not self._connecting:
                         break
@@ -134,15 +134,16 @@ class NbdDevice:
         return self._connect()
 
     def _connect_one_more(self) -> None:
-        """Start a thread that adds a connection to the idle ones: who waits may go on earlier with another. Lock held.
+        """Start a thread that adds a connection to the idle ones: callers that wait may get another one earlier. Lock
+        held.
 
-        Some servers take only so many and leave the next one waiting.
+        Some servers accept only so many and leave the next one waiting.
         """
         self._connecting += 1
         try:
             threading.Thread(target=self._add_idle, name="wbcache-connect", daemon=True).start()
         except RuntimeError:
-            # No more threads: the connections that there are have to do.
+            # No more threads: the existing connections have to suffice.
             self._connecting -= 1
             self._note_no_more()
 
@@ -151,7 +152,7 @@ class NbdDevice:
             self._give_back(self._connect())
 
     def _note_no_more(self) -> None:
-        """The server takes no more connections than there are, for the moment. Lock held."""
+        """For the moment the server accepts no more connections than there are. Lock held."""
         self._limit = max(len(self._all), 1)
         self._grow_at = time.monotonic() + self._grow_pause
         self._grow_pause = min(2 * self._grow_pause, _LONGEST_GROW_PAUSE)
@@ -163,7 +164,7 @@ class NbdDevice:
         return self._limit
 
     def _connect(self) -> NbdConnection:
-        """A new connection, counted in `_connecting` so far. Raises DeviceError, ConfigError."""
+        """Make a new connection, counted in `_connecting` until now. Raises DeviceError, ConfigError."""
         connection = None
         try:
             connection = self._new_connection()
@@ -195,8 +196,8 @@ class NbdDevice:
             self._returned.notify_all()
 
     def _drop(self, connection: NbdConnection) -> None:
-        """Forget a connection that was lost, and idle ones of the same server: as a rule all have gone with it. One
-        that began after the last answer on the lost one may be of a successor, and is asked."""
+        """Forget a connection that was lost, and idle ones to the same server: normally all are gone with it. One that
+        started after the last answer on the lost one may lead to a successor, and is checked."""
         with self._lock:
             kept = [
                 idle
@@ -211,12 +212,12 @@ class NbdDevice:
                     self._settles_at = time.monotonic() + self._times.settle
             self._idle[:] = kept
             self._returned.notify_all()
-        # What comes next may be another server.
+        # The next one may be another server.
         self._optional.forget()
 
     @contextlib.contextmanager
     def _using(self, connection: NbdConnection) -> Iterator[None]:
-        """For a connection that was taken: gives it back at the end, or drops it when it is lost."""
+        """For a connection that was taken: returns it to the pool at the end, or drops it if it is lost."""
         try:
             yield
         except BaseException:
@@ -229,8 +230,8 @@ class NbdDevice:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[NbdConnection]:
-        """A connection for writes, which have to be flushed. Never repeated here: who gets the error repeats all that
-        is unflushed. Raises DeviceLostError until `settles_at`."""
+        """A connection for writes, which have to be flushed. Never repeated here: whoever gets the error repeats
+        everything unflushed. Raises DeviceLostError until `settles_at`."""
         connection = self._take()
         if self._settles_at > time.monotonic():
             self._give_back(connection)
@@ -250,7 +251,7 @@ class NbdDevice:
             connection.change(verb, method, *arguments)
 
     def _ask(self, verb: str, method: str, *arguments: Any) -> None:
-        """A request that changes nothing: repeated for a while when the server goes away."""
+        """A request that changes nothing: repeated for a while if the server goes away."""
         deadline = 0.0
         back_off = _FIRST_BACK_OFF
         while True:
@@ -268,7 +269,7 @@ class NbdDevice:
             back_off = min(2 * back_off, _LONGEST_BACK_OFF)
 
     def _parts(self, view: memoryview, offset: int) -> Iterator[tuple[memoryview, int]]:
-        """A buffer cut into requests the server takes, with the offset of each."""
+        """A buffer cut into requests that the server accepts, with the offset of each."""
         for start in range(0, len(view), self._largest_data):
             yield view[start : start + self._largest_data], offset + start
 
@@ -303,8 +304,8 @@ class NbdDevice:
             connection.write_many(next_part, lambda part, error: fail(part.write, error), depth)
 
     def sync(self) -> None:
-        """Flush every connection that wrote, also where the server says that one flush covers all: one that cannot
-        be flushed belonged to a server that went away, which another connection to its successor would not tell."""
+        """Flush every connection that wrote, even if the server says that one flush covers all: one that cannot be
+        flushed belonged to a server that went away, which a connection to its successor would not reveal."""
         while True:
             with self._lock:
                 connection = self._take_unflushed()
@@ -318,7 +319,7 @@ class NbdDevice:
                 connection.unflushed = False
 
     def _flush(self, connection: NbdConnection) -> None:
-        """Raises DeviceError; who gets it repeats all that is unflushed."""
+        """Raises DeviceError; whoever gets it repeats everything unflushed."""
         try:
             with self._using(connection):
                 connection.perform(FLUSH, "aio_flush")
@@ -382,7 +383,7 @@ class NbdDevice:
         return found
 
     def _ask_extents(self, offset: int, end: int) -> list[Extent]:
-        """One or more extents from offset; none where the server says nothing of it."""
+        """One or more extents from offset; none if the server says nothing about them."""
         words: list[int] = []
 
         def receive(context: str, _: int, entries: list[int], error: Any) -> None:
@@ -432,7 +433,7 @@ class NbdDevice:
                 try:
                     unused.perform("read", "aio_pread", page, 0)
                 finally:
-                    # Also what it refuses is an answer.
+                    # A rejection is an answer too.
                     unused.answered_at = max(unused.answered_at, since)
 
     def interrupt(self) -> None:
@@ -443,12 +444,12 @@ class NbdDevice:
     def close(self) -> None:
         with self._lock:
             self._stopping = True
-            # A thread that outlived the process's Python would harm it.
+            # A thread must not outlive the Python interpreter of the process.
             self._returned.wait_for(lambda: not self._connecting, _CLOSE_SECONDS)
             self._idle.clear()
             self._all.clear()
 
 
 def _end_of(extents: list[Extent], offset: int) -> int:
-    """The byte after the last extent; offset where there is none."""
+    """The byte after the last extent; offset if there is none."""
     return sum(extents[-1][:2]) if extents else offset

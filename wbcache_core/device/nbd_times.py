@@ -1,31 +1,31 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How long each part of talking to an NBD origin may take. docs/nbd-origins.md has the whole of it as one table."""
+"""How long each part of talking to an NBD origin may take. docs/nbd-origins.md has all of it in one table."""
 
 import threading
 import time
 from typing import NamedTuple
 
 _FLUSH_FACTOR = 10
-"""A flush may write out all that a server holds back."""
+"""A flush may write out everything that a server holds back."""
 _MOST_RAISED = 64
 _RAISED_FOR = 20
-"""A raised limit holds for so many times itself, or until a flush is answered."""
+"""A raised limit lasts this many times itself, or until a flush is answered."""
 
 
 class NbdTimes(NamedTuple):
     """Seconds. docs/nbdkit-wbcache-plugin.1 describes each for users, as a parameter."""
 
     settle: float = 30.0
-    """A server carries nothing out any more so long after the connection has ended on which it was asked."""
+    """How long after the end of a connection the server may still carry out requests from it."""
     timeout: float = 30.0
-    """A connection is given up when nothing comes on it for so long though a request is under way."""
+    """A connection is given up if nothing arrives on it for this long while a request is in progress."""
     connect: float = 20.0
-    """So long it may take until a new connection can be used."""
+    """How long it may take until a new connection can be used."""
 
 
 class Patience:
-    """How long the requests to one origin may go unanswered. What was given up gets twice the time the next time:
-    an origin that is only slow is never asked for ever in vain. `_lock` guards all fields that change."""
+    """How long the requests to one origin may go unanswered. A request that was given up gets twice the time when
+    repeated, so that an origin that is merely slow gets there. `_lock` guards all fields that change."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
@@ -45,7 +45,7 @@ class Patience:
             return self._timeout * self._factor
 
     def note_given_up(self, is_flush: bool, since: float) -> None:
-        """A request of that time was given up: one of many that wait at the same time counts."""
+        """A request with that limit was given up: of many that wait at the same time only one counts."""
         with self._lock:
             now = time.monotonic()
             if is_flush:
@@ -58,6 +58,6 @@ class Patience:
                 self._raised_until = now + _RAISED_FOR * self._factor * self._timeout
 
     def note_flushed(self) -> None:
-        """A flush was answered: what the origin was asked before is done."""
+        """A flush was answered: everything asked of the origin before is done."""
         with self._lock:
             self._factor = self._flush_factor = 1

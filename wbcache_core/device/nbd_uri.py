@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Paths inside NBD URIs: a server in the background has another working directory than who started it."""
+"""Paths inside NBD URIs: a server in the background has another working directory than the one it was started in."""
 
 import os
 import re

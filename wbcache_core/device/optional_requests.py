@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Requests that a device may refuse, because there is another way: which of them it refused of late.
+"""Requests that a device may reject, because there is another way: which of them it rejected recently.
 
-Whatever the reason that a device gives, the other way is taken at once. If that works, the request was refused, which
-is remembered for a while, so that it is not tried each time; but not for ever, for it may have been a fault that has
-gone. If the other way fails too, it is the device that fails, and that error counts.
+Whatever reason the device gives, the other way is taken at once. If that works, the request counts as rejected, which
+is remembered for a while, so that it is not tried each time; but not for ever, because it may have been a passing
+fault. If the other way fails too, the device is failing, and that error counts.
 """
 
 import errno
@@ -27,14 +27,14 @@ _INSTEAD = {
 """The kinds of requests, and what is done instead."""
 
 _ORDINARY = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, errno.ECANCELED)
-"""What those say that never do such a thing: nothing that an administrator has to hear of."""
+"""The errors of devices that never support such a request: nothing to bother an administrator with."""
 
 _FIRST_REST, _LONGEST_REST = 60.0, 3600.0
-"""Seconds for which a request that was refused is not tried again; twice as long after each further time."""
+"""Seconds for which a rejected request is not tried again; twice as long after each further rejection."""
 
 
 class OptionalRequests:
-    """Of one device. `_lock` guards both fields; they are read without it, too: one request too many does no harm."""
+    """For one device. `_lock` guards both fields; they are also read without it: one request too many does no harm."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -47,7 +47,7 @@ class OptionalRequests:
         return until is None or time.monotonic() >= until
 
     def attempt(self, kind: str, request: Callable[[], None], other_way: Callable[[], None]) -> None:
-        """Do request(), or other_way() where that is refused. Raises what other_way() raises, and DeviceLostError."""
+        """Do request(), or other_way() if that is rejected. Raises what other_way() raises, and DeviceLostError."""
         if not self.is_wanted(kind):
             other_way()
             return
@@ -62,10 +62,10 @@ class OptionalRequests:
             self.note_success(kind)
 
     def note_refusal(self, kind: str, error: DeviceError) -> None:
-        """The device refused a request, and the other way worked."""
+        """The device rejected a request, and the other way worked."""
         with self._lock:
             if not self.is_wanted(kind):
-                # Another thread's request was refused at the same time.
+                # Another thread's request was rejected at the same time.
                 return
             known = self._rests.get(kind, 0.0)
             rest = self._rests[kind] = min(2 * known, _LONGEST_REST) if known else _FIRST_REST
@@ -75,12 +75,12 @@ class OptionalRequests:
             _log.log(level, "%s; %s; it is tried again in a while", error, _INSTEAD[kind])
 
     def note_success(self, kind: str) -> None:
-        """The device did what it was asked."""
+        """The device did what it was asked to."""
         if kind in self._rests:
             self.forget(kind)
 
     def forget(self, *kinds: str) -> None:
-        """Try again at once, all kinds if none is named: the device may be another one now."""
+        """Try again at once, all kinds if none is named: it may be a different device now."""
         with self._lock:
             for kind in kinds or tuple(self._rests):
                 self._rests.pop(kind, None)

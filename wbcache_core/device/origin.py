@@ -11,11 +11,11 @@ from wbcache_core.errors import ConfigError
 def open_origin(
     text: str, depth: int, times: NbdTimes, read_only: bool = False, beside_writers: bool = False
 ) -> Device:
-    """With up to depth writes under way at a time. Raises ConfigError, DeviceError."""
+    """With up to depth writes in progress at a time. Raises ConfigError, DeviceError."""
     if not is_uri(text):
         return FileDevice(text, "origin", read_only=read_only, beside_writers=beside_writers)
     try:
-        # Only here: a cache of a local disk does not need libnbd.
+        # Imported only here: a cache of a local disk does not need libnbd.
         from wbcache_core.device.nbd_device import NbdDevice
     except ImportError:
         raise ConfigError(f"origin '{text}' needs libnbd's Python module; install python3-libnbd") from None

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Bytes of the log to values and back."""
+"""Converts the bytes of the log to values and back."""

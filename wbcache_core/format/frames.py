@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """zstd frames of a compressed segment's payload: 16 pages (64 KiB) each, so that one page costs little to read.
 
-A frame that does not shrink is stored as it is. Its length tells: a stored
+A frame that does not shrink is stored uncompressed. Its length tells: a stored
 frame is exactly as long as its pages, a zstd frame is always shorter.
 """
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What tells an origin from its twin, whatever path, link or name leads to it; as values and as bytes.
+"""What tells an origin from its twin, whatever path, link or name leads to it: as values and as bytes.
 
     facts := kind zero32 inode birth_ns filesystem[16] start hardware[64] serial[64] partition[48] zero[24]
 
-A fact that is not known is 0, or empty. Only what both sides know counts:
-file systems without inode numbers of their own, containers and disks without
-a serial number leave things out.
+A fact that is not known is 0, or empty. Only what is known on both sides
+counts: file systems without inode numbers of their own, containers, and disks
+without a serial number leave facts out.
 """
 
 import struct
@@ -30,7 +30,7 @@ class OriginFacts(NamedTuple):
     kind: int = UNKNOWN
     inode: int = 0
     birth_ns: int = 0
-    """When the file was made, in ns since 1970; no program can set it."""
+    """When the file was created, in ns since 1970; no program can set it."""
     filesystem: bytes = bytes(16)
     """The UUID of the file system that the file is in."""
     start: int = 0
@@ -42,7 +42,7 @@ class OriginFacts(NamedTuple):
 
     @property
     def is_told_from_twins(self) -> bool:
-        """Whether no other origin of this host has the same facts."""
+        """Whether no other origin on this host has the same facts."""
         return bool(self.inode or self.hardware or self.serial)
 
     def described(self) -> list[str]:
@@ -75,9 +75,9 @@ def shortened(text: str) -> str:
 
 
 def differences(recorded: OriginFacts, found: OriginFacts) -> list[str]:
-    """In what two origins differ as far as both are known, for people; empty where they may be the same one.
+    """In what two origins differ as far as both are known, for people; empty if they may be the same one.
 
-    Of an NBD export nothing is known but that it is one: any two may be the same.
+    Nothing is known of an NBD export except that it is one: any two may be the same.
     """
     if UNKNOWN in (recorded.kind, found.kind):
         return []

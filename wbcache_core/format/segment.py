@@ -9,7 +9,7 @@ A page entry's argument is the xxh3-64 of the page, a range entry's the number
 of blocks. Page entries take LSNs first_lsn+1, first_lsn+2, ... in their order;
 a range entry takes none and stands at the LSN before it. time_ns is what the
 wall clock said, boot_ns the time since the boot that `boot` tells; version 1
-had zeros there, and times that were made to grow. All integers are
+had zeros there, and times that were made to increase. All integers are
 little-endian. docs/format.md has the grammar and a worked example.
 """
 
@@ -65,12 +65,12 @@ _MAGIC_WORD = int.from_bytes(MAGIC, sys.byteorder)
 _NO_FRAMES = (0,) * FRAME_COUNT
 _NO_FRAME_BYTES = bytes(_FRAMES.size)
 _REST = tuple(bytes(_CHECKSUM_AT - _ENTRIES_AT - count * _ENTRY_BYTES) for count in range(MAX_ENTRIES + 1))
-"""The zeros behind so many entries."""
+"""The zeros after that many entries."""
 _KIND_LIMIT = (ZERO + 1) << KIND_SHIFT
 
 
 class Entry(NamedTuple):
-    """One entry of a segment: a page, with its checksum, or a trim or zero of so many `blocks`."""
+    """One entry of a segment: a page, with its checksum, or a trim or zero of `blocks` blocks."""
 
     kind: int
     lsn: int
@@ -92,7 +92,8 @@ def entries_of(first_lsn: int, heads: Iterable[int], arguments: Iterable[int]) -
 
 @dataclass(slots=True)
 class Descriptor:
-    """One decoded descriptor. LSNs count pages, `payload_bytes` is before padding to a page."""
+    """One decoded descriptor. LSNs count pages, `payload_bytes` is before padding to a page. `heads` are the first
+    words of the entries, `arguments` the second ones."""
 
     encoding: int
     page_count: int
@@ -128,7 +129,7 @@ class Descriptor:
 
     @property
     def has_ranges(self) -> bool:
-        """Whether any entry is a trim or zero. Most segments have none, and are handled as a whole."""
+        """Whether any entry is a trim or zero. Most segments have none and are handled as a whole."""
         return self.page_count != len(self.heads)
 
     @property
@@ -185,7 +186,7 @@ def indices_with_magic(view: memoryview) -> list[int]:
 
 
 def claimed_committed(page: memoryview) -> int:
-    """What the page says of `committed`, should it be a descriptor."""
+    """The `committed` of the page, if it is a descriptor."""
     return int.from_bytes(page[_COMMITTED_AT : _COMMITTED_AT + 8], "little")
 
 
@@ -213,7 +214,7 @@ def decode(page: memoryview) -> Descriptor:
         _NO_FRAMES if frames == _NO_FRAME_BYTES else _FRAMES.unpack(frames), heads, arguments, checksum,
         boot, boot_ns, version,
     )  # fmt: skip
-    # As bytes: views are compared one element after the other.
+    # As bytes, because views are compared element by element.
     if bytes(page[end:_CHECKSUM_AT]) != _REST[count]:
         raise FormatError("the segment descriptor has data where zeros belong")
     _check(descriptor)
@@ -232,7 +233,7 @@ def _entries(page: memoryview, count: int) -> tuple[tuple[int, ...], tuple[int, 
 
 
 def _check(descriptor: Descriptor) -> None:
-    """The relations between fields that hold in every descriptor that encode() wrote. Raises FormatError."""
+    """Check the relations between fields that hold in every descriptor written by encode(). Raises FormatError."""
     heads = descriptor.heads
     highest = max(heads, default=0)
     if highest >= _KIND_LIMIT:

@@ -9,10 +9,10 @@
     facts      := see origin_facts.py
 
 Version 1 has zeros where the tags are, versions 1 and 2 where the facts are;
-they are read, and written as version 3.
-All integers are little-endian. A place is a page number in the data area that
-only grows: modulo the area's pages it is the physical page.
-docs/format.md has the grammar and a worked example.
+they are read, and written as version 3. All integers are little-endian. A
+place, or position, is a page number in the data area that only grows: modulo
+the number of its pages it is the physical page. docs/format.md has the grammar
+and a worked example.
 """
 
 import struct
@@ -32,7 +32,7 @@ VERSION = 3
 _VERSION_WITHOUT_TAGS, _VERSION_WITHOUT_FACTS = 1, 2
 
 SLOT_OFFSETS = (0, 32 * KIB)
-"""Where the two superblocks are, in bytes; apart, so that one bad erase block does not take both."""
+"""Where the two superblocks are, in bytes; far apart, so that one bad erase block does not destroy both."""
 DATA_START = 64 * KIB
 MIN_LOG_BYTES = 4 * MIB
 SAMPLE_COUNT = 32
@@ -50,7 +50,7 @@ assert TAG_COUNT * _TAG.size == 2816
 
 
 class NewerVersionError(FormatError):
-    """A sound superblock that a newer wbcache wrote."""
+    """A valid superblock written by a newer wbcache."""
 
 
 class Tag(NamedTuple):
@@ -85,14 +85,14 @@ class Superblock:
     tags: tuple[Tag, ...] = ()
     origin_facts: OriginFacts = NO_FACTS
     version: int = field(default=VERSION, compare=False)
-    """What it was read as; it is always written as VERSION."""
+    """The version it was read as; it is always written as VERSION."""
 
     def with_changes(self, **changes: Any) -> "Superblock":
         """A copy with other values in some fields."""
         return replace(self, **changes)
 
     def describe_origin(self) -> str:
-        """For people: how old the origin is on its own, should the log be lost."""
+        """For people: how old the origin alone is, should the log be lost."""
         if not self.destaged_generation:
             state = "is as it was before the cache was put in front of it"
         else:
@@ -129,7 +129,8 @@ def _encode_tags(tags: tuple[Tag, ...]) -> bytes:
 
 
 def _decode_tags(table: bytes) -> tuple[Tag, ...]:
-    """The tags in the slots before the first that is all zeros, behind which all have to be. Raises FormatError."""
+    """The tags in the slots before the first one that is all zeros; all later ones must be so too. Raises
+    FormatError."""
     slots = [table[at : at + _TAG.size] for at in range(0, len(table), _TAG.size)]
     used = next((index for index, slot in enumerate(slots) if not any(slot)), len(slots))
     try:
@@ -145,7 +146,7 @@ def _decode_tags(table: bytes) -> tuple[Tag, ...]:
 def decode(page: memoryview) -> Superblock:
     """The superblock in a page of 4096 bytes.
 
-    Raises NewerVersionError for a sound one that this code is too old for,
+    Raises NewerVersionError for a valid one that this code is too old for,
     FormatError for everything else.
     """
     if page[:8] != MAGIC:
