@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Ends the connections of this process's clients, so that threads that wait for a client's next request wake up.
+"""Ends the connections of this process's clients, so that threads waiting for a client's next request wake up.
 
-nbdkit ends only when every client has hung up, and a virtual machine never
-does. Only the reading side is shut down: answers under way still go out, then
-nbdkit sees the end of the client's requests and closes the connection itself.
+nbdkit ends only when every client has disconnected, and a virtual machine never
+does. Only the reading side is shut down: answers in progress are still sent,
+then nbdkit sees the end of the client's requests and closes the connection
+itself.
 """
 
 import contextlib
@@ -20,26 +21,26 @@ _Found = TypeVar("_Found")
 
 
 def allow_more_descriptors() -> None:
-    """Each client takes one: have as many as this process may give itself."""
+    """Each client takes one: raise the limit as far as this process may."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class ClientSockets:
-    """Works also when clients have taken all descriptors: it has kept two. For one thread at a time."""
+    """Also works when clients have used up all descriptors: it has kept two. For one thread at a time."""
 
     def __init__(self) -> None:
         """Raises OSError."""
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._slot = os.dup(self._null)
-        """While a socket is looked at, another descriptor of it: its number may become something else meanwhile."""
+        """A duplicate of a socket while it is examined: its number may become something else meanwhile."""
 
     def hang_up(self, spared: socket.socket | None = None) -> int:
         """Shut down the reading side of all connections that were accepted by listening sockets of this process.
 
-        Connections that the process made itself, say to an NBD origin, are left alone, and so are those that were
-        accepted by `spared`. Returns their number.
+        Connections that the process made itself, say to an NBD origin, are left alone, and so are those accepted by
+        `spared`. Returns the number of connections shut down.
         """
         numbers = list(_descriptors())
         listeners = set(filter(None, self._of_each(numbers, _listener_name)))
@@ -56,10 +57,10 @@ class ClientSockets:
         return sum(self._of_each(numbers, end))
 
     def _of_each(self, numbers: list[int], look: Callable[[socket.socket], _Found]) -> list[_Found]:
-        """What look() finds at each socket; nothing where it raises OSError."""
+        """What look() finds at each socket; nothing if it raises OSError."""
         found: list[_Found] = []
         for number in numbers:
-            # Sockets come and go in other threads while this looks at them.
+            # Sockets come and go in other threads meanwhile.
             with contextlib.suppress(OSError):
                 if number == self._slot or not stat.S_ISSOCK(os.stat(number).st_mode):
                     continue
@@ -71,7 +72,7 @@ class ClientSockets:
                     finally:
                         endpoint.detach()
                 finally:
-                    # The other end is not to see a connection that lives on here.
+                    # The other end must not see a connection that lives on here.
                     os.dup2(self._null, self._slot, inheritable=False)
         return found
 
@@ -80,7 +81,7 @@ def _descriptors() -> Iterable[int]:
     try:
         return [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
-        # Also this takes a descriptor. Where there is none left, all numbers are in use.
+        # This takes a descriptor too. If none is left, all numbers are in use.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return range(min(most, _MOST_DESCRIPTORS) if most >= 0 else _MOST_DESCRIPTORS)
 

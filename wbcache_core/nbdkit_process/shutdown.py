@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Notices that the server was told to stop while requests are still blocked in it.
 
-nbdkit handles SIGTERM by waiting for the requests under way, and only then
-calls the plugin; one that waits for log space would keep it waiting. So the
-signals are blocked in every thread and taken by one thread of ours, which
+nbdkit handles SIGTERM by waiting for the requests in progress, and only then
+calls the plugin; a request that waits for log space would keep it waiting. So
+the signals are blocked in every thread and taken by one thread of ours, which
 wakes the requests and passes the stop on to nbdkit.
 """
 
@@ -31,7 +31,7 @@ class ShutdownWatcher:
         self._thread = threading.Thread(target=self._watch, name="wbcache-signals", daemon=True)
 
     def start(self) -> None:
-        """To be called in the main thread before others exist: they inherit its signal mask."""
+        """To be called in the main thread before there are others: they inherit its signal mask."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._thread.start()
 
@@ -39,7 +39,7 @@ class ShutdownWatcher:
         """End the thread."""
         self._finished = True
         if self._thread.is_alive():
-            # To the process, not to the thread: that may be gone by now. Nobody else takes a blocked signal.
+            # To the process, not to the thread, which may be gone by now. Nobody else takes a blocked signal.
             os.kill(os.getpid(), signal.SIGTERM)
             self._thread.join()
 
@@ -50,10 +50,10 @@ class ShutdownWatcher:
             try:
                 self._on_signal()
             except Exception:
-                # A second signal must be heard, and the ticks go on.
+                # A second signal must be noticed, and the ticks continue.
                 _log.exception("internal error at a signal to stop, please report it")
             while not (signal.sigtimedwait(_SIGNALS, _TICK_SECONDS) or self._finished):
-                # What fails (no descriptors left) is tried again at the next tick: a second signal must be heard.
+                # A failure (no descriptors left) is retried at the next tick: a second signal must be noticed.
                 try:
                     self._on_tick()
                 except OSError:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Keeps the Python thread states of nbdkit's threads alive between two requests.
 
-nbdkit wraps each callback in PyGILState_Ensure and PyGILState_Release. In a thread that Python did not start that makes
-a thread state for the request and destroys it afterwards. One more PyGILState_Ensure per thread, the pin, keeps the
-count from falling to zero, and so keeps the state. docs/thread-state.md has the measured effect, and the reasons for
-the way it is undone.
+nbdkit wraps each callback in PyGILState_Ensure and PyGILState_Release. In a thread that Python did not start, this
+creates a thread state for the request and destroys it afterwards. One more PyGILState_Ensure per thread, the pin, keeps
+the count from falling to zero, and so keeps the state. docs/thread-state.md has the measured effect, and the reasons
+for how it is undone.
 
 Three rules keep this safe. A state to which they do not apply is left alone, which costs memory and nothing else:
 - A pin is released only by the thread it belongs to.
@@ -20,13 +20,13 @@ import threading
 import weakref
 from typing import NamedTuple
 
-# PyDLL holds the GIL during a call. All but tgkill need that, and tgkill is over sooner than the GIL could be had back.
+# PyDLL holds the GIL during a call. All but tgkill need that, and tgkill returns sooner than the GIL could be had back.
 _native = ctypes.PyDLL(None, use_errno=True)
 
 # PyGILState_LOCKED: the answer of PyGILState_Ensure to a thread that holds the GIL already, as every caller here does.
 _GIL_STATE_LOCKED = 0
 
-# Not tried on free-threaded Python. A C library without tgkill leaves no safe way to ask for ended threads.
+# Not tried on free-threaded Python. Without tgkill there is no safe way to find out whether a thread has ended.
 SUPPORTED = not sysconfig.get_config_var("Py_GIL_DISABLED") and hasattr(_native, "tgkill")
 
 if SUPPORTED:
@@ -44,13 +44,13 @@ if SUPPORTED:
 
 
 class _Anchor:
-    """Is referred to by the thread state of a pinned thread alone, and so dies when that state is cleared."""
+    """Only the thread state of a pinned thread refers to it, so it dies when that state is cleared."""
 
     __slots__ = ("__weakref__",)
 
 
 class _ThisThread(threading.local):
-    # Belongs to the thread state, not to a thread identifier: identifiers are used again by later threads.
+    # Belongs to the thread state, not to a thread identifier: identifiers are reused by later threads.
     anchor: "_Anchor | None" = None
 
 
@@ -63,26 +63,26 @@ class _Pin(NamedTuple):
     anchor: "weakref.ref[_Anchor]"
 
 
-# Guards _left_over and the fields of every ThreadStatePin. Nothing is called with it held that could wait.
+# Guards _left_over and the fields of every ThreadStatePin. Nothing that could wait is called while it is held.
 _lock = threading.Lock()
 
-# Pins of closed handles whose threads had not ended at the time; the next close looks at them again.
+# Pins of closed handles whose threads had not ended at the time; the next close checks them again.
 _left_over: list[_Pin] = []
 
 
 class ThreadStatePin:
     """The pins made for one nbdkit handle.
 
-    A thread has one pin at most, whichever handles it serves: it belongs to the handle that pinned it first.
+    A thread has at most one pin, whichever handles it serves: it belongs to the handle that pinned it first.
     """
 
     def __init__(self, enabled: bool = True) -> None:
-        """With enabled false, or where SUPPORTED is false, pin does nothing."""
+        """If `enabled` or SUPPORTED is false, pin does nothing."""
         self._pins: list[_Pin] = []
         self._active = enabled and SUPPORTED
 
     def pin(self) -> None:
-        """Pin the calling thread if it is not pinned yet. After close it no longer does.
+        """Pin the calling thread if it is not pinned yet. Does nothing after close.
 
         For callbacks that serve requests: nbdkit does not call close for a handle whose open failed.
         """
@@ -98,10 +98,11 @@ class ThreadStatePin:
         _native.PyGILState_Ensure()
 
     def close(self) -> None:
-        """Undo the pins of this handle, and what earlier handles had to leave, for this thread and all that have ended.
+        """Undo the pins of this handle, and those that earlier handles had to leave, for this thread and all that have
+        ended.
 
-        May be called in any thread and more than once. A helper thread that cannot be started is no error: the states
-        wait for the next close.
+        May be called in any thread and more than once. If no helper thread can be started, that is not an error: the
+        states wait for the next close.
         """
         with _lock:
             self._active = False
@@ -134,7 +135,7 @@ def _release_own(pins: list[_Pin]) -> list[_Pin]:
 
 
 def _has_ended(native_id: int) -> bool:
-    """Whether no thread of this process has that number. Any doubt, also a number used again, counts as not ended."""
+    """Whether no thread of this process has that number. Any doubt, also a reused number, counts as not ended."""
     return _native.tgkill(os.getpid(), native_id, 0) == -1 and ctypes.get_errno() == errno.ESRCH
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A fingerprint of the origin: checksums of 32 sampled pages, kept in the superblock.
 
-It tells whether somebody used the origin without its cache. The samples are
-where partition tables and file systems keep what changes at every mount, and
-spread over the rest. A block that the log is going to overwrite may differ.
+It shows whether somebody used the origin without its cache. Some samples are
+where partition tables and file systems keep what changes at every mount; the
+others are spread over the rest. A block that the log is going to overwrite may
+differ.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ _WELL_KNOWN = (0, 1, 2, 3, 8, 16, 256, 257, 258, 264, 272)
 
 
 def sampled_blocks(origin_bytes: int) -> list[int]:
-    """SAMPLE_COUNT block numbers, a function of the size alone; small origins repeat some."""
+    """SAMPLE_COUNT block numbers, which depend on the size alone; small origins repeat some."""
     pages = pages_of(origin_bytes)
     spread = SAMPLE_COUNT - len(_WELL_KNOWN)
     blocks = [min(block, pages - 1) for block in _WELL_KNOWN]
@@ -28,7 +29,7 @@ def sampled_blocks(origin_bytes: int) -> list[int]:
 
 
 def sample_page(origin: Device, block: int, origin_bytes: int | None = None) -> int:
-    """Checksum of one page, padded with zeros beyond the end, or what was the end. Raises DeviceError."""
+    """Checksum of one page, padded with zeros beyond the end, or beyond the former end. Raises DeviceError."""
     page = bytearray(PAGE_BYTES)
     offset = block << PAGE_SHIFT
     end = origin.size if origin_bytes is None else origin_bytes
@@ -37,7 +38,7 @@ def sample_page(origin: Device, block: int, origin_bytes: int | None = None) -> 
 
 
 def take(origin: Device) -> tuple[int, ...]:
-    """The samples of the origin as it is. Raises DeviceError."""
+    """The samples of the origin as it is now. Raises DeviceError."""
     return tuple(sample_page(origin, block) for block in sampled_blocks(origin.size))
 
 
@@ -46,8 +47,7 @@ def differing_blocks(
 ) -> list[int]:
     """Sampled blocks that are not as recorded, except those that the log is going to overwrite.
 
-    origin_bytes is the size with which they were recorded, where it is not that of today: at most that of today.
-    Raises DeviceError.
+    origin_bytes is the size with which they were recorded, at most the present size. Raises DeviceError.
     """
     size = origin.size if origin_bytes is None else origin_bytes
     return [
@@ -58,7 +58,7 @@ def differing_blocks(
 
 
 def updated(origin_bytes: int, samples: tuple[int, ...], changed: Callable[[int], int | None]) -> tuple[int, ...]:
-    """The samples after a batch: changed(block) is the new checksum of a page, or None where it stayed."""
+    """The samples after a batch: changed(block) is the new checksum of a page, or None if it is unchanged."""
     result = []
     for block, recorded in zip(sampled_blocks(origin_bytes), samples, strict=True):
         new = changed(block)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Asks the system what tells an origin from its twin. Reads only, and never fails: what cannot be found out is unknown.
+"""Asks the system what tells an origin from its twin. Reads only, and never fails: what cannot be found is unknown.
 
-Files: inode, time of birth and file system, where the file system is one whose
-inode numbers stay. Block devices: what sysfs says of the disk, the udev
-database of the partition; a loop device is the file behind it. Neither device
-numbers nor names count: both change at a reboot.
+Files: inode, time of creation and file system, if the file system keeps its
+inode numbers. Block devices: what sysfs says about the disk, and the udev
+database about the partition; a loop device counts as the file behind it. Device
+numbers and names do not count: both change at a reboot.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ from wbcache_core.units import SECTOR_BYTES
 
 _SYSFS, _UDEV = Path("/sys"), Path("/run/udev/data")
 
-# Only here is an inode number that of one file for good. On vfat, exFAT, CIFS and most of FUSE it changes when the file
-# system is mounted again, on overlayfs when the file is first written to.
+# Only on these does a file keep its inode number permanently. On vfat, exFAT, CIFS and most FUSE file systems it
+# changes when the file system is mounted again, on overlayfs when the file is first written to.
 _STABLE_INODES = frozenset(
     "ext2 ext3 ext4 xfs btrfs f2fs bcachefs zfs tmpfs nilfs2 jfs reiserfs ocfs2 gfs2 nfs nfs4".split()
 )
-# A server may say of these times what it likes.
+# A server may report any time for these.
 _NO_BIRTH_TIMES = frozenset(("nfs", "nfs4"))
 
 _FS_IOC_GETFSUUID = 0x80111500
@@ -45,17 +45,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Identity:
-    """Who an origin is, and where a mark about it can be kept."""
+    """Which origin this is, and where its mark can be kept."""
 
     facts: OriginFacts = NO_FACTS
     key: str = ""
-    """A name for the registry, the same whatever leads to the origin; empty where there is none."""
+    """A name for the registry, the same whatever path leads to the origin; empty if there is none."""
     file: str = ""
-    """The path of the file that the origin is, also by way of a loop device; empty where it is none."""
+    """The path of the file that the origin is, also behind a loop device; empty if it is not a file."""
 
 
 def identify(name: str, fd: int | None) -> Identity:
-    """The origin with this path or URI; fd is its open descriptor, None for what is no file or block device here."""
+    """The origin with this path or URI; fd is its open descriptor, None if it is not a file or block device on this
+    host."""
     if is_uri(name) and fd is None:
         return Identity(OriginFacts(kind=NBD), _key("uri", name))
     if fd is None:
@@ -74,7 +75,7 @@ def real_path(path: str) -> str:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[int]:
-    """A descriptor to look at a file or device with, without its lock. Raises OSError."""
+    """A descriptor for looking at a file or device, without its lock. Raises OSError."""
     fd = os.open(system_path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         yield fd
@@ -103,7 +104,7 @@ def _facts_of_file(fd: int) -> OriginFacts:
 
 
 def _file_system_of(fd: int) -> str:
-    """Its type as mount(8) names it; empty where the kernel does not tell."""
+    """Its type as mount(8) names it; empty if the kernel does not tell."""
     words = _words_of(Path("/proc/self/fdinfo") / str(fd))
     mount = words.get("mnt_id:", "")
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -125,7 +126,7 @@ def _words_of(path: Path, separator: str | None = None) -> dict[str, str]:
 
 
 def _birth_ns(fd: int) -> int:
-    """0 where the file system does not keep it."""
+    """0 if the file system does not keep it."""
     if not hasattr(_libc, "statx"):
         return 0
     result = ctypes.create_string_buffer(_STATX_BYTES)
@@ -137,7 +138,8 @@ def _birth_ns(fd: int) -> int:
 
 
 def _file_system_uuid(fd: int) -> bytes:
-    """Zeros where the kernel does not tell. Not f_fsid of statfs(2): that is a device number with some of them."""
+    """Zeros if the kernel does not tell. f_fsid of statfs(2) will not do: on some file systems that is a device
+    number."""
     try:
         answer = fcntl.ioctl(fd, _FS_IOC_GETFSUUID, bytes(17))
     except OSError:
@@ -181,7 +183,7 @@ def _number_in(path: Path) -> int:
 
 
 def _identify_loop(fd: int, disk: Path, begin: int) -> Identity | None:
-    """As the file behind it; None where that cannot be seen from here."""
+    """As the file behind it; None if that is not visible from here."""
     try:
         status = fcntl.ioctl(fd, _LOOP_GET_STATUS64, bytes(_LOOP_INFO_BYTES))
         number, inode, _, offset, limit = struct.unpack_from("QQQQQ", status)
@@ -200,7 +202,7 @@ def _identify_loop(fd: int, disk: Path, begin: int) -> Identity | None:
 
 
 def _as_the_kernel_has_it(number: int) -> int:
-    """A device number in the kernel's own coding."""
+    """A device number in the kernel's own encoding."""
     major, minor = os.major(number), os.minor(number)
     return (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
 
@@ -208,7 +210,7 @@ def _as_the_kernel_has_it(number: int) -> int:
 def _hardware_id(disk: Path) -> str:
     mapped = _read(disk / "dm" / "uuid")
     if mapped.startswith("CRYPT-"):
-        # CRYPT-LUKS2-uuid-name; the name is what the user gave it this time. Without a header there is only the name.
+        # CRYPT-LUKS2-uuid-name; the name is what the user chose this time. Without a header there is only the name.
         mapped = "-".join(mapped.split("-")[:3]) if mapped.startswith("CRYPT-LUKS") else ""
     if mapped:
         return shortened(mapped)
@@ -232,7 +234,7 @@ def _partition_uuid(node: Path, number: int) -> str:
 
 
 def _key_until_reboot(disk: Path, begin: int) -> str:
-    """For a disk without a number of its own: the kernel counts the disks that it gets to see."""
+    """For a disk without a number of its own: the kernel counts the disks as it finds them."""
     sequence = _read(disk / "diskseq")
     boot = _read(Path("/proc/sys/kernel/random/boot_id"))
     return _key("until reboot", boot, sequence, str(begin)) if sequence and boot else ""

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The mark that an origin carries: whose log holds, or may hold, data that it lacks.
+"""The mark that an origin carries: which log holds, or may hold, data that it lacks.
 
-A file has it as an extended attribute, which goes with it when it is renamed
-or linked. Where the file system has none, a small file lies beside it. For
-everything else, and where neither can be written, there is a registry on this
-host, by what tells the origin from others and not by its path.
+A file has it as an extended attribute, which stays with it when it is renamed
+or linked. If the file system has none, a small file lies beside it. For
+everything else, and if neither can be written, there is a registry on this
+host, by what identifies the origin and not by its path.
 
-A mark is written before the first write may be acknowledged. Where none can
-be written the cache works all the same, and says so.
+A mark is written before the first write may be acknowledged. If none can be
+written, the cache works anyway, and says so.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from wbcache_core.pairing.identity import Identity, identify, opened, real_path
 _log = logging.getLogger("wbcache")
 
 REGISTRY_VARIABLE = "WBCACHE_PAIRS"
-"""The environment variable that names another folder for the registry."""
+"""The environment variable that names a different folder for the registry."""
 _REGISTRY = Path("/var/lib/wbcache/pairs")
 ATTRIBUTE = "user.wbcache"
 SIDECAR_SUFFIX = ".wbpair"
@@ -42,7 +42,8 @@ _LONGEST_NAME = 1024
 
 
 class Mark(NamedTuple):
-    """Of the log with this volume: whether it may hold what the origin lacks (DIRTY), or the origin had all of it."""
+    """The state of the log with this volume: it may hold data that the origin lacks (DIRTY), or the origin had all of
+    it."""
 
     volume: bytes
     log: str
@@ -50,7 +51,7 @@ class Mark(NamedTuple):
     state: str
     origin: str = ""
     facts: OriginFacts = NO_FACTS
-    """What the origin was then: a copy of a file has the mark of the file that it was copied from."""
+    """The facts of the origin at that time: a copy of a file has the mark of the original."""
 
     @property
     def is_dirty(self) -> bool:
@@ -58,7 +59,7 @@ class Mark(NamedTuple):
 
 
 def encode(mark: Mark) -> bytes:
-    """As JSON, for people who come across it."""
+    """As JSON, so that people who come across it can read it."""
     value = {
         "wbcache": _VERSION, "volume": str(UUID(bytes=mark.volume)), "log": mark.log[-_LONGEST_NAME:],
         "state": mark.state, "origin": mark.origin[-_LONGEST_NAME:],
@@ -68,7 +69,7 @@ def encode(mark: Mark) -> bytes:
 
 
 def decode(raw: bytes) -> Mark:
-    """Raises FormatError, also for one that a later wbcache wrote."""
+    """Raises FormatError, also for a mark written by a later wbcache."""
     try:
         value = json.loads(raw)
         if value["wbcache"] != _VERSION or value["state"] not in STATES:
@@ -85,16 +86,16 @@ def decode(raw: bytes) -> Mark:
 
 
 class _Place(Protocol):
-    """Where a mark can be. All raise OSError."""
+    """A place for a mark. All methods raise OSError."""
 
     def read(self) -> bytes | None:
-        """None where there is none."""
+        """None if there is none."""
 
     def write(self, raw: bytes) -> None:
-        """Durable when it returns: the old one or the new one, whenever it is cut off."""
+        """Durable when it returns; if it is interrupted, the old one or the new one is there."""
 
     def remove(self) -> None:
-        """Also where there is none."""
+        """Also if there is none."""
 
 
 class _Attribute:
@@ -110,7 +111,7 @@ class _Attribute:
             raise
 
     def write(self, raw: bytes) -> None:
-        # A descriptor of its own: the origin's must not have an error of its data reported here.
+        # A descriptor of its own, because an error of the origin's data must not be reported here.
         with opened(self._path) as fd:
             os.setxattr(fd, ATTRIBUTE, raw)
             os.fsync(fd)
@@ -161,8 +162,8 @@ class _File:
 
 
 def registry_folders() -> Iterator[Path]:
-    """Where marks may be, the first one that can be written is used: all are read, so that root and others see each
-    other's."""
+    """The folders for marks. The first one that can be written is used; all are read, so that root and other users see
+    each other's marks."""
     override = os.environ.get(REGISTRY_VARIABLE)
     if override:
         yield Path(os.path.abspath(override))
@@ -188,10 +189,11 @@ def _places(identity: Identity) -> Iterator[_Place]:
 
 
 class OriginSide:
-    """Who an origin is, and its mark. Only for one thread at a time: who holds the cache's `_lifecycle`."""
+    """Which origin this is, and its mark. Only for one thread at a time: the one that holds the cache's
+    `_lifecycle`."""
 
     def __init__(self, name: str, identity: Identity) -> None:
-        """Reads the mark. Never fails: a mark that cannot be read is none, with a warning."""
+        """Reads the mark. Never fails: a mark that cannot be read counts as none, with a warning."""
         self.name = name
         self._places = list(_places(identity))
         self.facts = identity.facts
@@ -199,12 +201,12 @@ class OriginSide:
 
     @classmethod
     def of(cls, origin: Device) -> "OriginSide":
-        """That of an open origin. A device that is neither a file nor NBD, as in tests, is nobody."""
+        """For an open origin. A device that is neither a file nor NBD, as in tests, has no identity."""
         return cls(origin.name, identify(origin.name, origin.fileno() if isinstance(origin, FileDevice) else None))
 
     @classmethod
     def at(cls, name: str) -> "OriginSide":
-        """That of an origin which is not open, by path or URI. Raises OSError."""
+        """For an origin that is not open, by path or URI. Raises OSError."""
         if is_uri(name):
             return cls(name, identify(name, None))
         with opened(name) as fd:
@@ -213,7 +215,7 @@ class OriginSide:
     def _read(self) -> Mark | None:
         found = []
         for place in self._places:
-            # What cannot be read here, such as attributes on vfat, is not where a mark was written.
+            # If it cannot be read here, as attributes on vfat, no mark was written here.
             with contextlib.suppress(OSError):
                 raw = place.read()
                 if raw is not None:
@@ -225,10 +227,10 @@ class OriginSide:
         return found[0] if found else None
 
     def put(self, volume: bytes, log: str, state: str) -> bool:
-        """Make this the origin's mark, durably; False where it cannot be kept, after a warning."""
+        """Make this the origin's mark, durably; returns False if it cannot be kept, after a warning."""
         if not self._places:
             return False
-        # The links to a device say more than its name, which can be another one after a reboot.
+        # The links to a device say more than its name, which may change at a reboot.
         path = real_path(log) if os.path.isfile(system_path(log)) else log
         mark = Mark(volume, path, state, self.name, self.facts)
         raw, refused = encode(mark), ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whether a log is blank, ours, and this origin's: everything that is refused before recovery, and why."""
+"""Whether a log is blank, ours, and belongs to this origin: everything that is refused before recovery, and why."""
 
 import os
 from collections.abc import Collection, Iterator
@@ -34,18 +34,18 @@ OTHER_LOG, DISCARD_LOG = "other-log", "discard-log"
 
 _SCAN_BYTES = 4 * MIB
 _END_BYTES = 32 * MIB
-"""So much of either end of what may be data is read to the last byte: partition tables, RAID and LVM labels, the first
-superblock of any file system, and all that libblkid looks for, the far copies of some apart."""
+"""This much of either end of what may be data is read completely: it has partition tables, RAID and LVM labels, the
+first superblock of any file system, and everything that libblkid looks for, except far copies of some."""
 _SAMPLE_COUNT, _SAMPLE_BYTES = 1024, 64 * 1024
-"""Between the ends, so many pieces at equal distances: they find any data that takes a thousandth of the device in one
-piece."""
+"""Number of pieces that are read between the ends, at equal distances: they find any data that occupies a thousandth of
+the device in one piece."""
 _DISCARD_HINT = "to throw away what the log holds and format it anew, add force=discard-log"
 
 
 def check_sizes(origin: Device, log: Device | None, log_bytes: int) -> None:
-    """Raises ConfigError for an origin or log whose size cannot be served, DamagedLogError for what is left of a log.
+    """Raises ConfigError for an origin or log whose size cannot be served, DamagedLogError for the remains of a log.
 
-    log_bytes is what the log has or is going to have.
+    `log_bytes` is what the log has or is going to have.
     """
     if origin.size == 0:
         raise ConfigError(f"origin '{origin.name}' has a size of 0 bytes; there is nothing to cache")
@@ -65,7 +65,7 @@ def check_sizes(origin: Device, log: Device | None, log_bytes: int) -> None:
 
 
 def read_log(log: Device) -> list[Superblock | None] | None:
-    """The superblock slots of a log, None when it is blank.
+    """The superblock slots of a log, None if it is blank.
 
     Raises LogVersionError, SuperblockError, ForeignLogError, DamagedLogError (cut short), DeviceError.
     """
@@ -92,7 +92,7 @@ def read_log(log: Device) -> list[Superblock | None] | None:
 
 
 def _is_half_formatted(log: Device) -> bool:
-    """Whether formatting was cut off at the first superblock: only its page has data, and that begins as one."""
+    """Whether formatting was interrupted at the first superblock: only its page has data, and begins like one."""
     offset = SLOT_OFFSETS[1]
     page = bytearray(PAGE_BYTES)
     log.read_into(memoryview(page), offset)
@@ -100,14 +100,15 @@ def _is_half_formatted(log: Device) -> bool:
 
 
 def _is_blank(log: Device, begin: int = 0, end: int | None = None) -> bool:
-    """Whether begin to end is zero, wherever it is looked at. Holes are not read.
+    """Whether begin to end is zero, as far as it is read. Holes are not read.
 
-    What may be data is read whole, but of a device that does not say where it has any, only the ends and samples.
+    What may be data is read completely, except on a device that does not say where it has data: there, ends and
+    samples.
     """
     buffer = aligned_buffer(_SCAN_BYTES)
     end = log.size if end is None else end
     extents = log.extents(begin, end - begin)
-    # Whoever can tell holes from data, as files do, is exact and has little to read.
+    # A device that tells holes from data, as files do, gives an exact answer with little to read.
     tells = len(extents) > 1 or any(zero for *_, zero in extents) or isfile(system_path(log.name))
     for start, length, _, zero in extents:
         if zero:
@@ -119,7 +120,7 @@ def _is_blank(log: Device, begin: int = 0, end: int | None = None) -> bool:
 
 
 def _looked_at(begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """The ranges of a large device that are read to find out whether it is blank, with their ends."""
+    """The ranges of a large device, as (begin, end), that are read to find out whether it is blank."""
     if end - begin <= 2 * _END_BYTES + _SAMPLE_COUNT * _SAMPLE_BYTES:
         yield begin, end
         return
@@ -127,7 +128,7 @@ def _looked_at(begin: int, end: int) -> Iterator[tuple[int, int]]:
     yield end - _END_BYTES, end
     inner = end - begin - 2 * _END_BYTES
     for index in range(_SAMPLE_COUNT):
-        # In whole pages, as O_DIRECT and a disk of 4096-byte sectors want it.
+        # In whole pages, as O_DIRECT and disks with 4096-byte sectors require.
         offset = begin + _END_BYTES + inner * index // _SAMPLE_COUNT // PAGE_BYTES * PAGE_BYTES
         yield offset, offset + _SAMPLE_BYTES
 
@@ -153,7 +154,7 @@ def _was_ours(log: Device) -> bool:
 
 
 def check_size(superblock: Superblock, origin: Device, log: Device) -> None:
-    """Raises WrongPairError when the origin is smaller than the one the log was made for. It may have grown."""
+    """Raises WrongPairError if the origin is smaller than the one the log was made for. It may have grown."""
     if superblock.origin_bytes > origin.size:
         raise WrongPairError(
             f"log '{log.name}' belongs to origin '{superblock.origin_name}' of {superblock.origin_bytes} bytes, and "
@@ -163,9 +164,9 @@ def check_size(superblock: Superblock, origin: Device, log: Device) -> None:
 
 
 def check_mark(side: OriginSide, volume: bytes | None, log_name: str, force: Collection[str]) -> None:
-    """Raises OtherLogError where the origin's mark says that another log than this one holds data for it.
+    """Raises OtherLogError if the origin's mark says that a log other than this one holds data for it.
 
-    volume is that of the log, None where it is blank, missing, or about to be formatted anew.
+    `volume` is that of the log, None if it is blank, missing, or about to be formatted again.
     """
     mark = side.mark
     if mark is None or not mark.is_dirty or mark.volume == volume or OTHER_LOG in force:
@@ -184,8 +185,8 @@ def check_mark(side: OriginSide, volume: bytes | None, log_name: str, force: Col
 
 
 def check_identity(superblock: Superblock, side: OriginSide, log: Device, force: Collection[str]) -> None:
-    """Raises WrongPairError where the origin of a dirty log is another one than the log recorded, or has been served
-    with another log since."""
+    """Raises WrongPairError if the origin of a dirty log is not the one that the log recorded, or has since been served
+    with another log."""
     mark, hint = side.mark, f"nothing has been changed; or, {_DISCARD_HINT}"
     if mark and mark.volume != superblock.uuid and not mark.is_dirty and ORIGIN_CHANGED not in force:
         raise WrongPairError(
@@ -203,7 +204,7 @@ def check_identity(superblock: Superblock, side: OriginSide, log: Device, force:
 
 
 def check_rest_of_page(superblock: Superblock, origin: Device, log: Device, locations: LocationMap) -> None:
-    """Raises WrongPairError for an origin that grew within a page and has data there, where the log holds that page.
+    """Raises WrongPairError for an origin that grew within a page and has data there, if the log holds that page.
 
     The log has zeros for what was beyond the end.
     """
@@ -225,10 +226,10 @@ def is_origin_changed(
     superblock: Superblock, side: OriginSide, origin: Device, log: Device, locations: LocationMap, dirty: bool,
     force: Collection[str],
 ) -> bool:  # fmt: skip
-    """Whether the origin is not as the log left it, where that may be accepted. The superblock as it is in the log.
+    """Whether the origin is not as the log left it, if that can be accepted. `superblock` is as in the log.
 
-    With a dirty log it may not, unless forced; with a clean one nothing is lost as long as it is the same origin.
-    Raises WrongPairError, DeviceError.
+    With a dirty log it cannot, unless forced; with a clean one nothing is lost as long as it is the same origin. Raises
+    WrongPairError, DeviceError.
     """
     changed = fingerprint.differing_blocks(
         origin, superblock.samples, lambda block: bool(locations.get(block)), superblock.origin_bytes
@@ -253,7 +254,7 @@ def is_origin_changed(
 
 
 def _is_same(superblock: Superblock, side: OriginSide, origin: Device) -> bool:
-    """Whether it is the origin that the log was made for, changed or not: by what tells it from others, or by name."""
+    """Whether it is the origin that the log was made for, changed or not: by its identity, or by name."""
     recorded = superblock.origin_facts
     if recorded.is_told_from_twins and side.facts.is_told_from_twins:
         if not origin_facts.differences(recorded, side.facts):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a log holds for the origin beside it: recovery, and whether the two belong together.
 
-The log alone does not say it all: the origin may have grown, and others may have written to it.
+The log alone does not tell everything: the origin may have grown, and others may have written to it.
 """
 
 import logging
@@ -21,19 +21,19 @@ _log = logging.getLogger("wbcache")
 
 
 class RecoveredPair(NamedTuple):
-    """`superblock` is what to go on from: the newest of the log, with the origin's size of today."""
+    """`superblock` is the one to continue from: the newest in the log, with the present size of the origin."""
 
     slots: list[Superblock | None]
     superblock: Superblock
     recovered: Recovered
     samples_are_stale: bool
-    """The samples in the superblock are of the origin as it was once."""
+    """The samples in the superblock are of the origin as it was earlier."""
     past_is_gone: bool
     """Others wrote to the origin: no past moment is what it was."""
 
 
 def recover_pair(log: Device, origin: Device, side: OriginSide, force: Collection[str]) -> RecoveredPair | None:
-    """None when the log is blank. Raises LogRefusedError, DeviceError."""
+    """None if the log is blank. Raises LogRefusedError, DeviceError."""
     slots = pairing.read_log(log)
     recorded = newest(slots) if slots else None
     if slots is None or recorded is None:
