@@ -21,7 +21,7 @@ _NEEDED = {"sortedcontainers": "python3-sortedcontainers", "xxhash": "python3-xx
 
 
 def _make_importable():
-    """Put the core and what it needs in reach, wherever this file is installed and however nbdkit was started.
+    """Make the core and what it needs importable, wherever this file is installed and however nbdkit was started.
 
     nbdkit embeds one Python, on Debian that of /usr/bin/python3. This file may lie in a virtual environment of another
     version, whose compiled modules cannot be loaded here. And in a shell with an activated environment the embedded
@@ -30,7 +30,7 @@ def _make_importable():
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     if os.path.isdir(os.path.join(home, "wbcache_core")):
-        # Not left in front: what else is installed there must not come before the standard library.
+        # Not left in front: other modules installed there must not come before the standard library.
         sys.path.insert(0, home)
         importlib.import_module("wbcache_core")
         sys.path.remove(home)
@@ -40,7 +40,7 @@ def _make_importable():
         sys.path.insert(min(installed, default=len(sys.path)), home)
     elif not owner.startswith(("python", "pypy")):
         sys.path.append(home)
-    # Behind all others, so that an environment that has its own modules keeps them.
+    # After all others, so that an environment that has its own modules keeps them.
     sys.path += [path for path in site.getsitepackages([sys.base_prefix, "/usr"]) if path not in sys.path]
 
     missing = [name for name in ("wbcache_core", *_NEEDED) if not _loads(name)]
@@ -104,8 +104,8 @@ _control_socket = None
 
 
 class NbdkitLogHandler(logging.Handler):
-    """Sends the core's log to nbdkit: up to INFO as debug lines (-v), from WARNING on as errors, which go to stderr
-    or syslog as nbdkit was told."""
+    """Sends the core's log to nbdkit: up to INFO as debug lines (-v), from WARNING on as errors, which go to stderr or
+    syslog as nbdkit is configured."""
 
     def __init__(self):
         super().__init__()
@@ -131,9 +131,9 @@ class RequestFailedError(Exception):
 
 
 def _failure(error):
-    """Choose the errno; returns what to raise, which holds on to nothing."""
+    """Choose the errno; returns the exception to raise, which keeps no references."""
     if isinstance(error, StoppedError):
-        # Who is told of the end goes away, see _end_when_settled().
+        # A client that learns of the stop disconnects, see _end_when_settled().
         _cache.wait_until_settled()
     if not isinstance(error, WbcacheError):
         sys.tracebacklimit = 100
@@ -218,8 +218,8 @@ def after_fork():
     global _watcher, _control
     _watcher = ShutdownWatcher(_stop_requested, _send_clients_away)
     _watcher.start()
-    # With -u the user is another one now. Failing here would keep out those who only read (-r, --filter=cow), which do
-    # not show before they come; and once in the background nobody hears of it.
+    # With -u the user is a different one now. Failing here would keep out readers (-r, --filter=cow), who are not known
+    # before they connect; and in the background nobody would notice.
     if _writers:
         _writers.check_user()
     if _cache and _control_socket:
@@ -236,7 +236,7 @@ def _stop_requested():
 
 
 def _end_when_settled():
-    # Not before the commit: a client that is told of the end goes away, and some versions of nbdkit can abort when
+    # Not before the commit: a client that learns of the stop disconnects, and some versions of nbdkit can abort when
     # one does so with requests queued.
     _cache.wait_until_settled()
     nbdkit.shutdown()
@@ -248,7 +248,7 @@ def _send_clients_away():
 
 
 def cleanup():
-    # A drain can be watched to its end; no tag may be under way when the log is closed.
+    # A drain can be watched to its end; no tag may be in progress when the log is closed.
     _cache.finish()
     if _control:
         _control.stop()
@@ -282,7 +282,7 @@ def _export_name():
 def _open_snapshot(when):
     snapshot = _cache.open_snapshot(when)
     try:
-        # nbdkit cannot tell a client that connects anew: by this name it has to get the same moment, or none.
+        # nbdkit cannot recognise a client that reconnects: by this name it has to get the same moment, or none.
         moments.refuse_passing(when, snapshot.generation, snapshot.is_final)
         return Connection(snapshot, snapshot)
     except BaseException:

@@ -10,7 +10,7 @@ the span; it is one of two:
 - sparse: a sorted array of words, one for each of up to 128 blocks: index << 55,
   the entry's two flags in the next bits, and the LSN. Other blocks are as the
   span says. Small requests all over a large volume leave few blocks in each
-  region: 8 bytes a block instead of 4 KiB a region;
+  region: 8 bytes per block instead of 4 KiB per region;
 - dense: an array of 512 entries.
 
 Costs: get and set in a dense leaf are two subscripts, O(1), in a sparse one a
@@ -33,18 +33,18 @@ ZERO_FLAG = 1 << 63
 HOLE_FLAG = 1 << 62
 LSN_MASK = HOLE_FLAG - 1
 CLEAR_FLAGS = {TRIM: ZERO_FLAG | HOLE_FLAG, ZERO: ZERO_FLAG}
-"""Of a range entry, by its kind."""
+"""The flags of a range entry, by its kind."""
 
 NO_REGION = 1 << 64 - REGION_SHIFT
-"""Behind every region."""
+"""After every region."""
 
 SPARSE_BLOCKS = 128
-"""More blocks than this make a leaf dense."""
+"""A leaf with more blocks than this becomes dense."""
 _INDEX_SHIFT = 64 - REGION_SHIFT
 _WORD_MASK = (1 << _INDEX_SHIFT) - 1
 """The flags and the LSN in a word of a sparse leaf."""
 _WORD_LSN_MASK = LSN_MASK >> REGION_SHIFT
-"""The LSN alone: 2**53 pages are more than any device lives to write."""
+"""The LSN alone: no device lives to write 2**53 pages."""
 _WORD_FLAGS = _WORD_MASK - _WORD_LSN_MASK
 _NEXT_BLOCK = 1 << _INDEX_SHIFT
 
@@ -84,18 +84,18 @@ def _unpacked(words: "array[int]", first: int, count: int, span: int) -> "array[
 
 
 def _kind(entry: int, oldest: int) -> int:
-    """What makes blocks alike: 0 for the origin, else the flags and a bit."""
+    """What makes blocks similar: 0 for the origin, otherwise the flags and a bit."""
     return 0 if entry & LSN_MASK < oldest or not entry else entry >> 62 | 4
 
 
 def _end_of_run(entries: "array[int]", index: int, end: int, oldest: int) -> int:
-    """Where the run of like entries from an index on stops; looks at twice as many each time."""
+    """Where the run of similar entries from an index on stops; looks at twice as many each time."""
     kind = _kind(entries[index], oldest)
     count = 1
     while index < end:
         part = entries[index : min(index + count, end)]
         lowest, highest = min(part), max(part)
-        # Alike without a look at each: nothing here, or nothing but data.
+        # All similar, without looking at each: nothing here, or nothing but data.
         if not ((highest < oldest and not kind) or (oldest <= lowest and highest <= LSN_MASK and kind == 4)):
             for entry in part:
                 if _kind(entry, oldest) != kind:
@@ -114,7 +114,7 @@ class LocationMap:
         self.regions: SortedDict[int, array[int]] = SortedDict()
         self._dense: dict[int, array[int]] = {}
         self._spans: SortedDict[int, tuple[int, int]] = SortedDict()
-        """First region -> the region behind the last, and the entry of all blocks. They do not overlap, and each is
+        """First region -> the region after the last, and the entry of all blocks. Spans do not overlap, and each is
         older than the leaves of its regions."""
         self.sweeps = 0
         """How often sweep() dropped something."""
@@ -127,7 +127,7 @@ class LocationMap:
     def piece(self, region: int) -> tuple[int, "int | array[int]"]:
         """The leaf of a region, or the entry of all its blocks, and the region up to which that holds for all blocks.
 
-        What has no end goes up to NO_REGION.
+        If there is no end, that is NO_REGION.
         """
         leaf = self.regions.get(region)
         if leaf is not None:
@@ -186,10 +186,11 @@ class LocationMap:
         return found
 
     def run(self, block: int, last: int, oldest: int) -> tuple[int, int]:
-        """Where a run of like blocks from a block on stops, `last` at most, and the entry of the first.
+        """Where a run of similar blocks from a block on stops, `last` at most, and the entry of the first.
 
-        Alike are blocks with entries below oldest, with pages, and with the same flags. It may go on behind the stop.
-        Takes time that does not grow with the number of blocks that are not in the run, but for a region's.
+        Blocks are similar if their entries are below oldest, or are pages, or have the same flags. The run may continue
+        beyond the stop. The time taken does not grow with the number of blocks outside the run, except those in its
+        regions.
         """
         region = block >> REGION_SHIFT
         stop, leaf = self.piece(region)
@@ -240,7 +241,7 @@ class LocationMap:
             leaf.insert(at, word | lsn)
 
     def set_pages(self, newest: dict[int, int]) -> None:
-        """Blocks of data, each with its LSN: as set_page() for each, and faster where they are many."""
+        """Blocks of data, each with its LSN: like set_page() for each, but faster if there are many."""
         blocks = sorted(newest)
         lsns = list(map(newest.__getitem__, blocks))
         most = SPARSE_BLOCKS if max(lsns, default=0) <= _WORD_LSN_MASK else 0
@@ -298,7 +299,7 @@ class LocationMap:
                     spans[start] = first, old
                 if stop > end:
                     spans[end] = stop, old
-        # A large trim is logged as several entries one behind the other.
+        # A large trim is logged as several consecutive entries.
         if before < first and spans[before] == (first, entry):
             first = before
         spans[first] = end, entry
@@ -356,7 +357,7 @@ class LocationMap:
     def sweep(self, first_region: int, limit: int, oldest: int) -> int | None:
         """Drop leaves without an entry at or above oldest, looking at `limit` regions from first_region on.
 
-        Returns the region to go on from, or None at the end. A dropped entry
+        Returns the region to continue from, or None at the end. A dropped entry
         and one below oldest mean the same: the block is on the origin.
         """
         stale, last = [], None

@@ -32,13 +32,13 @@ from wbcache_core.memory.policy import Policy
 _log = logging.getLogger("wbcache")
 
 ORIGIN_PATIENCE = 5.0
-"""Seconds that requests which need the origin wait for one that fails to come back."""
+"""How many seconds requests that need the origin wait for a failing one to recover."""
 _TIMELINE_GAP = 0.25
-"""Seconds; commits closer together share one entry of the timeline."""
+"""Seconds; commits closer together than this share one entry of the timeline."""
 
 
 class NumberLine:
-    """The cursors, and where they are in the log (places: see superblock_format).
+    """The cursors, and their positions in the log (`..._place`, see format/superblock.py).
 
     `lock` guards every field: all are written with it held, and read without it only where the reader looks again
     under the lock, or a stale value does no harm.
@@ -46,10 +46,10 @@ class NumberLine:
     """
 
     def __init__(self, ring_pages: int, data_pages: int, policy: Policy, carry_pages: int = 0) -> None:
-        """Writers leave carry_pages of the log free, for what has to be carried forward."""
+        """Writers leave carry_pages of the log free, for blocks that have to be carried forward."""
         self.lock = threading.Lock()
         self.moved = threading.Condition(self.lock)
-        """Notified when a cursor moved, space was reclaimed, or something failed or stops."""
+        """Notified when a cursor has moved, space was reclaimed, or something has failed or is stopping."""
         self.commit_wanted = threading.Condition(self.lock)
         self.destage_wanted = threading.Condition(self.lock)
         self.ring_pages = ring_pages
@@ -60,10 +60,10 @@ class NumberLine:
         self.open_segment: PendingSegment | None = None
         self.closed_segments: deque[PendingSegment] = deque()
         self.timeline: deque[tuple[int, float]] = deque()
-        """(LSN, time.monotonic()): when `committed` came to stand at that LSN; only what is not destaged yet."""
+        """(LSN, time.monotonic()): when `committed` reached that LSN; only for what is not destaged yet."""
         self.write_place = self.destaged_place = self.reclaimed_place = 0
         self.limit = self.soft_limit = 0
-        """head may not pass `limit`; a writer that would pass `soft_limit` has to look at more than that."""
+        """`head` may not pass `limit`; a writer that would pass `soft_limit` has more to check than that."""
         self.pending_since = 0.0
         """When the oldest volatile page came, in seconds of time.monotonic(); 0 when there is none."""
         self.commit_requested = False
@@ -77,7 +77,7 @@ class NumberLine:
         """Writers that wait for log space."""
         self.writable = False
         self.writes_ended = False
-        """A write failed between two of its steps: no other may follow it. What was accepted before is whole."""
+        """A write failed between two of its steps: no other may follow it. Everything accepted before is intact."""
         self.stopping = False
         self.draining = False
         """While stopping: the destager goes on until the origin is complete."""
@@ -88,19 +88,19 @@ class NumberLine:
         self.origin_failed_at = 0.0
         """Since when, in seconds of time.monotonic()."""
         self.origin_settles_at = 0.0
-        """The origin's `settles_at` (block_device.Device), as the destager last saw it."""
+        """The origin's `settles_at` (device/device.py), as the destager last saw it."""
         self.origin_incomplete: str | None = None
-        """Which bytes the origin refuses to take while it takes others, in a message; they are in the log."""
+        """A message with the bytes that the origin rejects while it accepts others; they are in the log."""
         self.carried: deque[tuple[int, int]] = deque()
         """(first LSN, LSN after the last) of segments with nothing but such bytes; only what is not destaged yet."""
         self.carry_ring = 0
-        """Pages of the ring that writers have to leave free just now."""
+        """Pages of the ring that writers have to leave free at the moment."""
         self._carry_pages = carry_pages
         self.policy = policy
         """What is in force now. See apply()."""
 
     def apply(self, policy: Policy) -> None:
-        """Put another policy in force for everything that happens from now on. Takes the lock."""
+        """Put another policy in force for everything from now on. Takes the lock."""
         with self.lock:
             self.policy = policy
             self.refresh_limits()
@@ -109,7 +109,7 @@ class NumberLine:
             self.destage_wanted.notify_all()
 
     def needed_from(self) -> tuple[int, int]:
-        """(LSN, place) of the lowest cursor of those who follow the log: what is below may be reused. Lock held."""
+        """(LSN, position) of the lowest cursor of all consumers of the log: what is below may be reused. Lock held."""
         return self.destaged, self.destaged_place
 
     @property
@@ -135,7 +135,7 @@ class NumberLine:
     def refresh_limits(self) -> None:
         """To be called after anything moved. Lock held.
 
-        What is let into the ring has its place in the log: a commit never waits for destaging. A segment that
+        Whatever is admitted to the ring has its space in the log: a commit never waits for destaging. A segment that
         does not fit before the end of the log leaves less than MAX_SEGMENT_PAGES unused there.
         """
         if self.log_error or self.writes_ended or self.stopping or not self.writable:
@@ -152,7 +152,7 @@ class NumberLine:
             raise LogFailedError(str(error), error.errno_value)
 
     def check_writable(self) -> None:
-        """Raises what a writer gets to see now, if anything. Lock held."""
+        """Raises the error that a writer gets now, if any. Lock held."""
         self.raise_if_log_failed()
         if self.stopping:
             raise StoppedError("the server is shutting down")
@@ -165,7 +165,8 @@ class NumberLine:
             raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
 
     def end_writes(self) -> None:
-        """A write failed between two of its steps. Lock held. Nothing here takes memory before it counts."""
+        """A write failed between two of its steps. Lock held. Nothing here allocates memory before it has taken
+        effect."""
         self.writes_ended = True
         self.limit = self.soft_limit = 0
         self.moved.notify_all()
@@ -210,8 +211,8 @@ class NumberLine:
     def wait_for_destaged(self, lsn: int) -> None:
         """Return when every LSN below lsn is durable on the origin. Lock held; released while waiting.
 
-        Raises LogFailedError, StoppedError, and OriginFailedError when the origin has been failing for ORIGIN_PATIENCE,
-        or when all is there but what it refuses to take.
+        Raises LogFailedError, StoppedError, and OriginFailedError if the origin has been failing for ORIGIN_PATIENCE,
+        or if it has everything except blocks that it rejects.
         """
         while self.destaged < lsn and not (self.origin_incomplete and self.only_carried_below(lsn)):
             self.raise_if_log_failed()
@@ -225,7 +226,7 @@ class NumberLine:
             raise OriginFailedError(self.origin_incomplete)
 
     def only_carried_below(self, lsn: int) -> bool:
-        """Whether all that the origin lacks below lsn was carried forward. Lock held."""
+        """Whether everything that the origin lacks below lsn was carried forward. Lock held."""
         at = self.destaged
         for first, end in self.carried:
             if first > at or at >= lsn:
@@ -234,20 +235,20 @@ class NumberLine:
         return at >= lsn
 
     def wait_for_move(self) -> None:
-        """Wait on `moved`; while the origin fails only a while, so that patience comes to an end. Lock held."""
+        """Wait on `moved`, with a time limit while the origin is failing, so that patience can end. Lock held."""
         self.moved.wait(ORIGIN_PATIENCE / 5 if self.origin_error else None)
 
     def raise_if_origin_failed(self, prefix: str = "") -> None:
         """Raises the latched OriginFailedError once the origin has failed for ORIGIN_PATIENCE. Lock held.
 
-        As long as it settles it has not failed.
+        While it is settling it does not count as failing.
         """
         error = self.origin_error
         if error and time.monotonic() - max(self.origin_failed_at, self.origin_settles_at) >= ORIGIN_PATIENCE:
             raise OriginFailedError(f"{prefix}{error}", error.errno_value)
 
     def fail_log(self, error: DeviceError) -> None:
-        """Latch and report that the log cannot be written any more. Takes the lock."""
+        """Latch and report that the log can no longer be written. Takes the lock."""
         with self.lock:
             committed, head = self.committed, self.head
         message = f"{error}; the volume takes no more writes; start the server again when the log device is sound"
@@ -277,7 +278,7 @@ class NumberLine:
         return self.log_error is not None or (self.stopping and not self.draining)
 
     def stop(self, drain: bool) -> None:
-        """Wake everybody: no request is let in from now on. With drain the destager goes on. Takes the lock."""
+        """Wake everybody: no request is admitted from now on. With drain the destager continues. Takes the lock."""
         with self.lock:
             self.stopping = True
             self.draining = drain
@@ -289,7 +290,7 @@ class NumberLine:
     def open_next_segment(self) -> PendingSegment:
         """A segment with the next LSN for its descriptor. Lock held; there is room and no open segment."""
         segment, end, now = PendingSegment(self.head), self.head + 1, time.monotonic()
-        # What can fail for want of memory comes before: these two belong together.
+        # Whatever can fail for lack of memory comes first: these two belong together.
         self.open_segment, self.head = segment, end
         if not self.pending_since:
             self.pending_since = now
@@ -304,7 +305,7 @@ class NumberLine:
             self.open_segment = None
 
     def note_destaged(self, lsn: int, place: int) -> None:
-        """`destaged` moves to lsn, which is at place. Lock held."""
+        """`destaged` moves to lsn, whose position is `place`. Lock held."""
         self.destaged = lsn
         self.destaged_place = place
         while self.timeline and self.timeline[0][0] <= lsn:
@@ -315,7 +316,7 @@ class NumberLine:
         self.moved.notify_all()
 
     def note_committed(self, lsn: int, place: int) -> None:
-        """`committed` moves to lsn, the log to place. Lock held."""
+        """`committed` moves to lsn, the end of the log to `place`. Lock held."""
         now = time.monotonic()
         self.committed = lsn
         self.write_place = place
@@ -328,7 +329,7 @@ class NumberLine:
         self.moved.notify_all()
 
     def check(self) -> None:
-        """Assert what holds at every moment. Lock held."""
+        """Assert what must hold at every moment. Lock held."""
         assert 1 <= self.oldest <= self.destaged <= self.committed <= self.head
         assert self.reclaimed_place <= self.destaged_place <= self.write_place
         assert 0 <= self.free_pages <= self.data_pages

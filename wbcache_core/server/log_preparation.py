@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Makes a log one that takes writes: creates it, formats it, or brings what recovery found up to date.
+"""Makes a log ready for writes: creates it, formats it, or brings what recovery found up to date.
 
 Each of these may fail at any step and is then called again, with the next
-client. So none relies on what an attempt before has left, and a superblock
-whose write failed is the one that is written again, never the other.
+client. So none relies on what a previous attempt left, and a superblock whose
+write failed is the one that is written again, never the other.
 """
 
 import errno
@@ -32,7 +32,7 @@ _log = logging.getLogger("wbcache")
 
 
 class FoundData:
-    """What recovery found, which a killed server may have left in the page cache only. Any thread may ask for it."""
+    """What recovery found, which a killed server may have left only in the page cache. For any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -43,7 +43,7 @@ class FoundData:
     def make_durable(self, log: Device) -> None:
         """Sync it, once. Raises DeviceError, and from then on always.
 
-        The kernel tells only once of what it could not write: a second sync that succeeds says nothing.
+        The kernel reports only once what it could not write: a second sync that succeeds proves nothing.
         """
         with self._lock:
             if not self._is_durable and not self._failure:
@@ -69,8 +69,8 @@ def open_log(config: Config, origin: Device) -> FileDevice:
 
 
 def create_log(config: Config, origin: Device) -> FileDevice:
-    """The log that was missing at the start. One that is there by now, from an attempt before, is taken when it is
-    blank. Raises ConfigError, DeviceError, LogRefusedError."""
+    """The log that was missing at start. One that exists by now, from a previous attempt, is used if it is blank.
+    Raises ConfigError, DeviceError, LogRefusedError."""
     is_new = not os.path.lexists(system_path(config.log))
     if is_new:
         create_file(config.log, config.log_size)
@@ -88,8 +88,8 @@ def create_log(config: Config, origin: Device) -> FileDevice:
 
 
 def format_blank(log: Device, blank: Superblock, origin: Device) -> tuple[SuperblockStore, Reading]:
-    """Format a log whose superblock is going to be `blank`, but for what is known only now: generation 0 is the origin
-    as it is. Returns the time of that. Raises DeviceError."""
+    """Format a log whose superblock is going to be `blank`, except for what is known only now: generation 0 is the
+    origin as it is. Returns the time of that. Raises DeviceError."""
     now = clock.read()
     first = blank.with_changes(samples=fingerprint.take(origin), destaged_time_ns=now.wall_ns)
     store = SuperblockStore(log, format_log(log, first))
@@ -109,5 +109,5 @@ def bring_up_to_date(
     store.begin_anew()
     for _ in range(2):
         store.write(oldest=line.destaged, oldest_place=line.destaged_place, committed=line.committed, **changes)
-    # Only now that neither superblock needs anything below `destaged`.
+    # Only now, when neither superblock needs anything below `destaged`.
     bury_discarded(log, line.data_pages, line.write_place, line.destaged_place + line.data_pages)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command `wbcache`, one module a sub-command."""
+"""The command `wbcache`, one module per sub-command."""

@@ -18,7 +18,7 @@ from wbcache_core.units import PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
 
 
 class Kind(enum.Enum):
-    """What blocks are: data, zeros that are allocated, or a hole. ON_ORIGIN: what the origin has there."""
+    """What blocks are: data, allocated zeros, or a hole. ON_ORIGIN: whatever the origin has there."""
 
     DATA, ZERO, HOLE, ON_ORIGIN = range(4)
 
@@ -40,7 +40,7 @@ def _kind(entry: int) -> Kind:
 
 
 def _runs(changed: LocationMap, then: LocationMap) -> Iterator[Change]:
-    """By region, not merged beyond that. All entries of both maps are above what the origin has."""
+    """Region by region, not merged across them. All entries of both maps are above what the origin has."""
     region = 0
     while region < NO_REGION:
         stop, leaf = changed.piece(region)
@@ -97,7 +97,7 @@ def _looked_up(runs: Iterator[Change], origin: Device) -> Iterator[Change]:
 
 
 def _on_origin(run: Change, origin: Device) -> Iterator[Change]:
-    """Whole blocks of zeros are told from the rest; a block that is only partly so is data."""
+    """Whole blocks of zeros are told from the rest; a block that is only partly zero is data."""
     start, end = run.block << PAGE_SHIFT, run.block + run.block_count << PAGE_SHIFT
     block = run.block
     for offset, length, hole, zero in origin.extents(start, min(end, origin.size) - start):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`wbcache check`: every invariant of a log, and of the origin beside it, looked at without changing a byte."""
+"""`wbcache check`: checks every invariant of a log, and of the origin beside it, without changing a byte."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from wbcache_core.units import PAGE_SHIFT
 
 
 class _MeteredLog(FileDevice):
-    """Reports to `progress`, while there is one, how much has been read of it."""
+    """Reports to `progress`, if there is one, how much of it has been read."""
 
     progress: Progress | None = None
 
@@ -30,7 +30,7 @@ class _MeteredLog(FileDevice):
 
 
 def run_check(path: str, origin: str | None, as_json: bool) -> int:
-    """Check and print; returns the exit status. Raises WbcacheError when the log or origin cannot be looked at."""
+    """Check and print; returns the exit status. Raises WbcacheError if the log or origin cannot be examined."""
     with ExitStack() as stack:
         log = _MeteredLog(path, "log", direct=True, read_only=True)
         stack.callback(log.close)
@@ -46,7 +46,7 @@ def run_check(path: str, origin: str | None, as_json: bool) -> int:
 
 
 def _bytes_to_check(log: FileDevice, superblock: Superblock | None) -> int:
-    """About as much as examine() is going to read; worth finding out only where somebody watches."""
+    """About as much as examine() is going to read; worth finding out only if somebody is watching."""
     if not (superblock and sys.stderr.isatty()):
         return log.size
     try:

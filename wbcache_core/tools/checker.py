@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Checks a log that no server holds, and its origin, without writing a byte.
 
-A finding is something that no crash explains: damage, or a promise of the
-format that is broken. A remark is what a crash may leave and the next start
-mends: a torn last write, a torn superblock whose partner is whole.
+A finding is something that no crash explains: damage, or a broken promise of
+the format. A remark is something that a crash may leave and the next start
+repairs: a torn last write, a torn superblock whose partner is intact.
 """
 
 import contextlib
@@ -42,18 +42,18 @@ class Report:
     remarks: list[str] = field(default_factory=list)
     superblock: Superblock | None = None
     head: int = 0
-    """Where the log ends; 0 as long as that is not known."""
+    """Where the log ends; 0 if that is not known."""
     segment_count: int = 0
     page_count: int = 0
 
 
 def check_log(log: Device, origin: Device | None = None) -> list[str]:
-    """What is wrong with the log, each a sentence that says where; empty when it is sound."""
+    """What is wrong with the log, each a sentence that says where; empty if it is sound."""
     return examine(log, origin).findings
 
 
 def examine(log: Device, origin: Device | None = None) -> Report:
-    """All that can be said about a log and, if given, the origin it belongs to. Raises nothing but bugs."""
+    """Everything that can be said about a log and, if given, its origin. Raises only internal errors."""
     report = Report()
     try:
         slots = pairing.read_log(log)
@@ -69,7 +69,7 @@ def _end_place(found: Found) -> int:
 
 
 def _last_whole_generation(segments: list[Found], lsn: int) -> tuple[int, int] | None:
-    """Number and time of the last commit all of whose segments end at or below lsn; None when it is not among them."""
+    """Number and time of the last commit whose segments all end at or below lsn; None if it is not among them."""
     going_on = {found.descriptor.generation for found in segments if found.descriptor.end_lsn > lsn}
     for found in reversed(segments):
         descriptor = found.descriptor
@@ -79,7 +79,7 @@ def _last_whole_generation(segments: list[Found], lsn: int) -> tuple[int, int] |
 
 
 def _groups(segments: list[Found]) -> Iterator[list[Found]]:
-    """Neighbours, together no more pages than the largest segment has."""
+    """Neighbouring segments, with no more pages together than the largest segment has."""
     group: list[Found] = []
     for found in segments:
         if group and found.descriptor.end_lsn - group[0].descriptor.first_lsn > MAX_SEGMENT_PAGES:
@@ -156,9 +156,9 @@ class _Check:
         return old
 
     def _recover(self, start: Superblock) -> tuple[Recovered, list[Found]]:
-        """The chain from the oldest LSN that a superblock promises, or, where that is broken, from `destaged` on.
+        """The chain from the oldest LSN that a superblock promises, or, if that is broken, from `destaged` on.
 
-        Raises DamagedLogError when the part that the origin needs is broken.
+        Raises DamagedLogError if the part that the origin needs is broken.
         """
         for superblock in (start, self._superblock):
             if superblock.oldest == superblock.destaged:
@@ -178,7 +178,8 @@ class _Check:
         return recover(self._log, self._reader, superblock, segments), segments
 
     def _check_cursors(self, recovered: Recovered, segments: list[Found]) -> None:
-        """Each cursor of each superblock stands where a segment begins or the log ends, and says how it got there."""
+        """Check that each cursor of each superblock is where a segment begins or the log ends, and agrees with the
+        segment before it."""
         ends = {found.descriptor.end_lsn: found for found in segments}
         bounds = {found.descriptor.first_lsn for found in segments} | {recovered.head}
         for superblock in filter(None, self._slots):
@@ -193,7 +194,7 @@ class _Check:
             whole = _last_whole_generation(segments, superblock.destaged)
             stated = superblock.destaged_generation, superblock.destaged_time_ns
             if superblock.batch_end > superblock.destaged and whole and stated < whole:
-                # Something is missing on the origin that is later in the log.
+                # The origin lacks something that is later in the log.
                 whole = None
             if before and (
                 (superblock.destaged_place, superblock.destaged_previous)
@@ -206,7 +207,7 @@ class _Check:
                 )
 
     def _check_tags(self, superblock: Superblock, segments: list[Found]) -> None:
-        """Each tag names a generation of the log, by its right end and time."""
+        """Check that each tag names a generation of the log, with the right end and time."""
         known = {superblock.destaged: (superblock.destaged_generation, superblock.destaged_time_ns)}
         for found in segments:
             known[found.descriptor.end_lsn] = (found.descriptor.generation, found.descriptor.time_ns)
@@ -223,7 +224,7 @@ class _Check:
         return f"byte {self._reader.offset_of(found.place)}"
 
     def _check_order(self, before: Found, after: Found) -> None:
-        """What holds between two neighbours of the chain."""
+        """Check what must hold between two neighbours of the chain."""
         old, new = before.descriptor, after.descriptor
         where = f"segment with LSN {new.first_lsn} at {self._byte(after)}"
         if after.place != fit(_end_place(before), new.log_pages, self._superblock.data_pages):
@@ -240,7 +241,7 @@ class _Check:
         if new.version == OLDEST_VERSION and new.time_ns <= old.time_ns:
             self._find(f"{where}: generation {new.generation} is not later than the one before it")
         if new.committed < old.end_lsn:
-            # The commit before was synced before this one was written.
+            # The previous commit was synced before this one was written.
             self._find(f"{where}: says committed={new.committed}, but LSN {old.first_lsn} was committed before it")
 
     def _check_entries(self, descriptor: Descriptor) -> None:
@@ -253,7 +254,7 @@ class _Check:
                 )
 
     def _check_pages(self, segments: list[Found]) -> None:
-        """Checksums of all pages, plain or compressed, of segments that fit the image."""
+        """Check the checksums of all pages, compressed or not, of segments that fit the image."""
         start = segments[0].descriptor.first_lsn
         try:
             self._reader.load(
@@ -271,7 +272,7 @@ class _Check:
             self._find_bad_pages(found, self._image[at << PAGE_SHIFT : at + found.descriptor.page_count << PAGE_SHIFT])
 
     def _find_bad_pages(self, found: Found, pages: memoryview | None) -> None:
-        """Findings for the pages of a segment that fail their checksum; all of them where it cannot be unpacked."""
+        """Findings for the pages of a segment that fail their checksum; all of them if it cannot be decompressed."""
         descriptor = found.descriptor
         expected = descriptor.page_sums
         sums = list(map(xxh3_64_intdigest, page_views(pages))) if pages is not None else None
@@ -280,7 +281,7 @@ class _Check:
         for index, block in enumerate(descriptor.page_blocks):
             if sums is None or sums[index] != expected[index]:
                 lsn = descriptor.first_lsn + 1 + index
-                # What is below `destaged` is only a copy, or was passed over because its block was written anew.
+                # Pages below `destaged` are only copies, or were skipped because their block was written again.
                 loss = "nothing needs it any more" if lsn < self._superblock.destaged else "its data is lost"
                 self._find(
                     f"the page with LSN {lsn} (block {block}, in the segment at {self._byte(found)}, generation "
@@ -288,14 +289,14 @@ class _Check:
                 )
 
     def _check_origin(self, origin: Device, recovered: Recovered) -> None:
-        """The origin is as the log left it wherever the log is not going to overwrite it."""
+        """Check that the origin is as the log left it wherever the log is not going to overwrite it."""
         superblock, locations = self._superblock, recovered.locations
         pairing.check_size(superblock, origin, self._log)
         changed = fingerprint.differing_blocks(
             origin, superblock.samples, lambda block: entry_lsn(locations.get(block)) >= superblock.destaged,
             superblock.origin_bytes,
         )  # fmt: skip
-        # A clean log is served all the same: it holds nothing that the origin lacks.
+        # A clean log is served anyway: it holds nothing that the origin lacks.
         told = self._find if recovered.head > superblock.destaged else self._report.remarks.append
         side = OriginSide.of(origin)
         pairing.check_mark(side, superblock.uuid, self._log.name, ())

@@ -25,7 +25,8 @@ _TOTALS = {Kind.DATA: "of data", Kind.ZERO: "of zeros", Kind.HOLE: "of holes"}
 
 
 def run_diff(path: str, start: str, end: str, origin: str | None, raw: str | None, as_json: bool) -> int:
-    """Print it; returns the exit status. Raises WbcacheError when it cannot be looked at or makes no sense."""
+    """Print it; returns the exit status. Raises WbcacheError if the log cannot be examined or the moments are
+    invalid."""
     if raw:
         refuse_existing(raw)
     with ExitStack() as stack:
@@ -53,7 +54,8 @@ def run_diff(path: str, start: str, end: str, origin: str | None, raw: str | Non
 
 
 class _Diff:
-    """What has to be done to the volume as of `start` to make it that as of `end`, which may be the earlier one."""
+    """What has to be done to the volume as of `start` to turn it into that as of `end`, which may be the earlier
+    one."""
 
     def __init__(self, history: LogHistory, start: Generation, end: Generation) -> None:
         self.start, self.end = start, end
@@ -62,7 +64,7 @@ class _Diff:
         self._history = history
         first, last = sorted((start.end_lsn, end.end_lsn))
         self._changed = history.map_between(first, last)
-        # Forwards, what was written between is all that there is to know.
+        # Forwards, what was written in between is all there is to know.
         self._then: LocationMap = self._changed if start.end_lsn <= end.end_lsn else history.map_at(end)
 
     @property
@@ -70,7 +72,7 @@ class _Diff:
         return any(change.kind is Kind.ON_ORIGIN for change in changes(self._changed, self._then))
 
     def changes(self) -> Iterator[Change]:
-        """In order; with an origin, where that is needed."""
+        """In order; reads the origin if that is needed."""
         return changes(self._changed, self._then, self.origin)
 
     def _data_ranges(self) -> Iterator[tuple[int, int]]:
@@ -78,7 +80,7 @@ class _Diff:
 
     def write(self, target: str) -> None:
         """A new sparse file of the volume's size with the data at its offsets. Raises WbcacheError."""
-        # Without an origin none is needed, and the log stands in for it.
+        # If there is no origin, none is needed, and the log stands in for it.
         reader = self._history.reader(self._then, self.origin or self._history.log)
         buffer = memoryview(bytearray(MIB))
         with (
@@ -113,7 +115,7 @@ def _print_map(diff: _Diff, has_file: bool) -> None:
 
 
 def _map_entry(change: Change, volume_bytes: int, has_file: bool) -> dict[str, Any]:
-    """As `qemu-img map --output=json` has it."""
+    """In the form of `qemu-img map --output=json`."""
     offset, length = byte_range(change, volume_bytes)
     entry: dict[str, Any] = {
         "start": offset,

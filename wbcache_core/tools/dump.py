@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`wbcache dump`: every segment and entry of a log, a line each."""
+"""`wbcache dump`: every segment and entry of a log, one line each."""
 
 import json
 import re
@@ -20,7 +20,7 @@ _RANGE = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?")
 
 
 class Filter(NamedTuple):
-    """What is wanted. Times in ns; the ranges are those of the numbers, None for all."""
+    """What to show. Times in ns; ranges of blocks and LSNs; None for all."""
 
     blocks: range | None = None
     lsns: range | None = None
@@ -28,7 +28,7 @@ class Filter(NamedTuple):
     until: int | None = None
 
     def wants_segment(self, segment: Segment) -> bool:
-        """Whether any of it can be wanted."""
+        """Whether any of it may have to be shown."""
         return (
             (self.since is None or segment.time_ns >= self.since)
             and (self.until is None or segment.time_ns <= self.until)
@@ -42,7 +42,7 @@ class Filter(NamedTuple):
 
     @property
     def by_entry(self) -> bool:
-        """Segments without a wanted entry are not wanted either."""
+        """Segments without an entry to show are not shown either."""
         return self.blocks is not None or self.lsns is not None
 
 
@@ -55,7 +55,7 @@ def parse_range(text: str) -> range:
 
 
 def run_dump(path: str, wanted: Filter, as_json: bool) -> int:
-    """Print it; returns the exit status. Raises WbcacheError when the log cannot be looked at."""
+    """Print it; returns the exit status. Raises WbcacheError if the log cannot be examined."""
     log = ForgivingLog(path, read_only=True)
     try:
         superblock = newest(read_slots(log))
@@ -85,7 +85,8 @@ def _survey(log: ForgivingLog, superblock: Superblock | None) -> Survey:
 
 
 def _state(segment: Segment, superblock: Superblock | None, dirty: set[int]) -> str:
-    """Where its data is wanted: `dirty` on the origin still, `clean` nowhere any more, `loose` cannot be followed."""
+    """`dirty` if the origin still lacks its data, `clean` if it has it, `loose` if the segment is not part of the
+    chain."""
     if superblock is None:
         return "unknown"
     if segment.page in dirty:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`wbcache info`: what a log says of itself."""
+"""`wbcache info`: what a log says about itself."""
 
 import json
 import uuid
@@ -21,7 +21,7 @@ from wbcache_core.units import PAGE_SHIFT, format_size
 
 
 def run_info(path: str, as_json: bool) -> int:
-    """Print what is known; returns the exit status. Raises WbcacheError when the log cannot be looked at."""
+    """Print what is known; returns the exit status. Raises WbcacheError if the log cannot be examined."""
     log = ForgivingLog(path, read_only=True)
     try:
         facts = gather_facts(log)
@@ -35,7 +35,7 @@ def run_info(path: str, as_json: bool) -> int:
 
 
 def gather_facts(log: ForgivingLog) -> Facts:
-    """What `wbcache info` tells, ready for JSON. Raises LogVersionError."""
+    """What `wbcache info` shows, ready for JSON. Raises LogVersionError."""
     facts: Facts = {"log": log.name, "bytes": log.size, "state": "refused", "problem": None}
     slots = read_slots(log)
     superblock = newest(slots)
@@ -83,7 +83,7 @@ def _identity(superblock: Superblock) -> Facts:
 
 
 def _mark(superblock: Superblock) -> Facts | None:
-    """What the origin has on it today, where it can be seen from here under the name of then."""
+    """The mark that the origin has today, if it can be reached from here by its recorded name."""
     mark = None
     with suppress(OSError):
         mark = OriginSide.at(superblock.origin_name).mark
@@ -105,7 +105,7 @@ def _superblocks(slots: list[Superblock | None]) -> list[Facts]:
 
 
 def _origin_alone(superblock: Superblock) -> Facts:
-    """How old the origin is without its log."""
+    """How old the origin alone is."""
     generation = superblock.destaged_generation
     return {
         "generation": generation,

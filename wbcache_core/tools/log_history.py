@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The past moments that the log of no running server covers: found, compared and read, without writing a byte.
+"""The past moments covered by a log that no server holds: found, compared and read, without writing a byte.
 
     origin + log[destaged, end of a generation)  =  the volume at that generation
 
@@ -31,7 +31,7 @@ class LogHistory:
     """What the log covers. `slots` are its superblocks, `recovered` is what recovery found."""
 
     def __init__(self, log: Device, kept: list[Found] | None = None) -> None:
-        """All segments that are intact in the log are added to `kept`: also the clean ones from `oldest` on, which are
+        """All segments that are intact in the log are added to `kept`, including clean ones from `oldest` on, which are
         not among the moments.
 
         Raises OutsideWindowError for a blank log, LogRefusedError, DeviceError.
@@ -49,7 +49,7 @@ class LogHistory:
         self.recovered = recover(log, self._reader, superblock, kept)
 
     def _clean_part(self) -> list[Found]:
-        """The segments from `oldest` to `destaged`; none where they are damaged, since nothing needs them."""
+        """The segments from `oldest` to `destaged`; none if they are damaged, since nothing needs them."""
         superblock = self.superblock
         earlier = from_oldest(self._reader, superblock) if superblock.oldest < superblock.destaged else None
         if earlier is None:
@@ -68,8 +68,8 @@ class LogHistory:
         )  # fmt: skip
 
     def map_between(self, start_lsn: int, end_lsn: int) -> LocationMap:
-        """The blocks that were written or cleared from one LSN to the other, both ends of generations, with what they
-        were at the end of it."""
+        """The blocks that were written or cleared between two LSNs, both ends of generations, with what they were at
+        the end."""
         locations = LocationMap()
         if start_lsn < end_lsn:
             self.recovered.covered.records.between(start_lsn, end_lsn).replay(locations)
@@ -84,7 +84,7 @@ class LogHistory:
         superblock, recovered = self.superblock, self.recovered
         ring = RingBuffer(0)
         line = line_of(superblock, recovered, ring.pages, Config().policy(superblock.data_pages))
-        # What is clean is as good on the origin, and more of it may be read there.
+        # Clean data is just as good on the origin, and more of it may be readable there.
         line.oldest = superblock.destaged
         return VolumeReader(line, ring, locations, recovered.table, self._reader, origin)
 
@@ -92,7 +92,7 @@ class LogHistory:
     def paired_origin(self, text: str | None, log: FileDevice) -> Iterator[Device]:
         """The origin, open for reading: the one named, or the one that the log was last served with.
 
-        Raises ConfigError, DeviceError when it cannot be opened, LogRefusedError when it is not as the log left it.
+        Raises ConfigError, DeviceError if it cannot be opened, LogRefusedError if it is not as the log left it.
         """
         with ExitStack() as stack:
             try:
@@ -107,7 +107,7 @@ class LogHistory:
             side = OriginSide.of(origin)
             pairing.check_size(self.superblock, origin, log)
             pairing.check_mark(side, self.superblock.uuid, log.name, ())
-            # A change is refused also where a server would accept it: this is about what the origin was.
+            # A change is refused even if a server would accept it: this is about what the origin was.
             pairing.is_origin_changed(
                 self.superblock, side, origin, log, self.recovered.locations, dirty=True, force=()
             )  # fmt: skip

@@ -50,7 +50,7 @@ exit status:
 
 
 def _argument(parse: Callable[[str], object]) -> Callable[[str], object]:
-    """A parser of ours with argparse's way of refusing."""
+    """One of our parsers with argparse's way of refusing."""
 
     def convert(text: str) -> object:
         try:
@@ -66,7 +66,7 @@ _PAIR_WORDS = (ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG)
 
 
 def _words_among(*allowed: str) -> Callable[[str], frozenset[str]]:
-    """A parser of words, with commas between."""
+    """A parser of words separated by commas."""
 
     def parse(text: str) -> frozenset[str]:
         words = frozenset(text.split(","))
@@ -315,7 +315,7 @@ def _name(text: str) -> str:
 
 
 def _shield_ages(words: Sequence[str]) -> list[str]:
-    """To argparse -5m is an option. @-5m is none, and means the same."""
+    """argparse takes -5m for an option. @-5m means the same and is not one."""
     return [f"@{word}" if moments.is_age(word) else word for word in words]
 
 
@@ -355,7 +355,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _set_up_logging(verbose: bool) -> None:
-    """The core's warnings to stderr; its errors are raised too, and printed by who catches them."""
+    """Send the core's warnings to stderr; its errors are raised too, and printed where they are caught."""
     log = logging.getLogger("wbcache")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("wbcache: %(message)s"))
@@ -367,14 +367,14 @@ def _set_up_logging(verbose: bool) -> None:
 
 
 def _status_of(error: WbcacheError, command: str) -> int:
-    """What a newer wbcache wrote is no damage; and what salvage refuses is nothing that it could salvage."""
+    """A log written by a newer wbcache is not damaged; and what salvage refuses, it could not salvage."""
     if isinstance(error, LogRefusedError) and not isinstance(error, LogVersionError) and command != "salvage":
         return REFUSED
     return CANNOT_LOOK
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status. `words` stand in for those of the process."""
+    """Run the command; returns its exit status. `words` replace the arguments of the process."""
     standard_streams.fill_closed()
     standard_streams.show_any_name()
     try:
@@ -396,7 +396,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _main(words: Sequence[str]) -> int:
-    """Raises OSError where stdout does not take the output."""
+    """Raises OSError if stdout does not accept the output."""
     try:
         arguments = build_parser().parse_args(_shield_ages(words))
     except SystemExit:

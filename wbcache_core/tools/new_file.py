@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A file that a command makes: new, and under its name only when it is complete."""
+"""A new file made by a command, which gets its name only when it is complete."""
 
 import ctypes
 import errno
@@ -27,10 +27,10 @@ def refuse_existing(target: str) -> None:
 
 @contextmanager
 def new_file(target: str, what: str) -> Iterator[int]:
-    """An empty file to be filled, as a descriptor. At the end it is made durable, and only then is it `target`.
+    """An empty file to be filled, as a descriptor. At the end it is made durable, and only then gets the name `target`.
 
-    After an error it is gone, except one that is complete and cannot have its name: the message says where that is.
-    `what` is what messages call it. Raises ConfigError, DeviceError, also for an OSError of the caller's.
+    After an error it is gone, unless it is complete and cannot get its name: the message says where it is then. `what`
+    is its name in messages. Raises ConfigError, DeviceError, also for an OSError in the caller.
     """
     partial = f"{target}.partial"
     try:
@@ -67,7 +67,7 @@ def new_file(target: str, what: str) -> Iterator[int]:
 
 
 def _create(partial: str) -> int:
-    """A new file of that name, locked where the file system has locks. Raises ConfigError, OSError."""
+    """A new file of that name, locked if the file system has locks. Raises ConfigError, OSError."""
     for _ in range(_ATTEMPTS):
         try:
             fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -79,7 +79,7 @@ def _create(partial: str) -> int:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return fd
         except BlockingIOError:
-            # Somebody took it for a leftover in the moment before the lock, and removes it.
+            # Somebody mistook it for a leftover in the moment before the lock, and removed it.
             os.close(fd)
         except BaseException:
             os.close(fd)
@@ -88,12 +88,12 @@ def _create(partial: str) -> int:
 
 
 def _remove_leftover(partial: str) -> None:
-    """Remove what a killed run left under this name. Raises ConfigError where it may be somebody's, OSError.
+    """Remove what a killed run left under this name. Raises ConfigError if it may be in use, OSError.
 
-    It is not written anew: a run that was killed at its very end left another name of the finished file.
+    It is not overwritten: a run that was killed at its very end left a second name of the finished file.
     """
     try:
-        # Not to be kept waiting by a pipe.
+        # So that a pipe does not block.
         fd = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return
@@ -127,20 +127,20 @@ def _without_locks_too() -> Iterator[None]:
 
 
 def _remove(path: str, fd: int) -> None:
-    """Remove that name of a file that is open, and nobody else's file that has come there. Raises OSError."""
+    """Remove that name of an open file, but not somebody else's file that has taken the name. Raises OSError."""
     with suppress(FileNotFoundError):
         if os.path.samestat(os.lstat(path), os.fstat(fd)):
             os.unlink(path)
 
 
 def _give_name(partial: str, target: str) -> None:
-    """Unlike a rename this overwrites nothing that has come there meanwhile. Raises OSError."""
+    """Unlike a rename, this overwrites nothing that has appeared there meanwhile. Raises OSError."""
     try:
         os.link(partial, target)
     except FileExistsError:
         raise
     except OSError:
-        # exFAT, CIFS, some in user space: no hard links.
+        # exFAT, CIFS and some user-space file systems have no hard links.
         _rename(partial, target)
         return
     os.unlink(partial)
@@ -156,7 +156,7 @@ def _rename(partial: str, target: str) -> None:
         value = ctypes.get_errno()
     if value not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
         raise OSError(value, os.strerror(value))
-    # The name is taken by an empty file that is ours, and the rename replaces that.
+    # An empty file of ours takes the name, and the rename replaces it.
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     try:
         os.rename(partial, target)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Opens a log and an origin for the offline commands, which take what no server holds."""
+"""Opens a log and an origin for the offline commands, which use what no server holds."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from wbcache_core.units import PAGE_BYTES, PAGE_MASK
 
 
 class ForgivingLog(FileDevice):
-    """A log that is read as far as it can be read: pages that the device does not give are zeros.
+    """A log that is read as far as possible: pages that the device does not return are zeros.
 
-    No checksum takes such zeros for data that was not zeros. `unreadable` has the byte offsets of these pages,
-    except those behind the end, which a log that was cut short lacks. Only for one thread.
+    No checksum mistakes such zeros for data that was not zeros. `unreadable` has the byte offsets of these pages,
+    except those beyond the end, which a log that was cut short lacks. Only for one thread.
     """
 
     def __init__(self, path: str, read_only: bool) -> None:
@@ -49,8 +49,8 @@ class ForgivingLog(FileDevice):
 
 
 def open_origin(text: str, read_only: bool) -> Device:
-    """As origin.open_origin(), patient: a user who waits for a command can end it, and would have to start again where
-    it gave up."""
+    """Like origin.open_origin(), but without time limits: a user who waits for a command can end it, and would have to
+    start it again if it gave up."""
     device = origin.open_origin(text, Config().destage_depth, Config().nbd_times, read_only)
     if isinstance(device, ConnectedDevice):
         device.be_patient()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tags and history of a log that no server holds. A change is one superblock, so a crash leaves the old or the new."""
+"""Tags and history of a log that no server holds. A change is one superblock, so a crash leaves the old state or the
+new one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from wbcache_core.tools.log_history import LogHistory
 
 @contextmanager
 def _opened(path: str, read_only: bool) -> Iterator[tuple[FileDevice, LogHistory]]:
-    """A log, locked, and what it covers. Raises OutsideWindowError where it is blank, DeviceError, LogRefusedError."""
+    """A log, locked, and what it covers. Raises OutsideWindowError if it is blank, DeviceError, LogRefusedError."""
     try:
         device = FileDevice(path, "log", direct=True, read_only=read_only)
     except DeviceInUseError as error:
@@ -30,7 +31,7 @@ def _opened(path: str, read_only: bool) -> Iterator[tuple[FileDevice, LogHistory
 
 
 def tag(path: str, name: str, when: str | None) -> Tag:
-    """Give a moment that the log covers a name, the newest one unless said otherwise; durable when it returns.
+    """Give a name to a moment that the log covers, by default the newest one; durable when it returns.
 
     Raises MomentError, DeviceError, LogRefusedError.
     """
@@ -45,7 +46,7 @@ def tag(path: str, name: str, when: str | None) -> Tag:
 
 
 def untag(path: str, name: str) -> None:
-    """Take a name away; durable when it returns. Raises as tag()."""
+    """Remove a tag; durable when it returns. Raises the same as tag()."""
     _change(path, lambda log: without_tag(log.superblock.tags, name))
 
 
@@ -54,20 +55,20 @@ def _change(path: str, change: Callable[[LogHistory], tuple[Tag, ...]]) -> tuple
         tags = change(log)
         if not device.writable:
             raise DeviceError(f"log '{path}' cannot be written, and it is where tags are stored; check its permissions")
-        # What a killed server wrote may be in the page cache only; a tag must not name what a power cut takes away.
+        # What a killed server wrote may be only in the page cache; a tag must not name what a power cut can destroy.
         device.sync()
         SuperblockStore(device, log.slots).write(tags=tags, committed=log.recovered.head)
     return tags
 
 
 def resolved(path: str, when: str) -> Generation:
-    """The generation that a moment is. Raises as tag()."""
+    """The generation that a moment means. Raises the same as tag()."""
     with _opened(path, read_only=True) as (_, log):
         return log.resolve(when)
 
 
 def read_history(path: str, queries: Callable[[history.Facts | None], history.Query | None]) -> list[history.Facts]:
-    """The answers to one query after the other, each made from the answer before it. Raises as tag()."""
+    """The answers to one query after another, each made from the previous answer. Raises the same as tag()."""
     found: list[history.Facts] = []
     with _opened(path, read_only=True) as (_, log):
         while query := queries(found[-1] if found else None):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`wbcache picture`: what a log holds, as a PNG: time across, the volume up, and how much was written there."""
+"""`wbcache picture`: what a log holds, as a PNG: time on the x axis, the volume on the y axis, and how much was
+written."""
 
 import math
 import os
@@ -20,7 +21,7 @@ from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size, pages_of
 
 _COLUMNS, _ROWS = 260, 120
 _SHORTEST_NS = 10**8
-"""A history that is shorter is shown in the middle of so much time."""
+"""A shorter history is shown in the middle of this much time."""
 _INCHES = (12.0, 7.2)
 _DPI = 110
 _WINDOW, _CLEAN, _CLEARED, _TAG = "#2e8b57", "#b8bcc2", "#f2a03d", "#b3123c"
@@ -32,7 +33,7 @@ _TAG_LEVELS = 3
 
 
 def run_picture(path: str, target: str) -> int:
-    """Draw it; returns the exit status. Raises WbcacheError when log or file make no sense."""
+    """Draw it; returns the exit status. Raises WbcacheError if log or file are invalid."""
     if not target.lower().endswith(".png"):
         raise ConfigError(f"'{target}' does not end in .png, the only format that is drawn")
     refuse_existing(target)
@@ -47,7 +48,7 @@ def run_picture(path: str, target: str) -> int:
         facts = _gather(history, [found.descriptor for found in segments])
     figure = figure_type(figsize=_INCHES, dpi=_DPI, facecolor="white")
     with warnings.catch_warnings(), new_file(target, "picture") as fd, os.fdopen(os.dup(fd), "wb") as file:
-        # Of letters that the font lacks, in names.
+        # Warnings about letters in names that the font lacks.
         warnings.simplefilter("ignore", UserWarning)
         _Drawing(figure, facts, history, os.path.basename(path)).draw()
         figure.savefig(file, format="png")
@@ -107,7 +108,7 @@ def _gather(history: LogHistory, descriptors: list[Descriptor]) -> _Facts:
 
 
 def _shown_blocks(touched: range, volume_blocks: int) -> range:
-    """The whole volume, or, where less than half of it was touched, that and a little around it."""
+    """The whole volume, or, if less than half of it was touched, that part and a little around it."""
     if not touched or len(touched) > volume_blocks // 2:
         return range(volume_blocks)
     margin = len(touched) // 20 + 1
@@ -258,7 +259,7 @@ class _Drawing:
         for name, time_ns in facts.tags:
             place = (self._x(time_ns) - left) / width
             label = _printable(name if len(name) <= 24 else name[:23] + "\N{HORIZONTAL ELLIPSIS}")
-            # About how wide it is, as a share of the picture; towards the right edge it goes leftwards.
+            # About how wide it is, as a share of the picture; near the right edge it extends to the left.
             breadth = 0.012 + 0.0085 * len(label)
             flips = place + breadth > 1
             begin = place - breadth if flips else place

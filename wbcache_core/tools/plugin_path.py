@@ -7,7 +7,7 @@ import wbcache_core
 from wbcache_core.errors import ConfigError
 
 _PLACES = ("wbcache_plugin/wbcache.py", "plugin/wbcache.py")
-"""Beside the core: as installed, and in the sources."""
+"""Places beside the core: as installed, and in the sources."""
 
 
 def find_plugin() -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How far a long job is: a bar that moves on a terminal, a line now and then elsewhere."""
+"""The progress of a long job: a moving bar on a terminal, a line from time to time elsewhere."""
 
 import sys
 import time
@@ -47,11 +47,11 @@ class Progress:
             self._print(_CLEAR_LINE)
 
     def advance(self, count: int) -> None:
-        """count more are done."""
+        """`count` more are done."""
         self.update(self._done + count)
 
     def update(self, done: int) -> None:
-        """So many are done."""
+        """This many are done."""
         self._done = min(done, self._total)
         now = time.monotonic()
         if now - self._last >= (_TERMINAL_SECONDS if self._on_terminal else _LINE_SECONDS):
@@ -70,7 +70,7 @@ class Progress:
             self._print(f"{self._label}: {text.strip()}\n")
 
     def _print(self, text: str) -> None:
-        # The work goes on where nobody sees how far it is.
+        # The work continues even if nobody can see the progress.
         with suppress(OSError):
             self._stream.write(text)
             self._stream.flush()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`wbcache replay`: everything the log holds goes to the origin, or, with --to, into an image of the volume.
+"""`wbcache replay`: writes everything the log holds to the origin, or, with --to, the volume to an image.
 
-The cache itself does it, so a replay that was killed is a server that was killed: start it again.
+The cache itself does it, so a killed replay is like a killed server: start it again.
 """
 
 import os
@@ -32,7 +32,7 @@ _ZEROS = bytes(_HOLE_BYTES)
 
 
 def run_replay(path: str, origin: str, target: str | None, force: Collection[str]) -> int:
-    """Print how it went; returns the exit status. Raises WbcacheError when log or origin cannot be looked at."""
+    """Print how it went; returns the exit status. Raises WbcacheError if log or origin cannot be examined."""
     if target:
         refuse_existing(target)
     pairs = [("origin", origin), ("log", path), ("ring-size", "1M")]
@@ -66,8 +66,8 @@ def run_replay(path: str, origin: str, target: str | None, force: Collection[str
 
 
 def _check_writable(log: Device, device: Device, path: str, origin: str) -> None:
-    """Raises ReadOnlyError, before anything is written: a log that cannot note how far it came would be replayed again,
-    over whatever was written to the origin since."""
+    """Raises ReadOnlyError before anything is written: a log that cannot record its progress would be replayed again,
+    over whatever has been written to the origin since."""
     if not device.writable:
         raise ReadOnlyError(
             f"origin '{origin}' cannot be written; nothing has been changed; make it writable, or write the volume to "
@@ -125,17 +125,17 @@ def _superblock(log: FileDevice) -> Superblock:
 
 
 def _watch(log: FileDevice, start: Superblock, finished: threading.Event) -> None:
-    """Show how far it is according to the superblocks: what a kill would leave done."""
+    """Show the progress according to the superblocks: what would remain done after a kill."""
     # Both superblocks were written by activate(), with the end of the log in `committed`.
     with Progress("destaging", start.committed - start.destaged << PAGE_SHIFT) as progress:
         while not finished.wait(_POLL_SECONDS):
             with suppress(DeviceError):
-                # A superblock that is just being written can look damaged, the other one not.
+                # A superblock that is just being written can look damaged; the other one cannot.
                 progress.update(_superblock(log).destaged - start.destaged << PAGE_SHIFT)
 
 
 def write_image(volume: Volume, target: str) -> None:
-    """A new sparse file that holds the volume; under its name only when it is complete. Raises WbcacheError."""
+    """A new sparse file with the volume, which gets its name only when it is complete. Raises WbcacheError."""
     with new_file(target, "image") as fd:
         os.ftruncate(fd, volume.size)
         with Progress("writing", volume.size) as progress:
@@ -143,7 +143,7 @@ def write_image(volume: Volume, target: str) -> None:
 
 
 def _copy(volume: Volume, fd: int, progress: Progress) -> None:
-    """Write what is not zero. Raises WbcacheError, OSError."""
+    """Write everything that is not zero. Raises WbcacheError, OSError."""
     buffer = memoryview(bytearray(MIB))
     offset = 0
     while offset < volume.size:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`wbcache rewind`: makes a past moment the present one, by one more generation at the end of the log.
 
-That has every block that changed since, as it was. Nothing is taken away, so
-that the moment before it is a past one like any other.
+It has every block that changed since, as it was then. Nothing is removed, so
+the moment before it is a past moment like any other.
 """
 
 import math
@@ -30,7 +30,7 @@ from wbcache_core.volume.reader import VolumeReader
 _RING_BYTES = MIB
 """A segment and a little more."""
 _RANGE_BLOCKS = 1 << 18
-"""Blocks of one range entry, as of a client's trim (1 GiB)."""
+"""Blocks of one range entry, as for a client's trim (1 GiB)."""
 
 
 class Rewound(NamedTuple):
@@ -44,7 +44,7 @@ class Rewound(NamedTuple):
 
 
 def run_rewind(path: str, when: str, origin: str | None) -> int:
-    """Print how it went; returns the exit status. Raises WbcacheError when log or WHEN make no sense."""
+    """Print how it went; returns the exit status. Raises WbcacheError if log or WHEN are invalid."""
     with ExitStack() as stack:
         log = FileDevice(path, "log", direct=True)
         stack.callback(log.close)
@@ -84,7 +84,7 @@ def _report(path: str, done: Rewound) -> None:
 
 
 class Rewind:
-    """A log, and the moment that it is to be taken back to. Writes nothing before perform()."""
+    """A log, and the moment to which it is to be rewound. Writes nothing before perform()."""
 
     def __init__(self, log: Device, when: str) -> None:
         """Raises LogRefusedError, MomentError, DeviceError."""
@@ -92,7 +92,7 @@ class Rewind:
         self.history = history = LogHistory(log)
         self.target = history.resolve(when)
         self.origin: Device | None = None
-        """Who finds that it is needed sets it."""
+        """Set by whoever finds that it is needed."""
         self._head = history.recovered.head
         self._volume_bytes = history.superblock.origin_bytes
         self._then = history.map_at(self.target)
@@ -107,7 +107,7 @@ class Rewind:
         return any(change.kind is Kind.ON_ORIGIN for change in changes(self._changed, self._then))
 
     def perform(self) -> Rewound:
-        """Append the generation. Raises WbcacheError, then the volume is as it was."""
+        """Append the generation. If it raises WbcacheError, the volume is unchanged."""
         pages, ranges, cleared = self._count()
         self._check_room(pages, ranges)
         history = self.history
@@ -115,7 +115,7 @@ class Rewind:
         store = self._give_up_clean_part()
         ring = RingBuffer(_RING_BYTES)
         writer = LogWriter(self._log, superblock.data_pages, superblock.uuid, ring, end, None)
-        # Without an origin none is needed, and the log stands in for it.
+        # If there is no origin, none is needed, and the log stands in for it.
         reader = history.reader(self._then, self.origin or self._log)
         with Progress("rewinding", pages << PAGE_SHIFT) as progress:
             segments = self._segments(ring, reader, progress)
@@ -128,7 +128,7 @@ class Rewind:
         return Rewound(before, self.target, after, pages, cleared)
 
     def _changes(self) -> Iterator[Change]:
-        """What to append, ranges no longer than an entry may be."""
+        """What to append, with ranges no longer than an entry may be."""
         for change in changes(self._changed, self._then, self.origin):
             if change.kind is Kind.DATA:
                 yield change
@@ -137,7 +137,7 @@ class Rewind:
                 yield Change(block, min(_RANGE_BLOCKS, change.block + change.block_count - block), change.kind)
 
     def _count(self) -> tuple[int, int, int]:
-        """Pages, ranges, and the blocks of these."""
+        """Number of pages, of ranges, and of blocks in the ranges."""
         pages = ranges = cleared = 0
         for change in self._changes():
             if change.kind is Kind.DATA:
@@ -152,7 +152,7 @@ class Rewind:
         superblock = self.history.superblock
         place = self.history.recovered.end.place
         free = superblock.data_pages - (place - superblock.destaged_place)
-        # A segment is left to those who write afterwards.
+        # Room for a segment is left for later writers.
         needed = pages + math.ceil((pages + ranges) / MAX_ENTRIES) + MAX_SEGMENT_PAGES
         if needed > superblock.data_pages - place % superblock.data_pages:
             # What may stay unused before the end of the log.
@@ -165,7 +165,7 @@ class Rewind:
             )
 
     def _give_up_clean_part(self) -> SuperblockStore:
-        """As a start of the server does, before anything is written behind the end of the log. Raises DeviceError."""
+        """As a server does at start, before anything is written after the end of the log. Raises DeviceError."""
         history, superblock = self.history, self.history.superblock
         # A killed server may have left writes in the page cache that recovery saw and nothing made durable.
         self._log.sync()
@@ -179,7 +179,7 @@ class Rewind:
         return store
 
     def _segments(self, ring: RingBuffer, reader: VolumeReader, progress: Progress) -> Iterator[PendingSegment]:
-        """Full ones, but for the last: that is how the end of a generation is known."""
+        """Full segments, except the last: that is how the end of a generation is recognised."""
         segment = PendingSegment(self._head)
         for change in self._changes():
             block, left = change.block, change.block_count

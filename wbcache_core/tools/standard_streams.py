@@ -8,15 +8,15 @@ from typing import TextIO
 
 
 def fill_closed() -> None:
-    """Occupy the descriptors 0 to 2 that the caller has closed, so that no log or origin gets one of them.
+    """Occupy those of the descriptors 0 to 2 that the caller has closed, so that no log or origin gets one of them.
 
-    As for programs in C, what is then printed to stdout fails; what is printed to stderr goes nowhere.
+    As with C programs, printing to stdout then fails; what is printed to stderr goes nowhere.
     """
     for fd, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(fd)
         except OSError:
-            # The lowest free one is this one, since those below it are in use.
+            # This is the lowest free one, since those below it are in use.
             os.open(os.devnull, mode)
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)
@@ -25,7 +25,7 @@ def fill_closed() -> None:
 
 
 def show_any_name() -> None:
-    """Have what the terminal's encoding lacks, or what is not UTF-8 in a path, shown as an escape."""
+    """Show characters that the terminal's encoding lacks, or that are not UTF-8 in a path, as escapes."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure:
@@ -33,13 +33,13 @@ def show_any_name() -> None:
 
 
 def tell(message: str) -> None:
-    """A line on stderr, where that takes it."""
+    """Print a line on stderr, if that works."""
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)
 
 
 def fails(stream: TextIO) -> bool:
-    """Whether an OSError that came out of a command may be one of this stream: then an empty line fails there too."""
+    """Whether an OSError from a command may come from this stream: then an empty line fails there too."""
     try:
         print(file=stream, flush=True)
     except OSError:
@@ -48,7 +48,7 @@ def fails(stream: TextIO) -> bool:
 
 
 def give_up() -> None:
-    """What is still buffered, or comes yet, goes nowhere: it must not fail again at exit."""
+    """Discard what is still buffered or yet to come: it must not fail again at exit."""
     for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
             stream.flush()

@@ -14,7 +14,8 @@ Facts: TypeAlias = dict[str, Any]
 
 
 def run_status(path: str, as_json: bool) -> int:
-    """Print it; returns the exit status: 1 while log or origin fails, or refuses blocks. Raises ControlError."""
+    """Print it; returns the exit status: 1 while log or origin fails, or the origin rejects blocks. Raises
+    ControlError."""
     if not is_socket(path):
         raise ControlError(f"'{path}' is not a socket; status asks a running server: name its control=PATH")
     facts = ask(path, "status")
@@ -23,7 +24,7 @@ def run_status(path: str, as_json: bool) -> int:
 
 
 def run_give_up(path: str, offset: int, length: int) -> int:
-    """Have a running server give up bytes that its origin refuses; returns the exit status. Raises ControlError."""
+    """Have a running server give up bytes that its origin rejects; returns the exit status. Raises ControlError."""
     if not is_socket(path):
         raise ControlError(f"'{path}' is not a socket; give-up asks a running server: name its control=PATH")
     facts = ask(path, "give-up", offset=offset, length=length)

@@ -40,7 +40,7 @@ def run_untag(target: str, name: str) -> int:
 
 
 def run_resolve(target: str, when: str) -> int:
-    """Print the export that a moment is now; returns the exit status. Raises WbcacheError."""
+    """Print the export that a moment means now; returns the exit status. Raises WbcacheError."""
     if is_socket(target):
         found = ask(target, "resolve", when=when)["moment"]["generation"]
     else:
@@ -57,7 +57,7 @@ def run_history(target: str, limit: int, each: bool, as_json: bool) -> int:
 
 
 def _gather(target: str, limit: int, each: bool) -> Facts:
-    """One answer, or with `each` all of them put together."""
+    """One answer, or with `each` all of them combined."""
 
     def following(before: Facts | None) -> history.Query | None:
         if before is None:
@@ -105,7 +105,7 @@ def _written(rows: list[Facts]) -> str:
 
 
 def _cells(row: Facts) -> tuple[str, ...]:
-    """Of the table. Times of single generations can be used as a WHEN."""
+    """The rows of the table. Times of single generations can be used as a WHEN."""
     first, last = row["first"], row["last"]
     numbers = str(first) if first == last else f"{first} to {last}"
     until = "" if first == last else row["end"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How much was written where and when: the segments of a log counted into a grid of times and places."""
+"""How much was written where and when: the segments of a log counted into a grid of times and blocks."""
 
 from array import array
 from collections import Counter
@@ -9,9 +9,9 @@ from wbcache_core.format.segment import PAGE, Descriptor
 
 
 class WriteDensity:
-    """`written` and `cleared` count blocks, by row and column: rows are places, upwards, columns are times.
+    """`written` and `cleared` count blocks, by row and column: rows are blocks, upwards, columns are times.
 
-    Times are in ns, both ends included; blocks is the range of those that are shown.
+    Times are in ns, both ends included; `blocks` is the range that is shown.
     """
 
     def __init__(self, columns: int, rows: int, times: tuple[int, int], blocks: range) -> None:
@@ -23,7 +23,7 @@ class WriteDensity:
         self.cleared = [array("Q", bytes(8 * columns)) for _ in range(rows)]
 
     def add(self, descriptor: Descriptor) -> None:
-        """Count a segment of a time that is shown. What lies at other places is left out."""
+        """Count a segment whose time is shown. Blocks that are not shown are left out."""
         column = min((descriptor.time_ns - self._start_ns) * self.columns // self._span_ns, self.columns - 1)
         first, total, rows = self._blocks.start, len(self._blocks), self.rows
         shown = (block for block in descriptor.page_blocks if block in self._blocks)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Where to begin in a log both of whose superblocks are damaged, and whether an origin seems to be its own.
 
-The segments say where the log ends; what the origin already has, only the
-superblocks said. To replay that again is harmless because everything that
-followed is replayed too. What is left of a damaged superblock is believed
-where a segment bears it out.
+The segments say where the log ends; only the superblocks said what the origin
+already has. To replay that again is harmless, because everything that followed
+is replayed too. The remains of a damaged superblock are believed if a segment
+confirms them.
 """
 
 import uuid
@@ -29,17 +29,17 @@ _COMPARED_BLOCKS = 64
 
 
 class Doubt(NamedTuple):
-    """What is not known, as a sentence; `force` is the word that accepts it where somebody has to, else empty."""
+    """What is not known, as a sentence; `force` is the word that accepts it if that is required, otherwise empty."""
 
     sentence: str
     force: str = ""
 
 
 class Start(NamedTuple):
-    """Where to begin: the segments from there on, and the cursor as a superblock would have it.
+    """Where to begin: the segments from there on, and the cursor as in a superblock.
 
-    `page` is where in the data area the first segment is or would be. `spared_slot` is the damaged superblock that told
-    it, to be overwritten last; any where none did, None where a sound superblock says it all.
+    `page` is where in the data area the first segment is or would be. `spared_slot` is the damaged superblock that said
+    so, to be overwritten last; any slot if none did, None if a valid superblock says everything.
     """
 
     uuid: bytes
@@ -53,7 +53,7 @@ class Start(NamedTuple):
 
 
 class _Hint(NamedTuple):
-    """A damaged superblock that makes sense, none of it certain."""
+    """A damaged superblock that is plausible, with nothing in it certain."""
 
     slot: int
     superblock: Superblock
@@ -74,7 +74,7 @@ def _read_hints(log: Device) -> list[_Hint]:
 
 
 def told_later(log: ForgivingLog, survey: Survey, superblock: Superblock) -> tuple[int, Superblock] | None:
-    """(Slot, damaged superblock) that stands further on than the sound one, borne out by a segment. Raises DeviceError.
+    """(Slot, damaged superblock) that is further on than the valid one, confirmed by a segment. Raises DeviceError.
 
     It was written only after the origin had everything below its `destaged`.
     """
@@ -111,9 +111,9 @@ def find_start(log: ForgivingLog, origin: Device, survey: Survey) -> Start:
 
 
 def last_whole_commit(chain: list[Segment], following: list[Segment], goes_on: bool) -> tuple[int, int] | None:
-    """Generation and time of the last commit that a chain has the whole of; None when it has none.
+    """Generation and time of the last commit that is complete in a chain; None if there is none.
 
-    goes_on: something behind the chain is missing, which may belong to its last commit.
+    goes_on: something after the chain is missing, which may belong to its last commit.
     """
     for last in reversed(chain):
         if not (last.is_full and (goes_on or any(segment.generation == last.generation for segment in following))):
@@ -126,9 +126,9 @@ def _choose_chain(log: ForgivingLog, survey: Survey, hints: list[_Hint]) -> list
     """The segments of the volume that used the log last, up to its newest one."""
     chains = []
     for volume in survey.volumes:
-        # By generation first: what a crash tore off and recovery left out can have higher LSNs.
+        # By generation first: what a crash tore and recovery left out can have higher LSNs.
         chains.append(survey.chain_to(_last_written(survey.segments_of(volume))))
-    # A volume inside the data of another is a copy that somebody cached.
+    # A volume within the data of another is a copy that somebody cached.
     for chain in sorted(chains, key=lambda chain: sum(segment.log_pages for segment in chain), reverse=True):
         if chain[-1] in survey:
             survey.forget_images(chain)
@@ -142,8 +142,8 @@ def _choose_chain(log: ForgivingLog, survey: Survey, hints: list[_Hint]) -> list
 
 
 def _last_written(segments: list[Segment]) -> Segment:
-    """Of the newest generation, of which a crash can have left two attempts: the later one by the time since the
-    boot, where that was the same."""
+    """The segments of the newest generation. If a crash left two attempts at it: of the later one, by the time since
+    boot, if the boot was the same."""
     newest = max(segment.generation for segment in segments)
     attempts = [segment for segment in segments if segment.generation == newest]
     is_one_boot = len({segment.time.boot for segment in attempts}) == 1
@@ -151,7 +151,7 @@ def _last_written(segments: list[Segment]) -> Segment:
 
 
 def _doubts_about_volume(volume: bytes, others: set[bytes], hints: list[_Hint]) -> list[Doubt]:
-    """Whether the log still was this volume's when the superblocks were damaged."""
+    """Whether the log still belonged to this volume when the superblocks were damaged."""
     taken = f"segments of volume {_name(volume)}, which wrote last"
     if hints and volume not in {hint.superblock.uuid for hint in hints}:
         return [
@@ -177,7 +177,7 @@ def _name(volume: bytes) -> str:
 
 
 def _told_start(chain: list[Segment], hints: list[_Hint]) -> tuple[int, int] | None:
-    """(Index in the chain, slot): what a damaged superblock says of the beginning, borne out by the segments."""
+    """(Index in the chain, slot): what a damaged superblock says about the beginning, confirmed by the segments."""
     bounds = {(segment.first_lsn, segment.previous): index for index, segment in enumerate(chain)}
     bounds[chain[-1].end_lsn, chain[-1].checksum] = len(chain)
     told = []
@@ -210,10 +210,10 @@ def _doubt_about_start(log: ForgivingLog, survey: Survey, chain: list[Segment], 
 
 
 def _is_overwritten(log: ForgivingLog, survey: Survey, chain: list[Segment]) -> bool:
-    """Whether the newest segment ends right before the oldest, with nothing in between that was a segment."""
+    """Whether the newest segment ends directly before the oldest, with no other segment in between."""
     end = chain[-1].page + chain[-1].log_pages
     gap = (chain[0].page - end) % survey.data_pages
-    # Before the end of the log a rest can be unused, and the predecessor can reach into the gap.
+    # Pages before the end of the log may be unused, and the predecessor may reach into the gap.
     if gap > 2 * MAX_SEGMENT_PAGES:
         return False
     pages = [page % survey.data_pages for page in range(end, end + gap)]
@@ -232,7 +232,7 @@ def _doubt_about_end(chain: list[Segment], hints: list[_Hint]) -> Doubt:
 def _doubts_about_origin(
     log: ForgivingLog, origin: Device, survey: Survey, chain: list[Segment], hints: list[_Hint]
 ) -> list[Doubt]:
-    """Whether it seems to be the log's. Raises WrongPairError where it cannot be."""
+    """Whether the origin seems to be the log's. Raises WrongPairError if it cannot be."""
     evidence = _Evidence(origin, survey, chain, hints)
     if evidence.end_block > pages_of(origin.size):
         raise WrongPairError(
@@ -270,7 +270,7 @@ class _Evidence:
         self._sampled = {block for one in self._fitting for block in sampled_blocks(one.origin_bytes)}
         self._written: set[int] = set()
         for segment in chain:
-            # The oldest blocks are the likeliest to have reached the origin.
+            # The oldest blocks are the most likely to have reached the origin.
             for entry in survey.descriptor_of(segment).entries():
                 self.end_block = max(self.end_block, entry.block + entry.blocks)
                 if entry.checksum is None:
@@ -282,7 +282,7 @@ class _Evidence:
                     self._versions.setdefault(entry.block, set()).add(entry.checksum)
 
     def matching_pages(self) -> tuple[int, int]:
-        """How many of how many blocks of the origin are as some segment has them; zeros prove nothing."""
+        """How many of how many blocks of the origin are as in some segment; zeros prove nothing."""
         compared = {block: sums for block, sums in self._versions.items() if sums != {ZERO_PAGE_SUM}}
         found = [sample_page(self._origin, block) for block in compared]
         return sum(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What can be had from a damaged log and what is lost, found without writing a byte.
+"""What can be recovered from a damaged log and what is lost, found without writing a byte.
 
-The sound prefix of a log are the segments from `destaged` on, up to the first
-that recovery could not follow. Within it single pages can be damaged; their
-blocks stay as the origin has them.
+The intact prefix of a log is the segments from `destaged` on, up to the first
+that recovery could not follow. Single pages in it can be damaged; their blocks
+stay as the origin has them.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
 
 class LostPage(NamedTuple):
-    """The newest version of a block, damaged in the log. `on_origin`: the origin has it all the same."""
+    """The newest version of a block, damaged in the log. `on_origin`: the origin has it anyway."""
 
     lsn: int
     block: int
@@ -52,13 +52,13 @@ class Plan:
     end_page: int
     known: int
     generation: int
-    """The last commit that the prefix has the whole of, and its time; 0 for none."""
+    """The last commit that is complete in the prefix, and its time; 0 for none."""
     time_ns: int
     pages: list[LostPage]
     later: list[Segment]
     """Behind the damage."""
     ahead: list[LostPage]
-    """Pages behind the damage that a batch under way had already carried to the origin."""
+    """Pages beyond the damage that an unfinished batch had already written to the origin."""
     doubts: list[Doubt]
     reasons: list[str]
     """What is wrong; empty for a log that needs no salvage."""
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def unknown_lsns(self) -> list[range]:
-        """The parts of [end_lsn, known) of which no segment was found."""
+        """The parts of [end_lsn, known) for which no segment was found."""
         gaps, lsn = [], self.end_lsn
         for segment in self.later:
             if segment.first_lsn > lsn:
@@ -105,7 +105,7 @@ def make_plan(log: ForgivingLog, origin: Device) -> Plan:
     reasons = _reasons(plan, log)
     told = told_later(log, survey, superblock) if reasons else None
     if told:
-        # The older superblock also leads to everything, but needs more of the log to be sound.
+        # The older superblock also leads to everything, but needs more of the log to be intact.
         slot, later = told
         planner = _Planner(log, origin, slots, superblock, survey, _start_from(later, survey, slot), later)
         plan = planner.plan()
@@ -115,7 +115,7 @@ def make_plan(log: ForgivingLog, origin: Device) -> Plan:
 
 
 def _doubts_about_pair(plan: Plan, log: Device, origin: Device) -> list[Doubt]:
-    """What the origin's mark and identity say against the pair, where the log holds anything."""
+    """What the origin's mark and identity say against the pair, if the log holds anything."""
     side = OriginSide.of(origin)
     if not (plan.prefix or plan.reasons):
         return []
@@ -186,7 +186,7 @@ class _Planner:
         start: Start,
         later: Superblock | None = None,
     ) -> None:
-        """later is a damaged superblock that `start` was taken from."""
+        """`later` is a damaged superblock that `start` was taken from."""
         self._log = log
         self._origin = origin
         self._slots = slots
@@ -222,7 +222,7 @@ class _Planner:
         )  # fmt: skip
 
     def _read_prefix(self, known: int) -> list[Segment]:
-        """The chain up to a torn last write, which can be only at or above `known`; notes entries and bad pages."""
+        """The chain up to a torn last write, which can only be at or above `known`; notes entries and bad pages."""
         prefix = []
         image = aligned_buffer(MAX_SEGMENT_PAGES << PAGE_SHIFT)
         chain = self._start.chain
@@ -253,9 +253,9 @@ class _Planner:
         return LostPage(lsn, block, segment.generation, segment.time_ns, on_origin)
 
     def _pages_ahead(self, later: list[Segment]) -> list[LostPage]:
-        """What a batch that was under way brought to the origin of what is behind the damage.
+        """What an unfinished batch has written to the origin of what is beyond the damage.
 
-        Blocks that the prefix writes again do not count, nor do pages of zeros, which are there for any reason.
+        Blocks that the prefix writes again do not count, nor do pages of zeros, which may have any cause.
         """
         found: dict[int, LostPage] = {}
         for segment in later:
@@ -272,7 +272,7 @@ class _Planner:
         return list(found.values())
 
     def _doubts(self, end_lsn: int) -> list[Doubt]:
-        """What the origin's fingerprint says, and what a batch under way may have done to it."""
+        """What the origin's fingerprint says, and what an unfinished batch may have done to it."""
         superblock = self._superblock
         if superblock is None or self._batch_end is None:
             return [Doubt("whether later writes were on their way to the origin is not known")]
@@ -306,7 +306,7 @@ class _Planner:
         return doubts
 
     def _changed_blocks(self, superblock: Superblock) -> list[int]:
-        """Sampled blocks of the origin that are as no superblock says."""
+        """Sampled blocks of the origin that are as in neither superblock."""
         changed = fingerprint.differing_blocks(
             self._origin, superblock.samples, self._is_written, superblock.origin_bytes
         )  # fmt: skip

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What `wbcache salvage` says before it does anything: which moment can be had, what is lost, what is not known."""
+"""What `wbcache salvage` says before it does anything: the moment that can be recovered, what is lost, what is
+unknown."""
 
 import uuid
 from collections.abc import Iterable, Iterator

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`wbcache salvage`: makes a pair usable again whose log is damaged, up to the damage.
+"""`wbcache salvage`: makes a pair with a damaged log usable again, up to the damage.
 
-Nothing that the log holds is given up until the origin has all that can be
-had: until then a salvage that is killed is simply begun again, from the same
-segments. Then new superblocks, of a new volume, are written one after the
-other; as soon as one is whole the log is sound, and empty.
+Nothing that the log holds is given up until the origin has everything that can
+be recovered: until then a killed salvage is simply started again, from the same
+segments. Then new superblocks, of a new volume, are written one after another;
+as soon as one is complete, the log is sound, and empty.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ _BATCH_LSNS = 16 * MIB >> PAGE_SHIFT
 
 
 def run_salvage(path: str, origin: str, yes: bool, force: frozenset[str], as_json: bool) -> int:
-    """Print what is found and done; returns the exit status. Raises WbcacheError when it cannot be looked at."""
+    """Print what is found and done; returns the exit status. Raises WbcacheError if it cannot be examined."""
     with ExitStack() as stack:
         log = ForgivingLog(path, read_only=not yes)
         stack.callback(log.close)
@@ -104,22 +104,22 @@ def _stop_here(path: str, origin: str, force: list[str], yes: bool) -> int:
 
 
 def carry_out(plan: Plan, log: ForgivingLog, origin: Device) -> None:
-    """Bring the prefix to the origin and make the log a new, empty one. Raises WbcacheError, then run it again."""
+    """Write the prefix to the origin and make the log a new, empty one. If it raises WbcacheError, run it again."""
     for device in (log, origin):
         if not device.writable:
             raise ReadOnlyError(
                 f"'{device.name}' cannot be written; nothing has been changed; make it writable, or salvage a copy"
             )
     log_bytes = _size_of_new_log(plan, log)
-    # The server that the log is of may have been killed a moment ago. What is written to the origin waits for that.
+    # The server of this log may have been killed a moment ago. Writes to the origin wait for that.
     origin.suspect_requests()
     if plan.spared_slot is None:
         store = SuperblockStore(log, plan.slots)
         if store.current.batch_end < plan.end_lsn:
-            # Past moments end: the new log begins behind them.
+            # Past moments end: the new log begins after them.
             store.write(batch_end=plan.end_lsn, tags=())
     else:
-        # The store goes on from a superblock that is not on the device; its successor spares the slot.
+        # The store continues from a superblock that is not on the device; its successor spares the slot.
         store = SuperblockStore(log, [_new_superblock(plan, log_bytes, origin), None])
     side = OriginSide.of(origin)
     side.put(plan.uuid, log.name, DIRTY)
@@ -137,7 +137,8 @@ def carry_out(plan: Plan, log: ForgivingLog, origin: Device) -> None:
 
 
 def _new_superblock(plan: Plan, log_bytes: int, origin: Device) -> Superblock:
-    """Of a new volume whose line goes on behind everything that the old one may have held. Raises DeviceError."""
+    """The superblock of a new volume, whose line continues beyond everything that the old one may have held. Raises
+    DeviceError."""
     lsn = plan.next_lsn
     return Superblock(
         uuid=uuid.uuid4().bytes,
@@ -157,7 +158,7 @@ def _new_superblock(plan: Plan, log_bytes: int, origin: Device) -> Superblock:
 
 
 def _size_of_new_log(plan: Plan, log: ForgivingLog) -> int:
-    """As it was made; a file that has been cut short is made longer. Raises ConfigError where a device is too small."""
+    """As it was formatted; a file that has been cut short is extended. Raises ConfigError if a device is too small."""
     usable = log.size - log.size % PAGE_BYTES
     wanted = plan.superblock.log_bytes if plan.superblock else max(usable, MIN_LOG_BYTES)
     if log.size >= wanted or os.path.isfile(log.name):
@@ -195,7 +196,7 @@ def _replay(plan: Plan, log: ForgivingLog, origin: Device) -> None:
 
 
 def _batches(segments: list[Segment]) -> Iterator[list[Segment]]:
-    """Segments in order, together at most _BATCH_LSNS and one segment."""
+    """Segments in order, together at most _BATCH_LSNS plus one segment."""
     taken: list[Segment] = []
     for segment in segments:
         taken.append(segment)
@@ -240,9 +241,9 @@ def _without(clear: Clear, blocks: list[int]) -> Iterator[Clear]:
 
 
 def _clear(log: ForgivingLog, log_bytes: int) -> None:
-    """Zero the data area of a new log, so that nobody ever takes the old segments for its own. Raises DeviceError.
+    """Zero the data area of a new log, so that the old segments are never mistaken for its own. Raises DeviceError.
 
-    Where sectors cannot be read, most devices replace them when they are written.
+    Most devices replace unreadable sectors when these are written.
     """
     with Progress("clearing the log", log_bytes) as progress:
         for offset in range(DATA_START, log_bytes, GIB):

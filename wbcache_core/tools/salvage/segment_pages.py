@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The pages of a segment as far as they can be had: which are damaged is known page by page, compressed or not."""
+"""The pages of a segment as far as they can be read: damage is known page by page, compressed or not."""
 
 from xxhash import xxh3_64_intdigest
 
@@ -11,16 +11,16 @@ from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
 
 def load(reader: LogReader, segment: Segment, descriptor: Descriptor, image: memoryview) -> None:
-    """Fill an image of the segment: a page for the descriptor, which does not count, and its plain pages behind it.
+    """Fill an image of the segment: a page for the descriptor, which does not count, then its uncompressed pages.
 
-    Damaged pages hold anything but what their checksum is of. Raises DeviceError.
+    The content of damaged pages is undefined and fails its checksum. Raises DeviceError.
     """
     try:
         reader.load([segment.located], segment.end_lsn, image, segment.first_lsn)
         return
     except DamagedPageError:
         pass
-    # A compressed segment cannot be unpacked as a whole: page by page, what does not need the bad frame.
+    # The compressed segment cannot be decompressed as a whole: page by page, whatever does not need the bad frame.
     for index, expected in enumerate(descriptor.page_sums):
         lsn = segment.first_lsn + 1 + index
         view = image[1 + index << PAGE_SHIFT : 2 + index << PAGE_SHIFT]
