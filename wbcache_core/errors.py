@@ -2,10 +2,10 @@
 """Every exception that wbcache raises on purpose.
 
     WbcacheError
-      ConfigError            a parameter is missing, unknown or senseless
+      ConfigError            a parameter is missing, unknown or invalid
       DeviceError            origin or log: cannot be opened, read, written, synced
         DeviceInUseError     another server holds it
-        DeviceLostError      it went away, and perhaps what it had not synced with it
+        DeviceLostError      it went away, perhaps with what it had not synced
         SyncFailedError      of the log: nobody can find out what is durable
       LogRefusedError        the log cannot be served with this origin
         ForeignLogError      neither blank nor a wbcache log
@@ -14,7 +14,7 @@
         WrongPairError       log and origin do not belong together (any more)
         OtherLogError        the origin lacks what another log holds for it
         DamagedLogError      the durable part of the log has a hole, or its end is missing
-      LogFullError           the log has no room for what a command is to append
+      LogFullError           the log has no room for what a command would append
       NoThreadError          a thread cannot be started
       RequestError           one request of a client cannot be served
         OutOfRangeError      it reaches beyond the end of the volume
@@ -29,11 +29,11 @@
       MomentError            a past moment cannot be opened or tagged
         MalformedMomentError it is not written as one
         OutsideWindowError   it is in the future, or the log does not cover it (any more)
-        ClockError           the clock was set meanwhile, so that a time or an age leaves more than one answer
-        PassingNameError     it is named by what means another moment a little later
+        ClockError           the clock was set, so that a time or an age has no single answer
+        PassingNameError     its name will mean another moment a little later
         ExportNameError      there is no such export
-        TagError             a tag: no such one, its name is taken or not allowed, or there are too many
-      ControlError           a control socket: cannot be made or used, or what was asked through it is refused
+        TagError             a tag: it does not exist, its name is taken or not allowed, or there are too many
+      ControlError           a control socket cannot be made or used, or a request through it is refused
       FormatError            bytes that are not what a format module expects
         LaterVersionError    a segment descriptor that a newer wbcache wrote
 
@@ -44,7 +44,7 @@ import errno
 
 
 class WbcacheError(Exception):
-    """Root of the tree. `errno_value` is what a client of the volume gets to see."""
+    """Root of the tree. `errno_value` is the errno for a client of the volume."""
 
     errno_value = errno.EIO
 
@@ -62,7 +62,7 @@ class DeviceError(WbcacheError):
 
 
 class DeviceLostError(DeviceError):
-    """What was written and not synced before may be lost: all of it has to be written again."""
+    """What was written and not synced may be lost: all of it has to be written again."""
 
 
 class SyncFailedError(DeviceError):
@@ -203,14 +203,14 @@ class LaterVersionError(FormatError):
         self.uuid = uuid
 
 
-# NBD carries only a few errno values; a client sees anything else as EINVAL, which would blame the client.
+# NBD has only a few errno values; a client sees any other as EINVAL, which would blame the client.
 _NBD_ERRNO = frozenset(
     (errno.EPERM, errno.EIO, errno.ENOMEM, errno.EINVAL, errno.ENOSPC, errno.EOVERFLOW, errno.ENOTSUP, errno.ESHUTDOWN)
 )
 
 
 def errno_for_client(error: BaseException) -> int:
-    """The one place that decides which errno a failed request shows to its client."""
+    """The one place that decides which errno a client gets for a failed request."""
     if isinstance(error, MemoryError):
         return errno.ENOMEM
     value = error.errno_value if isinstance(error, WbcacheError) else errno.EIO
