@@ -43,6 +43,8 @@ _COMPLETED = 40
 """One in so many cuts is also served and destaged to the end."""
 _LOOKED_BACK = 4
 """One in so many cuts has some past moments opened."""
+_LIVES_ON = 0.8
+"""The share of sessions that begin while the server of a remote origin still has requests of the one before."""
 _TRIES = 4
 """Draws in a row that may give an image already seen before a position is left."""
 
@@ -167,15 +169,15 @@ class Chain:
         before = first_origin(scenario, seed)
         images = [bytearray(LOG_BYTES), bytearray(image_of(before))]
         oracle = Oracle(before, scenario.clients)
-        first_value = 3
+        first_value, late = 3, ()
         if scenario.age:
             images = aged(images, scenario.age, seed)
         for number in range(count):
-            session = Session(scenario, f"{self._name} {seed} {number}", images, oracle, first_value)
+            session = Session(scenario, f"{self._name} {seed} {number}", images, oracle, first_value, late)
             self._guard(session.run, number)
             yield session
             if number + 1 < count:
-                images, oracle, first_value = self._after(session, number)
+                images, oracle, first_value, late = self._after(session, number)
 
     def _guard(self, function, number, **place):
         try:
@@ -188,7 +190,7 @@ class Chain:
             ) from error
 
     def _after(self, session, number):
-        """(images, oracle, first value) for a session that follows a cut of this one."""
+        """(images, oracle, first value, late requests) for a session that follows a cut of this one."""
         rng = random.Random(f"{session.seed} next")
         replay = Replay(session.images, session.journal.events)
         end = len(session.journal)
@@ -196,13 +198,17 @@ class Chain:
         while replay.position < position:
             replay.advance()
         survivors = variant(replay, session.seed, rng.randrange(40))
+        late = ()
+        if self._scenario.is_remote and rng.random() < _LIVES_ON:
+            survivors[ORIGIN_DISK] = replay.survivors(rng, "all")[ORIGIN_DISK]
+            late = session.origin.under_way_at(position)
         with replay.after_cut(survivors) as disks:
             outcome = self._guard(lambda: verify(disks, session.oracle, position), number)
             images = [bytes(disk) for disk in disks]
         oracle = session.oracle.after_cut(
             position, outcome.prefixes, outcome.generation, outcome.tags, outcome.newest, outcome.volume
         )
-        return images, oracle, next(session.values)
+        return images, oracle, next(session.values), late
 
     def explore(self, cuts, sessions=SESSIONS):
         """Verify that many different cuts, in all sessions alike, every place at least once."""

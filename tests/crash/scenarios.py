@@ -118,5 +118,27 @@ SCENARIOS = {
     "the origin comes first": Scenario(
         clients=2, requests=30, readers=1, has_tagger=True, settings={"history": "1h", "fua": "origin"}
     ),
+    "connections are lost": Scenario(
+        clients=2,
+        requests=100,
+        pages=16,
+        area_pages=8,
+        pause=0.03,
+        is_remote=True,
+        origin_latency=0.004,
+        endings=(CUT, CUT, STOP),
+        settings={"destage_delay": "20ms", "destage_depth": "4"},
+    ),
+    "connections are lost, and flushes reach the origin": Scenario(
+        clients=2,
+        requests=100,
+        pages=16,
+        area_pages=8,
+        pause=0.03,
+        is_remote=True,
+        origin_latency=0.004,
+        endings=(CUT, STOP),
+        settings={"destage_delay": "20ms", "destage_depth": "4", "flush": "origin", "fua": "origin"},
+    ),
     "slow origin": Scenario(clients=2, requests=40, origin_latency=0.05, settings={"destage_depth": "8"}),
 }

@@ -8,9 +8,10 @@ from tests.crash.explorer import Chain
 from tests.crash.given_up import GivenUp
 from tests.crash.oracle import Oracle, content
 from tests.crash.workload import LOG_DISK, ORIGIN_DISK
-from tests.support.simulated_disk import STYLES, SimulatedDisk
+from tests.support.remote_disk import SETTLE_S, RemoteDisk
+from tests.support.simulated_disk import STYLES, Journal, SimulatedDisk
 from tests.support.simulated_threads import DeadlockError, Simulation
-from wbcache_core.errors import DeviceError
+from wbcache_core.errors import DeviceError, DeviceLostError
 
 PAGES = 4
 
@@ -35,6 +36,20 @@ def test_syncs_that_do_nothing_are_noticed(disk):
 
     with pytest.raises(BrokenPromiseError, match="--position"):
         Liar("flush reaches the origin", "lie").explore(400, sessions=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["connections are lost", "connections are lost, and flushes reach the origin"]
+)
+def test_late_writes_that_are_not_waited_for_are_noticed(name, monkeypatch):
+    """A cache that goes on at once when its origin's connection is lost, and when it was killed."""
+    assert sum(session.origin.late for session in Chain(name, "late").sessions()) > 0
+    monkeypatch.setattr(RemoteDisk, "settles_at", 0.0)
+    monkeypatch.setattr(RemoteDisk, "_check_settled", lambda _: None)
+    monkeypatch.setattr(RemoteDisk, "suspect_requests", lambda _: None)
+    with pytest.raises(BrokenPromiseError, match="--position"):
+        for number in range(5):
+            Chain(name, f"late {number}").explore(900)
 
 
 def test_what_is_given_up_is_lost_and_nothing_else_may_be(monkeypatch):
@@ -174,6 +189,53 @@ class TestSimulatedDisk:
         page = bytearray(4096)
         disk.read_into(memoryview(page), 0)
         assert page[100] == 8 and not any(disk.content)
+
+
+class TestRemoteDisk:
+    def run(self, function):
+        simulation, journal = Simulation(1), Journal()
+
+        def main():
+            pause = lambda kind: simulation.sleep(0.01)  # noqa: E731
+            disk = RemoteDisk(bytes(8192), "origin", journal, 1, pause, simulation, 1)
+            function(simulation, disk)
+            return disk
+
+        return simulation.run(main)
+
+    def test_a_write_that_lost_its_connection_is_refused_and_lands_before_it_has_settled(self):
+        def lose(simulation, disk):
+            def write():
+                with pytest.raises(DeviceLostError):
+                    disk.write([memoryview(b"a" * 4096)], 0)
+
+            writer = simulation.spawn(write)
+            simulation.sleep(0.005)
+            disk.lose_connection()
+            writer.join()
+            assert disk.settles_at == pytest.approx(simulation.now + SETTLE_S, abs=0.01)
+            for request in (disk.sync, lambda: disk.write([memoryview(b"b" * 4096)], 0)):
+                with pytest.raises(DeviceLostError):
+                    request()
+            assert not any(disk.content) and len(disk.under_way_at(len(disk._journal))) == 1
+            simulation.sleep(SETTLE_S)
+            assert disk.content[:4096] == b"a" * 4096 and disk.late == 1
+            assert not disk.under_way_at(len(disk._journal))
+            disk.write([memoryview(b"b" * 4096)], 0)
+            disk.sync()
+
+        assert self.run(lose).durable[:4096] == b"b" * 4096
+
+    def test_a_sync_after_a_loss_is_refused_once(self):
+        def lose(simulation, disk):
+            disk.write([memoryview(b"a" * 4096)], 0)
+            disk.lose_connection()
+            assert disk.settles_at == 0.0
+            with pytest.raises(DeviceLostError):
+                disk.sync()
+            disk.sync()
+
+        self.run(lose)
 
 
 class TestSimulation:

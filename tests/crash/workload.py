@@ -10,6 +10,7 @@ from tests.crash.given_up import GiverUp
 from tests.crash.oracle import PAGE, SECTOR, SECTORS, content
 from tests.crash.snapshot_clients import SnapshotReader, Tagger
 from tests.support.bulk_writes import BulkWrites
+from tests.support.remote_disk import RemoteDisk
 from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
 from tests.support.simulated_threads import Simulation
 from wbcache_core.errors import CommitFailedError, RequestError
@@ -54,6 +55,8 @@ class Scenario:
     """Of the origin, chosen anew in each session: some become good, and others bad."""
     gives_up: bool = False
     """What is bad is given up now and then."""
+    is_remote: bool = False
+    """The origin is behind a connection, which is lost at times; some cuts leave its server alive."""
     failing: tuple = ()
     """"origin" fails at times and comes back, "log" fails once and for good, or for one sync; of LOG_AT_TIMES only
     writes fail, and it comes back."""
@@ -172,13 +175,15 @@ class BulkDisk(BulkWrites, SimulatedDisk):
 
 
 class Session:
-    """A cache from start to its end. `images` are log and origin before it; `oracle` goes on with its history."""
+    """A cache from start to its end. `images` are log and origin before it; `oracle` goes on with its history. `late`
+    are requests of the session before that the origin's server has not carried out yet."""
 
-    def __init__(self, scenario, seed, images, oracle, first_value):
+    def __init__(self, scenario, seed, images, oracle, first_value, late=()):
         self.scenario = scenario
         self.seed = seed
         self.images = [bytes(image) for image in images]
         self.oracle = oracle
+        self.late = late
         self.journal = Journal()
         self.layout = Layout(scenario)
         self.values = itertools.count(first_value)
@@ -223,19 +228,16 @@ class Session:
         self.oracle.past.compared += len(self.seen)
 
     def _main(self):
-        latencies = (self.scenario.log_latency, self.scenario.origin_latency)
-        log, origin = (
-            make(image, name, self.journal, number, self._pause_of(latencies[number]))
-            for number, (make, name, image) in enumerate(
-                zip((SimulatedDisk, BulkDisk), ("log", "origin"), self.images, strict=True)
-            )
-        )  # fmt: skip
+        log, origin = self._make_disks()
         choice = self._random.sample(range(self.scenario.pages), self.scenario.bad_pages)
         origin.faults.bad_pages = {*choice[: self.scenario.bad_pages // 2]}
         self.cache = Cache(self.config, origin=origin, log=log)
         self.cache.activate()
         if choice:
             self.simulation.spawn(self._change_bad_pages, origin, choice)
+        if self.scenario.is_remote:
+            origin.carry_out_late(self.late)
+            self.simulation.spawn(self._lose_connections, origin)
         clients = [SessionClient(self, number) for number in range(self.scenario.clients)]
         for disk in (log, origin):
             if disk.name in self.scenario.failing:
@@ -264,6 +266,26 @@ class Session:
         self.cache.stop()
         is_complete = self.config.on_exit == "destage"
         self.claim(self.oracle.answered(), ORIGIN if is_complete else LOG)
+
+    def _make_disks(self):
+        scenario = self.scenario
+        pauses = [self._pause_of(latency) for latency in (scenario.log_latency, scenario.origin_latency)]
+        log = SimulatedDisk(self.images[LOG_DISK], "log", self.journal, LOG_DISK, pauses[LOG_DISK])
+        behind = (self.images[ORIGIN_DISK], "origin", self.journal, ORIGIN_DISK, pauses[ORIGIN_DISK])
+        self.origin = RemoteDisk(*behind, self.simulation, self.seed) if scenario.is_remote else BulkDisk(*behind)
+        return log, self.origin
+
+    def _lose_connections(self, disk):
+        """As a rule while something is under way."""
+        pause = self.scenario.pause
+        while not self.is_over:
+            self.simulation.sleep(self._random.expovariate(1 / (20 * pause)))
+            for _ in range(100):
+                if disk.is_busy:
+                    break
+                self.simulation.sleep(pause * self._random.random())
+            self.simulation.sleep(self.scenario.origin_latency * self._random.random())
+            disk.lose_connection()
 
     def _change_bad_pages(self, disk, choice):
         length = self.scenario.requests * self.scenario.pause
