@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
-# A full backup of a cached volume, two incremental ones, and what comes out when they are restored.
+# A full backup of a cached volume, two incremental ones, and the result of restoring them.
 #
 # Usage: incremental-backup.sh
 #
@@ -66,7 +66,7 @@ back_up_changes() {
     tell "$2.raw takes $(kib_on_disk "$folder/$2.raw")"
 }
 
-# Brings image $1 from the moment an incremental backup began with to the one it ended with.
+# Brings image $1 from the moment at which an incremental backup begins to the one at which it ends.
 restore_changes() {
     while read -r kind offset length _; do
         case $kind in
@@ -97,7 +97,7 @@ monday=$(newest_generation)
 stop_server
 back_up_changes "$sunday" monday
 
-step "3. Tuesday: the same again, from Monday's generation, $monday, on"
+step "3. Tuesday: the same again, starting from Monday's generation, $monday"
 start_server
 client "h.pwrite(b'Tuesday ' * 100, 21 << 20); h.zero(8192, 1 << 16); h.flush()"
 stop_server

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
-# Mounts the file system in a wbcache volume on this machine, without the kernel's nbd driver, until it gets Ctrl-C.
+# Mounts the file system of a wbcache volume on this machine, without the kernel's nbd driver, until Ctrl-C.
 #
 # Usage: nbdfuse-mount.sh SOCKET FOLDER [OPTION OF MOUNT]...
 #
@@ -8,14 +8,14 @@
 #     sudo examples/nbdfuse-mount.sh /run/wbcache.sock /mnt -o discard
 #
 # nbdfuse (package libnbd-bin) shows the volume as a file, a loop device makes a block device of the file. A sync or fsync
-# on the file system arrives at the cache as a flush. Where the kernel has the nbd driver, a shorter way is
+# on the file system reaches the cache as a flush. If the kernel has the nbd driver, a shorter way is
 #     modprobe nbd; nbd-client -unix /run/wbcache.sock /dev/nbd0; mount /dev/nbd0 /mnt
 #
-# The server has to run for as long as this is mounted: nbdfuse does not connect again.
+# The server has to run for as long as this is mounted: nbdfuse does not reconnect.
 #
-# Tried with ext4 on Debian 12: files copied, sync, SIGKILL to the server, mounted again over a new server: nothing differs,
+# Tried with ext4 on Debian 12: files copied, sync, SIGKILL to the server, mounted again from a new server: nothing differs,
 # and after a drain e2fsck finds the origin clean. nbdfuse 1.14 aborts when its server goes away; this script then unmounts.
-# The way over nbd-client was not tried: the kernel at hand had no nbd driver.
+# The way with nbd-client was not tried: the available kernel had no nbd driver.
 set -euo pipefail
 
 [ $# -ge 2 ] || { sed -n 's/^# Usage: /usage: /p' "$0" >&2; exit 2; }
@@ -46,7 +46,7 @@ trap clean_up EXIT
 trap 'exit 0' INT TERM HUP
 
 mkdir "$work/volume"
-# In a session of its own, so that Ctrl-C does not end it before the file system is unmounted.
+# In its own session, so that Ctrl-C does not end it before the file system is unmounted.
 setsid nbdfuse --pidfile "$work/pid" "$work/volume/disk" --unix "$socket" &
 fuse=$!
 while [ ! -s "$work/pid" ]; do kill -0 "$fuse"; sleep 0.1; done

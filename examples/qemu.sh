@@ -8,22 +8,22 @@
 #     examples/qemu.sh /run/wbcache.sock -m 2G -accel kvm
 #
 # What the settings do:
-#     reconnect-delay=20  while the server is away requests wait up to 20 seconds and are then sent to the new one; without
-#                         it the guest gets I/O errors at once. This needs ack=log: a guest that lives on over a kill of the
-#                         server would else lose acknowledged writes without notice (docs/durability.md).
+#     reconnect-delay=20  while the server is away, requests wait up to 20 seconds and are then sent to the new one; without
+#                         it the guest gets I/O errors at once. This needs ack=log: otherwise a guest that survives a kill
+#                         of the server would lose acknowledged writes without notice (docs/durability.md).
 #     discard=unmap       the guest's trims reach the volume
-# A flush of the guest becomes a flush of the volume, which makes durable all that the guest wrote before.
+# A flush of the guest becomes a flush of the volume, which makes everything durable that the guest wrote before.
 #
-# For a planned restart of the server pause the guest (stop, and cont afterwards, in the monitor): a request that meets the
-# stop of the server is answered with an error.
+# For a planned restart of the server, pause the guest (stop, and cont afterwards, in the monitor): a request that arrives
+# during the stop of the server is answered with an error.
 #
 # Tools take the same settings in their json: form:
 #     qemu-img info 'json:{"driver":"nbd","server":{"type":"unix","path":"/run/wbcache.sock"},"reconnect-delay":20}'
 #     qemu-io -f raw -c 'write -P 1 0 64k' -c flush 'nbd+unix:///?socket=/run/wbcache.sock'
 #
 # Tried with qemu 7.2 in software emulation, besides the two commands above: query-block shows the attached node; a boot
-# sector that writes a sector and reads it back in a loop ran from the volume, without an error, over SIGKILL and start of
-# the server, and over SIGTERM and start while the guest was paused.
+# sector that writes a sector and reads it back in a loop ran from the volume, without an error, across SIGKILL and restart
+# of the server, and across SIGTERM and restart while the guest was paused.
 set -euo pipefail
 
 [ $# -ge 1 ] || { sed -n 's/^# Usage: /usage: /p' "$0" >&2; exit 2; }

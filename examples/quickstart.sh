@@ -4,7 +4,7 @@
 #
 # Usage: quickstart.sh [--plugin PLUGIN] [--keep DIR]
 #
-# PLUGIN is the path of a wbcache.py, unless told that of these sources, or wbcache for the one that is installed in nbdkit.
+# PLUGIN is the path of a wbcache.py (by default the one in these sources), or wbcache for the one installed in nbdkit.
 # Installs the packages it needs (with sudo unless root), works in a temporary folder and removes it.
 # With --keep it works in DIR, which must be new or empty, and leaves the files there.
 set -euo pipefail
@@ -57,7 +57,7 @@ give_up() {
     exit 1
 }
 
-# Starts the server and returns when it takes connections; further arguments are parameters of the plugin.
+# Starts the server and returns when it accepts connections; further arguments are parameters of the plugin.
 start_server() {
     log_of_server=$folder/server-$1.txt
     shift
@@ -113,10 +113,10 @@ socket=$scratch/nbd.sock
 uri="nbd+unix:///?socket=$socket"
 log_of_server=$folder/server.txt
 
-step "1. A file system to store: real files of this machine in an ext4 image, in $folder"
+step "1. A file system to store: real files from this machine in an ext4 image, in $folder"
 mkdir "$scratch/files"
 cd /
-# Folders that an ordinary user cannot read are passed over.
+# Folders that an ordinary user cannot read are skipped.
 { find usr/lib/python3* usr/share -type f -readable -size -128k 2>/dev/null || true; } |
     sort | awk 'NR <= 4000' >"$scratch/list"
 tar -cf - -T "$scratch/list" | tar -C "$scratch/files" -xf -
@@ -125,16 +125,16 @@ mkfs.ext4 -q -F -d "$scratch/files" "$folder/image.ext4"
 rm -rf "$scratch/files"
 tell "$(wc -l <"$scratch/list") files, $(mib_on_disk "$folder/image.ext4") of data in an image of 256 MiB"
 
-step "2. Serve an empty origin of that size through the cache, and copy the image in, with a flush at the end"
+step "2. Serve an empty origin of that size through the cache, and copy the image to it, with a flush at the end"
 start_server 1 log-size=512M destage-delay=1h
 nbdcopy --flush "$folder/image.ext4" "$uri"
-tell "flushed: from here on no crash may lose a byte of it"
+tell "flushed: from now on no crash may lose a byte of it"
 
 step "3. Kill the server with SIGKILL"
 end_server KILL || true
 tell "origin: $(mib_on_disk "$folder/origin.img"), log: $(mib_on_disk "$folder/origin.wblog")"
 only_in_log=$(pages_that_differ "$folder/image.ext4" "$folder/origin.img")
-tell "$only_in_log pages of 4 KiB are only in the log, the origin alone lacks them"
+tell "$only_in_log pages of 4 KiB are only in the log; the origin lacks them"
 
 step "4. Start it again, read everything back and compare"
 start_server 2 on-exit=destage
@@ -144,7 +144,7 @@ cmp "$folder/image.ext4" "$folder/copy.ext4" || give_up "the volume differs from
 tell "cmp: all $(stat -c %s "$folder/copy.ext4") bytes are as written"
 check_file_system "$folder/copy.ext4"
 
-step "5. Stop it with SIGTERM and on-exit=destage: the log is drained into the origin"
+step "5. Stop it with SIGTERM and on-exit=destage: the log is drained to the origin"
 end_server TERM || give_up "the server ended with status $?"
 server_said 'destaged'
 cmp "$folder/image.ext4" "$folder/origin.img" || give_up "the origin differs from what was written"
@@ -154,10 +154,10 @@ check_file_system "$folder/origin.img"
 
 cat <<EXAMPLES
 
-Passed. To serve a disk of yours (its content stays; the log, if blank, is formatted):
+Passed. To serve one of your disks (it keeps its content; a blank log is formatted):
     nbdkit --unix /run/wbcache.sock ${plugin[*]} origin=/dev/sdX log=/dev/nvmeYnZ
 To attach it to a virtual machine:
     qemu-system-x86_64 ... -blockdev driver=nbd,node-name=disk0,server.type=unix,server.path=/run/wbcache.sock \\
         -device virtio-blk-pci,drive=disk0
-With ack=log for the server and reconnect-delay=20 for qemu the guest lives on over a server that is killed and started again.
+With ack=log for the server and reconnect-delay=20 for qemu, the guest survives a server that is killed and restarted.
 EXAMPLES

@@ -4,7 +4,7 @@
 #
 # Usage: undo-a-mistake.sh
 #
-# Nothing is prepared for it: the log of the cache still has the past. Mounts a file system, so it goes on as root (with sudo).
+# It needs no preparation: the log of the cache still has the past. It mounts a file system, so it runs as root (with sudo).
 # Installs the packages it needs, works in a temporary folder, takes half a minute and leaves nothing behind.
 set -euo pipefail
 
@@ -47,7 +47,7 @@ trap 'exit 143' TERM HUP
 step() { printf '\n%s\n' "$*"; }
 tell() { printf '    %s\n' "$*"; }
 
-# Waits until file $1 is there and has something in it; $2 is the process that is to make it.
+# Waits until file $1 exists and is not empty; $2 is the process that creates it.
 wait_for() {
     for _ in $(seq 300); do
         [ ! -s "$1" ] || return 0
@@ -64,14 +64,14 @@ folder=$(mktemp -d)
 socket=$folder/nbd.sock
 mkdir "$folder/volume" "$folder/files" "$folder/past"
 
-step "1. A volume behind the cache. history=1h: whatever is written can be taken back for an hour"
+step "1. A volume behind the cache. history=1h: whatever is written can be undone for an hour"
 truncate -s 128M "$folder/disk.img"
 nbdkit --foreground --unix "$socket" --pidfile "$folder/server.pid" \
     python "$repository/plugin/wbcache.py" "origin=$folder/disk.img" log-size=256M history=1h "control=$folder/control" &
 server=$!
 wait_for "$folder/server.pid" "$server"
 
-step "2. An ext4 file system in it, with files"
+step "2. An ext4 file system on it, with files"
 nbdfuse --pidfile "$folder/fuse.pid" "$folder/volume/disk" --unix "$socket" &
 fuse=$!
 wait_for "$folder/fuse.pid" "$fuse"
@@ -96,7 +96,7 @@ nbdcopy "nbd+unix:///$past?socket=$socket" "$folder/past.img"
 mount -o loop "$folder/past.img" "$folder/past"
 tell "files there: $(find "$folder/past" -type f | wc -l)"
 
-step "5. They are copied back into the live file system, and compared with what was written at first"
+step "5. They are copied back to the live file system, and compared with what was written first"
 cp -r "$folder/past"/* "$folder/files"
 sync --file-system "$folder/files"
 (cd "$folder/files" && sha256sum --check --quiet "$folder/sums")
