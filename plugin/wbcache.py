@@ -12,7 +12,6 @@ import logging
 import os
 import site
 import sys
-import threading
 
 import nbdkit
 
@@ -69,7 +68,7 @@ from wbcache_core.errors import ExportNameError, StoppedError, WbcacheError, err
 from wbcache_core.format import segment as segment_bytes
 from wbcache_core.format import superblock as superblock_bytes
 from wbcache_core.memory import moments
-from wbcache_core.nbdkit_process import thread_state
+from wbcache_core.nbdkit_process import exit_status, thread_state
 from wbcache_core.nbdkit_process.client_sockets import ClientSockets, allow_more_descriptors
 from wbcache_core.nbdkit_process.shutdown import ShutdownWatcher
 from wbcache_core.nbdkit_process.thread_state import ThreadStatePin
@@ -216,7 +215,9 @@ def get_ready():
 def after_fork():
     # Signals and threads do not survive the fork into the background, so they start here.
     global _watcher, _control
-    _watcher = ShutdownWatcher(_stop_requested, _send_clients_away)
+    # nbdkit calls cleanup() only when the last client is gone; what was acknowledged is made durable at once.
+    at_stop = {"wbcache-finish": _cache.finish, "wbcache-end": _end_when_settled}
+    _watcher = ShutdownWatcher(_cache.interrupt, _send_clients_away, at_stop)
     _watcher.start()
     # With -u the user is a different one now. Failing here would keep out readers (-r, --filter=cow), who are not known
     # before they connect; and in the background nobody would notice.
@@ -226,13 +227,6 @@ def after_fork():
         commands = ControlCommands(_cache)
         _control = ControlServer(_control_socket, commands.answer, TOO_LONG, commands.tick)
         _control.start()
-
-
-def _stop_requested():
-    # nbdkit calls cleanup() only when the last client is gone; what was acknowledged is made durable at once.
-    _cache.interrupt()
-    threading.Thread(target=_cache.finish, name="wbcache-finish", daemon=True).start()
-    threading.Thread(target=_end_when_settled, name="wbcache-end", daemon=True).start()
 
 
 def _end_when_settled():
@@ -254,6 +248,8 @@ def cleanup():
         _control.stop()
     _cache.stop()
     _watcher.finish()
+    if _cache.is_unfinished:
+        exit_status.end_with(exit_status.UNFINISHED)
 
 
 def open(readonly):

@@ -21,6 +21,14 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/model/test_no_memory.py::test_a_write",
     ),
     Mutation(
+        "undrained-log-is-not-told-of",
+        "a stop with on-exit=destage that drained nothing, because no client came, says nothing",
+        "server/cache.py",
+        "            tell_undrained(line, pair)\n            return False\n",
+        "            return True\n",
+        "tests/model/test_stop.py::test_a_log_that_no_client_came_to_write_is_told_of",
+    ),
+    Mutation(
         "one-thread-starts-alone",
         "where the destager's thread cannot be started the committer runs on, and the next client gets another",
         "threads.py",

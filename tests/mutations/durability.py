@@ -217,17 +217,17 @@ MUTATIONS = (
     Mutation(
         "stop-without-commit",
         "a stop does not commit what was accepted",
-        "server/cache.py",
-        "            self._committer.commit_before_stop()\n            self._settled.set()",
-        "            self._settled.set()",
+        "server/stopping.py",
+        "        _commit(committer)\n",
+        "        pass\n",
         "tests/model/test_lifecycle.py",
     ),
     Mutation(
         "tell-before-the-commit",
         "clients learn of a stop before what was acknowledged is durable",
-        "server/cache.py",
-        "            self._committer.commit_before_stop()\n            self._settled.set()",
-        "            self._settled.set()\n            self._committer.commit_before_stop()",
+        "server/stopping.py",
+        "        _commit(committer)\n",
+        "        settled.set()\n        _commit(committer)\n",
         "tests/nbdkit/test_failing_log.py",
     ),
     Mutation(

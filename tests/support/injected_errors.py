@@ -9,7 +9,7 @@ from pathlib import Path
 
 _CORE = Path(__file__).resolve().parents[2] / "wbcache_core"
 _UNFIT = ("with ", "try:", "except ", "finally:", "else:", "@")
-_UNFIT_ENDS = ("= None", "= True", "= False")
+_UNFIT_ENDS = ("= None", "= True", "= False", "return None", "return True", "return False")
 """Lines that take no memory. A `with` is reported a second time at its end, before it gives the lock back."""
 
 

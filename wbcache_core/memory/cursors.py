@@ -280,8 +280,8 @@ class NumberLine:
     def stop(self, drain: bool) -> None:
         """Wake everybody: no request is admitted from now on. With drain the destager continues. Takes the lock."""
         with self.lock:
-            self.stopping = True
             self.draining = drain
+            self.stopping = True
             self.refresh_limits()
             self.moved.notify_all()
             self.commit_wanted.notify_all()

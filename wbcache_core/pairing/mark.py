@@ -189,8 +189,8 @@ def _places(identity: Identity) -> Iterator[_Place]:
 
 
 class OriginSide:
-    """Which origin this is, and its mark. Only for one thread at a time: the one that holds the cache's
-    `_lifecycle`."""
+    """Which origin this is, and its mark. Only for one thread at a time: the one that holds the cache's `_lifecycle`,
+    and after the stop has begun, `_finishing`."""
 
     def __init__(self, name: str, identity: Identity) -> None:
         """Reads the mark. Never fails: a mark that cannot be read counts as none, with a warning."""

@@ -24,7 +24,6 @@ from wbcache_core.errors import (
     LogRefusedError,
     ReadOnlyError,
     StoppedError,
-    WbcacheError,
 )
 from wbcache_core.flow.bad_blocks import BadBlocks, pages_to_carry
 from wbcache_core.flow.carrier import Carrier
@@ -55,6 +54,7 @@ from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import IN_USE, Config
 from wbcache_core.server.history import Facts
 from wbcache_core.server.log_preparation import FoundData
+from wbcache_core.server.stopping import commit_and_drain, tell_undrained
 from wbcache_core.threads import StartTogether
 from wbcache_core.units import PAGE_BYTES
 from wbcache_core.volume.reader import VolumeReader
@@ -65,7 +65,10 @@ _log = logging.getLogger("wbcache")
 
 
 class Cache:
-    """`_lifecycle` guards activate() and stop() against each other; the fields change only in these."""
+    """`_lifecycle` guards activate() and stop() against each other; the fields change only in these.
+
+    `_finishing` guards `_finished` and `_is_unfinished`, and is held by the one that commits and drains at the stop.
+    """
 
     def __init__(self, config: Config, origin: Device | None = None, log: Device | None = None) -> None:
         """Open, lock and recover, writing nothing. Raises WbcacheError.
@@ -76,7 +79,9 @@ class Cache:
         self._lifecycle = threading.Lock()
         self._found = FoundData()
         self._is_prepared = False
-        self._active = self._stopped = False
+        self._finishing = threading.Lock()
+        self._active = self._stopped = self._finished = False
+        self._is_unfinished = True
         self._settled = threading.Event()
         self._ring = RingBuffer(config.ring_size)
         self._log = log
@@ -191,6 +196,7 @@ class Cache:
 
         After an error, whatever it is, nobody can write, no thread is left, and the next call begins anew.
         """
+        self._check_not_stopping()
         with self._lifecycle:
             if self._stopped:
                 raise StoppedError("the server is shutting down")
@@ -332,7 +338,6 @@ class Cache:
 
         Raises MomentError, LogFailedError, DeviceError, and what activate() raises.
         """
-        self._check_not_stopping()
         self.activate()
         if when is None:
             self._committer.commit_all()
@@ -340,18 +345,16 @@ class Cache:
 
     def untag(self, name: str) -> None:
         """Take a name away; durable when it returns. Raises as tag()."""
-        self._check_not_stopping()
         self.activate()
         self._tags.remove(name)
 
     def give_up(self, offset: int, length: int) -> tuple[int, bool]:
         """See BadBlocks.give_up_bytes(). Raises ControlError, and what activate() raises."""
-        self._check_not_stopping()
         self.activate()
         return self._bad.give_up_bytes(offset, length)
 
     def _check_not_stopping(self) -> None:
-        """Raises StoppedError. Who came to activate() now would wait there until a drain is over."""
+        """Raises StoppedError."""
         if self._line.stopping:
             raise StoppedError("the server is shutting down")
 
@@ -368,22 +371,38 @@ class Cache:
                 self._destager.cancel()
             self._origin.interrupt()
             return
-        drains = self._line.policy.drain_at_stop
-        self._line.stop(drain=drains)
+        self._line.stop(drain=self._drains)
         self._throttle.stop()
-        if not drains:
+        if not self._drains:
             # A drain needs requests that take as long as they take.
             self._origin.interrupt()
 
     def finish(self) -> None:
-        """Commit, destage with on-exit=destage, end the threads; reads go on. Idempotent; failures are logged."""
-        if not self._line.stopping:
-            self.interrupt()
-        with self._lifecycle:
-            if self._active and not self._stopped:
-                self._finish()
-            self._stopped = True
+        """Commit, destage with on-exit=destage, end the threads; reads go on. Idempotent; failures are logged.
+
+        What an error of ours has kept it from doing is tried again at the next call.
+        """
+        try:
+            if not self._line.stopping:
+                self.interrupt()
+            with self._lifecycle:
+                self._stopped = True
+            # Not `_lifecycle`, which clients that open want: this may take as long as a drain.
+            with self._finishing:
+                if not self._finished:
+                    self._is_unfinished = not self._finish()
+                    self._finished = True
+        except Exception:
+            _log.exception("internal error in the stop, please report it")
+        finally:
+            # Whatever happened, nobody may wait for more.
             self._settled.set()
+
+    @property
+    def is_unfinished(self) -> bool:
+        """After finish(): what was accepted could not be committed, or with on-exit=destage the origin is not complete
+        and needs the log."""
+        return self._is_unfinished
 
     @property
     def is_settled(self) -> bool:
@@ -400,24 +419,22 @@ class Cache:
         with self._lifecycle:
             self._close()
 
-    def _finish(self) -> None:
-        line = self._line
+    @property
+    def _drains(self) -> bool:
+        """Whether a stop is to complete the origin."""
+        return self._line.policy.drain_at_stop
+
+    def _finish(self) -> bool:
+        """Whether all is done that the stop is to do. `_finishing` held."""
+        line, pair = self._line, f"'{self._config.log}' '{self._origin.name}'"
+        if not self._active:
+            if not self._drains or line.destaged == line.committed:
+                return True
+            tell_undrained(line, pair)
+            return False
         try:
-            self._committer.commit_before_stop()
-            self._settled.set()
-            if line.draining:
-                _log.info("draining %d pages of log to the origin", line.dirty_pages)
-                if self._destager.finish_drain():
-                    _log.info("the origin is complete")
-                else:
-                    _log.warning(
-                        "the origin is not complete: the log still holds data for it%s, keep them together%s",
-                        self._told_by_tags(), f"; {line.origin_incomplete}" if line.origin_incomplete else "",
-                    )  # fmt: skip
-        except WbcacheError as error:
-            _log.error(
-                "stopping: %s; LSN %d to %d, which no flush covered, could not be written and are lost",
-                error, line.committed, line.head,
+            is_done = commit_and_drain(
+                line, self._committer, self._destager, self._pins, self._settled, pair, self._drains
             )  # fmt: skip
         finally:
             line.stop(drain=False)
@@ -433,19 +450,12 @@ class Cache:
                     self._side.put(self._superblock.uuid, self._config.log, CLEAN)
             except DeviceError as error:
                 _log.error("stopping: %s", error)
-
-    def _told_by_tags(self) -> str:
-        """What to add where a tag ended a drain."""
-        _, _, tags = self.window_ends()
-        first = min(tags, key=lambda tag: tag.end_lsn, default=None)
-        if first is None or first.end_lsn > self._line.destaged:
-            return ""
-        return f" (the tag '{first.name}' keeps the origin at generation {first.generation}: wbcache untag)"
+        return is_done
 
     def abandon(self) -> None:
         """End as a crash would, as far as the devices can tell: nothing more is committed. For tests of recovery."""
-        with self._lifecycle:
-            self._stopped = True
+        with self._lifecycle, self._finishing:
+            self._stopped = self._finished = True
             self._line.stop(drain=False)
             self._throttle.stop()
             self._origin.interrupt()

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Gives the process another exit status than nbdkit's, which is 0 whatever a plugin finds out at the stop.
+
+A plugin cannot say it, and ending the process in its last callback would lose
+what comes after that: filters that report when they are unloaded, and the
+temporary folder of `nbdkit -U -`. So the C library is told to call its own
+_exit with the status when it runs the handlers of exit(), behind all that.
+What is lost are the handlers that libraries registered earlier to free their
+memory. No Python is needed by then: the interpreter is gone.
+"""
+
+import ctypes
+
+UNFINISHED = 3
+"""The stop could not do all that it was to do: data is lost, or on-exit=destage did not complete the origin."""
+
+_libc = ctypes.CDLL(None)
+
+
+def end_with(status: int) -> bool:
+    """Have exit() end the process with that status; False where the C library cannot. To be called once."""
+    try:
+        register = _libc.__cxa_atexit
+        leave, flush = (ctypes.cast(function, ctypes.c_void_p) for function in (_libc._exit, _libc.fflush))
+    except AttributeError:
+        return False
+    # Called in the opposite order, each with the second argument: fflush(NULL), then _exit(status).
+    register.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    return bool(register(leave, status, None) == 0 and register(flush, None, None) == 0)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a stop does with what is in memory and in the log, and what it says where that cannot be done."""
+
+import logging
+import threading
+
+from wbcache_core.errors import WbcacheError
+from wbcache_core.flow.committer import Committer
+from wbcache_core.flow.destager import Destager
+from wbcache_core.flow.retention import Pins
+from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.units import PAGE_SHIFT, format_size
+
+_log = logging.getLogger("wbcache")
+
+
+def commit_and_drain(
+    line: NumberLine, committer: Committer, destager: Destager, pins: Pins, settled: threading.Event, pair: str,
+    drains: bool,
+) -> bool:  # fmt: skip
+    """Make durable what was accepted, say so by `settled`, and drain if that is wanted; True when all is done.
+
+    `pair` are log and origin in a message. The line has been stopped. No lock held.
+    """
+    try:
+        _commit(committer)
+    except WbcacheError as error:
+        _log.error(
+            "stopping: %s; LSN %d to %d, which no flush covered, could not be written and are lost",
+            error, line.committed, line.head,
+        )  # fmt: skip
+        return False
+    settled.set()
+    if not drains:
+        return True
+    _log.info("draining %d pages of log to the origin", line.dirty_pages)
+    if destager.finish_drain():
+        _log.info("the origin is complete")
+        return True
+    incomplete = f"; {line.origin_incomplete}" if line.origin_incomplete else ""
+    _tell_incomplete(pair, f"still holds data for it{_told_by_tags(line, pins)}{incomplete}")
+    return False
+
+
+def _commit(committer: Committer) -> None:
+    """Raises LogFailedError, and any other exception where it comes twice."""
+    try:
+        committer.commit_before_stop()
+    except WbcacheError:
+        raise
+    except Exception:
+        # What was acknowledged is worth another attempt. An error within the commit has been latched.
+        _log.exception("internal error in the last commit, please report it; it is tried once more")
+        committer.commit_before_stop()
+
+
+def tell_undrained(line: NumberLine, pair: str) -> None:
+    """Where no client came that may write, nothing can be drained: nbdkit tells only then that writing is wanted."""
+    size = format_size(line.dirty_pages << PAGE_SHIFT)
+    _tell_incomplete(pair, f"still holds {size} for it, and nothing was drained because no client came that may write")
+
+
+def _tell_incomplete(pair: str, what: str) -> None:
+    _log.error(
+        "the origin is not complete: the log %s; keep them together; this drains it: wbcache replay %s", what, pair
+    )  # fmt: skip
+
+
+def _told_by_tags(line: NumberLine, pins: Pins) -> str:
+    """What to add where a tag ended a drain."""
+    with line.lock:
+        tags, destaged = pins.tags, line.destaged
+    first = min(tags, key=lambda tag: tag.end_lsn, default=None)
+    if first is None or first.end_lsn > destaged:
+        return ""
+    return f" (the tag '{first.name}' keeps the origin at generation {first.generation}: wbcache untag)"
