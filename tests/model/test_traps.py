@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The traps that others fell into, one test or more each; the names of the sections are those of docs/design."""
+"""Known traps of write-back caches, one or more tests each; each section is named after its trap."""
 
 import errno
 import itertools
@@ -238,7 +238,7 @@ def test_two_patches_of_one_page_that_is_read_slowly(pair):
     assert read(cache.volume, 300, 5 * PAGE_BYTES) == b"1" * 100 + b"2" * 100 + b"o" * 100
 
 
-# A large slot burnt for each small flushed write.
+# Each small flushed write takes a large slot.
 
 
 @pytest.mark.parametrize("compress", ["off", "zstd"])
@@ -330,7 +330,7 @@ def flip_byte(path, offset):
         file.write(bytes([value ^ 0x40]))
 
 
-# A client that changes its buffer while the request is under way, or after.
+# A client that changes its buffer while the request is running, or afterwards.
 
 
 def test_a_buffer_belongs_to_the_client_again_after_the_write(pair):

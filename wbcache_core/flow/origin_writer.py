@@ -118,7 +118,7 @@ class OriginWriter:
 
     @property
     def settles_at(self) -> float:
-        """See block_device.Device."""
+        """See device.Device."""
         return self._origin.settles_at
 
     @property
