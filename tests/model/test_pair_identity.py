@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Which log belongs to which origin, where the content of origins cannot tell."""
 
+import errno
 import os
 import shutil
 
@@ -10,6 +11,7 @@ from tests.support.local_pair import QUIET, LocalPair
 from wbcache_core.errors import OtherLogError, WrongPairError
 from wbcache_core.format.origin_facts import FILE, OriginFacts
 from wbcache_core.pairing import identity as origin_identity
+from wbcache_core.pairing import mark as origin_mark
 from wbcache_core.pairing.mark import CLEAN, DIRTY, OriginSide
 from wbcache_core.server.cache import Cache
 from wbcache_core.units import MIB, PAGE_BYTES
@@ -173,3 +175,21 @@ def test_an_origin_that_shrank(tmp_path):
     os.truncate(pair.origin, MIB)
     with pytest.raises(WrongPairError, match="restore the old size"):
         Cache(pair.config())
+
+
+def test_a_mark_that_could_not_be_written_is_written_for_a_later_client(pair, monkeypatch, caplog):
+    """No space for it at the first client; the log has some."""
+    pair.make_origin(MIB)
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patched:
+        for place in (origin_mark._Attribute, origin_mark._File):
+            patched.setattr(place, "write", lambda *_: (_ for _ in ()).throw(error))
+        cache = pair.start(**QUIET)
+        cache.activate()
+        assert mark_of(pair) is None
+        assert caplog.text.count("cannot be marked") == 1
+    cache.activate()
+    assert mark_of(pair).is_dirty
+    caplog.clear()
+    cache.activate()
+    assert not caplog.records

@@ -16,8 +16,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "forget-dirty-logs",
         "an origin is not marked as lacking what its log holds",
         "server/cache.py",
-        "                self._side.put(self._superblock.uuid, self._config.log, DIRTY)\n",
-        "",
+        "                self._is_marked = self._side.put(self._superblock.uuid, self._config.log, DIRTY)\n",
+        "                pass\n",
         "tests/model/test_pair_identity.py",
     ),
 )

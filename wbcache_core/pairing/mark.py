@@ -197,6 +197,8 @@ class OriginSide:
         self.name = name
         self._places = list(_places(identity))
         self.facts = identity.facts
+        self._reported = ""
+        """Why the last put() failed; empty if it did not."""
         self.mark = self._read()
 
     @classmethod
@@ -227,7 +229,7 @@ class OriginSide:
         return found[0] if found else None
 
     def put(self, volume: bytes, log: str, state: str) -> bool:
-        """Make this the origin's mark, durably; returns False if it cannot be kept, after a warning."""
+        """Make this the origin's mark, durably; returns False if it cannot be kept, after a warning if why is new."""
         if not self._places:
             return False
         # The links to a device say more than its name, which may change at a reboot.
@@ -240,13 +242,15 @@ class OriginSide:
             except OSError as error:
                 refused = error.strerror or str(error)
                 continue
-            self.mark = mark
+            self.mark, self._reported = mark, ""
             for other in self._places[number + 1 :] + self._places[:number]:
                 with contextlib.suppress(OSError):
                     other.remove()
             return True
-        _log.warning(
-            "origin '%s' cannot be marked as belonging to log '%s' (%s): a start without this log will be accepted; "
-            "see the section on the origin in docs/recovery.md", self.name, log, refused,
-        )  # fmt: skip
+        if refused != self._reported:
+            self._reported = refused
+            _log.warning(
+                "origin '%s' cannot be marked as belonging to log '%s' (%s): a start without this log will be "
+                "accepted; see the section on the origin in docs/recovery.md", self.name, log, refused,
+            )  # fmt: skip
         return False

@@ -82,6 +82,8 @@ class Cache:
         self._finishing = threading.Lock()
         self._active = self._stopped = self._finished = False
         self._is_unfinished = True
+        self._is_marked = False
+        """The origin's mark names this log."""
         self._settled = threading.Event()
         self._ring = RingBuffer(config.ring_size)
         self._log = log
@@ -200,10 +202,12 @@ class Cache:
         with self._lifecycle:
             if self._stopped:
                 raise StoppedError("the server is shutting down")
-            if not self._active:
-                store = self._prepare_log()
-                # Before the first write can be acknowledged, and after the log is one that can be named.
-                self._side.put(self._superblock.uuid, self._config.log, DIRTY)
+            store = None if self._active else self._prepare_log()
+            if not self._is_marked:
+                # Before the first write can be acknowledged, and after the log is one that can be named. If there was
+                # no space for it then, there may be some now.
+                self._is_marked = self._side.put(self._superblock.uuid, self._config.log, DIRTY)
+            if store:
                 self._start(store)
 
     def _prepare_log(self) -> SuperblockStore:
