@@ -6,14 +6,17 @@ no LSN is given to two blocks, and what a client sees now is what a restart find
 """
 
 import contextlib
+import errno
 import itertools
 
 import pytest
 
 from tests.support.checker import check_pair
+from tests.support.gated_origin import PATIENCE_S, in_background
 from tests.support.injected_errors import error_at
 from tests.support.local_pair import QUIET
 from wbcache_core.errors import RequestError
+from wbcache_core.flow import consumer
 from wbcache_core.units import MIB, PAGE_BYTES
 
 STRUCTURES = tuple(
@@ -145,3 +148,51 @@ def test_a_write(pair, request_name):
         again.drain()
         assert pair.origin.read_bytes() == read(again.volume, 4 * MIB, 0)
     assert struck > 5
+
+
+CARRY = ("flow/carrier.py", *(f"memory/{name}.py" for name in ("cursors", "ring", "open_segment", "block_map")))
+
+
+def test_what_is_carried_forward(pair):
+    """As any other write, but in the destager's thread."""
+    struck = 0
+    for countdown in lines(pair, b"o" * 4 * MIB):
+        cache = pair.start(**UNDISTURBED)
+        cache.volume.write(page(b"a") + page(b"b"), 0, fua=True)
+        carried = {0: memoryview(page(b"a")), 1: memoryview(page(b"b"))}
+        with error_at(countdown, CARRY, ("_put",)) as injection, contextlib.suppress(MemoryError):
+            cache._destager._carrier.carry(carried, cache._line.committed)
+        if injection.struck is None:
+            break
+        struck += 1
+        attempt(cache.volume.write, page(b"x"), FAR)
+        attempt(cache.volume.write, page(b"y"), FAR + PAGE_BYTES)
+        assert read(cache.volume, 2 * PAGE_BYTES, 0) == page(b"a") + page(b"b"), injection.struck
+        cache.volume.flush()
+        first = read(cache.volume, 4 * MIB, 0)
+        with cache._line.lock:
+            cache._line.check()
+        cache.stop()
+        check_pair(pair.log, pair.origin)
+        again = pair.start(**QUIET)
+        assert read(again.volume, 4 * MIB, 0) == first, injection.struck
+    assert struck > 5
+
+
+def test_no_memory_for_a_batch(pair, monkeypatch):
+    """It is tried again, as a failure of the origin is."""
+    pair.make_origin(MIB)
+    cache = pair.start(**QUIET)
+    cache.volume.write(page(b"a"), 0, fua=True)
+    failures = [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()]
+    allocate = consumer.aligned_buffer
+
+    def fail_twice(length):
+        if failures:
+            raise failures.pop()
+        return allocate(length)
+
+    monkeypatch.setattr(consumer, "aligned_buffer", fail_twice)
+    in_background(cache.drain).result(PATIENCE_S)
+    assert not failures
+    assert pair.origin.read_bytes()[:PAGE_BYTES] == page(b"a")

@@ -100,13 +100,19 @@ class Carrier:
         line = self._line
         line.close_segment()
         segment = line.open_next_segment()
-        for block in blocks:
-            page = pages[block]
-            self._ring.put(line.head, _ZEROS if page is None else page)
-            self._bad.note_carried(block, line.head)
-            self._map.set_page(block, line.head)
-            segment.add_pages(block, 1)
-            line.head += 1
+        try:
+            for block in blocks:
+                page = pages[block]
+                self._ring.put(line.head, _ZEROS if page is None else page)
+                self._bad.note_carried(block, line.head)
+                self._map.set_page(block, line.head)
+                segment.add_pages(block, 1)
+                line.head += 1
+        except BaseException:
+            # As in Volume: the map may name an LSN that nobody has, and no other write may get it.
+            line.end_writes()
+            segment.cut(line.head)
+            raise
         line.close_segment()
         line.carried.append((segment.first_lsn, line.head))
 

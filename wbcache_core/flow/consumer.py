@@ -5,19 +5,20 @@ Destaging is a consumer of committed segments. A consumer has a cursor, and log
 space is reused below the lowest of them (NumberLine.needed_from()).
 """
 
+import errno
 import logging
 from collections.abc import Callable
 
 from wbcache_core.background import PIECE_PAGES, let_requests_run
 from wbcache_core.device.device import aligned_buffer
-from wbcache_core.errors import DamagedPageError
+from wbcache_core.errors import DamagedPageError, DeviceError
 from wbcache_core.flow.batch import DestageBatch
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, Descriptor
 from wbcache_core.log.reader import LogReader
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.memory.segment_table import Located, SegmentTable
-from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size
 
 _log = logging.getLogger("wbcache")
 
@@ -133,6 +134,11 @@ class Consumer:
             return True
 
     def _image_of(self, lsns: int) -> memoryview:
+        """Raises DeviceError if there is no memory for it now."""
         if self._image is None:
-            self._image = aligned_buffer(self._batch_lsns << PAGE_SHIFT)
+            byte_count = self._batch_lsns << PAGE_SHIFT
+            try:
+                self._image = aligned_buffer(byte_count)
+            except (OSError, MemoryError):
+                raise DeviceError(f"no memory for a batch of {format_size(byte_count)}", errno.ENOMEM) from None
         return self._image[: lsns << PAGE_SHIFT]
