@@ -20,6 +20,7 @@ from benchmarks.measurements import (
     snapshot_readers,
     sustained_writes,
     thread_count,
+    trim_memory,
 )
 
 MEASUREMENTS = {
@@ -33,6 +34,7 @@ MEASUREMENTS = {
         slow_origin,
         draining,
         memory,
+        trim_memory,
         recovery_time,
         compression,
         idle,

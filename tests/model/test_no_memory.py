@@ -22,11 +22,12 @@ from wbcache_core.units import MIB, PAGE_BYTES
 STRUCTURES = tuple(
     f"memory/{name}.py" for name in ("segment_table", "covered_log", "record_index", "generations", "block_map")
 )
+MAP = tuple(f"memory/{name}.py" for name in ("block_map", "interval_leaf", "sparse_leaf", "ordered_table"))
 COMMIT = (
     "flow/committer.py", "log/writer.py", "log/log_sync.py", "memory/cursors.py", "memory/commit_attempts.py",
     "format/segment.py", *STRUCTURES,
 )  # fmt: skip
-WRITE = ("volume/volume.py", *(f"memory/{name}.py" for name in ("cursors", "ring", "open_segment", "block_map")))
+WRITE = ("volume/volume.py", *(f"memory/{name}.py" for name in ("cursors", "ring", "open_segment")), *MAP)
 FAR = MIB
 MOST_LINES = 2000
 

@@ -12,12 +12,13 @@ from tests.support.gated_origin import PATIENCE_S, GatedOrigin, in_background, w
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
 from wbcache_core.errors import DamagedPageError, OriginFailedError, StoppedError
+from wbcache_core.flow import sweeper
 from wbcache_core.format.superblock import DATA_START
 from wbcache_core.memory import cursors
 from wbcache_core.units import MIB, PAGE_BYTES
 
 SPARSE_BYTES = 80 * MIB
-"""Has more regions than it takes to make the map be swept."""
+"""Has room for what makes the map be swept."""
 
 MANY = 50
 """More rounds than a step of a test ever takes."""
@@ -131,24 +132,35 @@ def push_out(cache):
 
 
 def sweep_out(cache):
-    """The map has forgotten that there was a write."""
-    cache.volume.trim(SPARSE_BYTES - 6 * MIB, 6 * MIB)
+    """The map has forgotten that there was a write to the sixth block."""
     for _ in range(MANY):
-        if cache._locations.sweeps:
+        if not cache._locations.get(5):
             return
         push_out(cache)
     raise AssertionError("the map is never swept")
 
 
-MEANWHILE = pytest.mark.parametrize("meanwhile", [let_pass, drain, push_out, sweep_out])
+def forget_trims(cache):
+    """The origin has it, and the map has forgotten all trims of before, as it does where there are many."""
+    lsn = cache._line.head
+    for _ in range(MANY):
+        if cache._locations.dropped_below >= lsn:
+            return
+        for number in range(1100):
+            cache.volume.trim(PAGE_BYTES, 8 * MIB + number * 5 * PAGE_BYTES)
+        cache.drain()
+    raise AssertionError("the trims are never forgotten")
 
 
-def start_gated(pair):
+MEANWHILE = pytest.mark.parametrize("meanwhile", [let_pass, drain, push_out, sweep_out, forget_trims])
+
+
+def start_gated(pair, **parameters):
     pair.make_origin(SPARSE_BYTES)
     with open(pair.origin, "r+b") as file:
         file.write(b"o" * MIB)
     origin = GatedOrigin(pair.origin)
-    return origin, pair.start(origin)
+    return origin, pair.start(origin, **parameters)
 
 
 def hold_up_a_read(origin, function, *arguments):
@@ -172,6 +184,39 @@ def test_a_slow_read_gives_no_old_data_for_what_was_written_before_it_ended(pair
     found = reading.result(PATIENCE_S)
     assert found == b"n" * PAGE_BYTES + b"o" * (pages - 1) * PAGE_BYTES
     assert read(cache.volume, 2 * PAGE_BYTES, 5 * PAGE_BYTES) == b"n" * PAGE_BYTES + b"o" * PAGE_BYTES
+
+
+@pytest.mark.parametrize("pages", [1, 20])
+def test_a_slow_read_gives_no_old_data_for_what_was_trimmed_and_forgotten_before_it_ended(pair, pages):
+    origin, cache = start_gated(pair)
+    reading = hold_up_a_read(origin, read, cache.volume, pages * PAGE_BYTES, 5 * PAGE_BYTES)
+    origin.has_read.clear()
+    cache.volume.trim(PAGE_BYTES, 5 * PAGE_BYTES)
+    trimmed = cache._line.head - 1
+    while cache._locations.get(5):
+        for number in range(1100):
+            cache.volume.trim(PAGE_BYTES, 8 * MIB + number * 5 * PAGE_BYTES)
+        cache.drain()
+    assert cache._line.oldest <= trimmed, "the map forgets before the log does"
+    origin.read_gate.set()
+    assert reading.result(PATIENCE_S) == bytes(PAGE_BYTES) + b"o" * (pages - 1) * PAGE_BYTES
+
+
+def test_a_read_of_a_slow_origin_ends_while_the_map_is_being_swept(pair, monkeypatch):
+    """Only what was committed since the look counts, not that something was forgotten."""
+    monkeypatch.setattr(sweeper, "_LEAST_CLEARINGS", 1)
+    origin, cache = start_gated(pair, **QUIET)
+    for number in range(100):
+        cache.volume.trim(PAGE_BYTES, 8 * MIB + number * 5 * PAGE_BYTES)
+    cache.volume.flush()
+    committed = cache._line.committed
+    reading = hold_up_a_read(origin, read, cache.volume, PAGE_BYTES, 5 * PAGE_BYTES)
+    cache.drain()
+    wait_until(lambda: cache._locations.dropped_below == committed)
+    origin.has_read.clear()
+    origin.read_gate.set()
+    assert reading.result(PATIENCE_S) == b"o" * PAGE_BYTES
+    assert not origin.has_read.is_set(), "it is read once"
 
 
 @MEANWHILE

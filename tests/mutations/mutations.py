@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """All mutations, one module an area."""
 
-from tests.mutations import bad_origins, clocks, commits, durability, nbd_origins, pairs
+from tests.mutations import bad_origins, clocks, commits, durability, forgetting, nbd_origins, pairs
 
 MUTATIONS = (
     *durability.MUTATIONS,
@@ -10,4 +10,5 @@ MUTATIONS = (
     *pairs.MUTATIONS,
     *clocks.MUTATIONS,
     *commits.MUTATIONS,
+    *forgetting.MUTATIONS,
 )

@@ -113,13 +113,13 @@ class BadBlocks:
         return messages
 
     def note_dropped(self, blocks: Iterable[int]) -> None:
-        """The log has passed the versions that were given up; the volume is what the origin has there, except for what
-        was written meanwhile."""
+        """`destaged` has passed the versions that were given up; the volume is what the origin has there, except for
+        what was written meanwhile."""
         for block in blocks:
             if self.is_given_up(block):
                 self._map.set_page(block, 0)
-                # Whoever read the log or the map before looks again: otherwise an entry never goes back.
-                self._map.sweeps += 1
+                # Whoever read the log or the map before looks again: the entry may be what it was before that version.
+                self._map.dropped_below = max(self._map.dropped_below, self._line.destaged)
             self._drop(block)
         self._update_line()
 

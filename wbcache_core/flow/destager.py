@@ -18,6 +18,7 @@ from wbcache_core.flow.carrier import Carrier
 from wbcache_core.flow.consumer import Consumer
 from wbcache_core.flow.origin_writer import OriginWriter
 from wbcache_core.flow.retention import Pin, Pins
+from wbcache_core.flow.sweeper import Sweeper
 from wbcache_core.flow.tags import Tags
 from wbcache_core.flow.throttle import Throttle
 from wbcache_core.log.superblocks import SuperblockStore
@@ -34,7 +35,6 @@ _log = logging.getLogger("wbcache")
 _FOREVER = float("inf")
 _IDLE_SECONDS = 1.0
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.1, 10.0
-_SWEEP_REGIONS = 32
 
 
 class Destager:
@@ -67,6 +67,7 @@ class Destager:
         self._throttle = throttle
         self._bad = bad  # guarded by the volume lock
         self._carrier = carrier
+        self._sweeper = Sweeper(line, locations)
         self._last_batch_at = 0.0
         self._superseded_below = 0
         self._idle_head, self._idle_since = 0, 0.0
@@ -145,6 +146,7 @@ class Destager:
                 else:
                     self._writer.check_idle()
                 self._reclaim()
+                self._sweeper.sweep_while_idle(self._is_batch_due)
             except StoppedError:
                 break
             except (DamagedPageError, DeviceError) as error:
@@ -164,7 +166,7 @@ class Destager:
                         end = self._consumer.end_of_next_batch(line.destaged, limit)
                         self._pins.pass_to(end)
                         return end
-                if self._reclaim_wanted():
+                if self._reclaim_wanted() or self._sweeper.is_wanted():
                     return line.destaged
             if not 0 < timeout < _FOREVER:
                 self._consumer.release()
@@ -199,6 +201,10 @@ class Destager:
             # The history releases a little with every commit.
             since = max(since, self._last_batch_at)
         return min(since + line.policy.destage_delay, self._idle_since + _IDLE_SECONDS) - now
+
+    def _is_batch_due(self) -> bool:
+        """Lock held."""
+        return self._line.destaged < self._line.committed and self._seconds_until_due(self._pins.limit()) <= 0
 
     def _destage(self, end: int) -> None:
         """Destage one batch. If it raises DeviceError or DamagedPageError, nothing has moved. Raises StoppedError
@@ -362,15 +368,7 @@ class Destager:
             line.reclaimed_place = self._store.reclaimed_place
             line.refresh_limits()
             line.moved.notify_all()
-        self._sweep()
-
-    def _sweep(self) -> None:
-        """Drop stale entries of the map. Between two sweeps at least a quarter of the log has been written."""
-        line = self._line
-        region: int | None = 0
-        while region is not None:
-            with line.lock:
-                region = self._map.sweep(region, _SWEEP_REGIONS, line.oldest)
+        self._sweeper.sweep()
 
     def _report_ended(self) -> None:
         """Report snapshots and tags that a batch is going to pass. No lock held."""

@@ -151,6 +151,8 @@ class RecordIndex:
     def __init__(self, volume_blocks: int) -> None:
         self._typecode = "I" if volume_blocks <= _SMALL_BLOCKS else "Q"
         self._chunks: list[_Chunk] = []
+        self._end = 0
+        """The LSN after the last one."""
 
     def append(self, first_lsn: int, page_count: int, heads: Sequence[int], arguments: Sequence[int]) -> None:
         """Add the segment that follows the last one; `heads` are its entry words, as in its descriptor."""
@@ -169,6 +171,7 @@ class RecordIndex:
         # What a replay counts comes last: a replay runs without the lock.
         chunk.starts.append(start)
         chunk.first_lsns.append(first_lsn)
+        self._end = first_lsn + 1 + page_count
 
     def _add_pages(self, blocks: "array[int]", heads: Sequence[int]) -> int:
         """Add a segment with nothing but pages, in the shortest form; returns the value for `starts`."""
@@ -205,6 +208,6 @@ class RecordIndex:
 
     def drop_below(self, lsn: int) -> None:
         """Forget segments below lsn, a whole chunk at a time."""
-        count = self._chunk_of(lsn)
+        count = self._chunk_of(lsn) if lsn < self._end else len(self._chunks)
         if count > 0:
             del self._chunks[:count]

@@ -38,13 +38,13 @@ class _Window(NamedTuple):
     asked: int
     asked_bytes: int
 
-    def covers(self, position: int, oldest: int) -> bool:
+    def covers(self, position: int, dropped: int) -> bool:
         """Whether this still holds for a block at that byte which the map says is on the origin.
 
-        Since then the origin has changed only where LSNs from `destaged` on were written. As long as `oldest` has not
-        passed these, the map has them and says that such blocks are in the log.
+        Since then the origin has changed only where LSNs from `destaged` on were written. As long as `dropped`, below
+        which the map may lack entries, has not passed these, the map says that such blocks are in the log.
         """
-        return oldest <= self.destaged and self.start <= position < self.ends[-1]
+        return dropped <= self.destaged and self.start <= position < self.ends[-1]
 
 
 class ExtentMapper:
@@ -69,27 +69,29 @@ class ExtentMapper:
         for _ in range(_MOST):
             if position >= end or (only_one and _first_is_complete(found)):
                 break
-            stop, kind, oldest = self._next_run(position, end)
+            stop, kind, dropped = self._next_run(position, end)
             if kind is _ON_ORIGIN:
-                position = self._add_from_origin(found, position, stop, oldest)
+                position = self._add_from_origin(found, position, stop, dropped)
             else:
                 _add(found, position, stop, kind)
                 position = stop
         return found[:1] if only_one else found
 
     def _next_run(self, position: int, end: int) -> tuple[int, tuple[bool, bool] | None, int]:
-        """How far a run of similar blocks from a byte on is known to go; its (hole, zero) or _ON_ORIGIN; `oldest`."""
+        """How far a run of similar blocks from a byte on is known to go; its (hole, zero) or _ON_ORIGIN; the LSN below
+        which the map may lack entries."""
         block, last = position >> PAGE_SHIFT, end + PAGE_BYTES - 1 >> PAGE_SHIFT
         with self._line.lock:
             oldest = self._line.oldest
             stop, entry = self._map.run(block, last, oldest)
+            dropped = max(oldest, self._map.dropped_below)
         kind = _ON_ORIGIN if entry_lsn(entry) < oldest else (bool(entry & HOLE_FLAG), bool(entry & ZERO_FLAG))
-        return min(stop << PAGE_SHIFT, end), kind, oldest
+        return min(stop << PAGE_SHIFT, end), kind, dropped
 
-    def _add_from_origin(self, found: list[Extent], position: int, stop: int, oldest: int) -> int:
+    def _add_from_origin(self, found: list[Extent], position: int, stop: int, dropped: int) -> int:
         """Add what the origin has from position to stop, or the beginning of it; returns where that ends."""
         window = self._window
-        if not window.covers(position, oldest):
+        if not window.covers(position, dropped):
             window = self._window = self._ask(window, position, stop)
         index = bisect_right(window.ends, position)
         end = min(window.ends[index], stop)

@@ -28,12 +28,12 @@ class _Source(enum.Enum):
 
 
 class _Work(NamedTuple):
-    """What a look-up left to read without the lock. Indices count pages of the view."""
+    """What a look-up left to read without the lock. Indices count pages of the view; `committed` is as it was then."""
 
     log: list[tuple[int, LogPiece]]
     origin: list[tuple[int, int]]
     entries: "array[int]"
-    sweeps: int
+    committed: int
 
 
 def _run_length(entries: "array[int]", index: int) -> int:
@@ -108,7 +108,7 @@ class VolumeReader:
             if line.ring_start <= entry <= LSN_MASK and entry >= line.head - line.ring_pages:
                 view[:] = self._ring.page(entry)
                 return True
-            sweeps = self._map.sweeps
+            committed = line.committed
             if is_on_origin := entry_lsn(entry) < line.oldest:
                 segment, page_sum = None, 0
             elif entry > LSN_MASK:
@@ -119,7 +119,7 @@ class VolumeReader:
         if is_on_origin:
             self._origin.read_into(view, offset)
             with line.lock:
-                return self._map.get(block) == entry and self._map.sweeps == sweeps
+                return self._map.get(block) == entry and self._map.dropped_below <= committed
         assert self._log and segment
         return self._log.read_page(segment, entry, page_sum, view)
 
@@ -146,13 +146,16 @@ class VolumeReader:
             for index, count in work.origin:
                 part = view[index << PAGE_SHIFT : index + count << PAGE_SHIFT]
                 self._read_origin(block + index, part)
-                if not self._is_unchanged(block + index, work.entries[index : index + count], work.sweeps):
+                if not self._is_unchanged(block + index, work.entries[index : index + count], work.committed):
                     todo.append((block + index, part))
 
-    def _is_unchanged(self, block: int, entries: "array[int]", sweeps: int) -> bool:
-        """Whether nobody wrote the blocks since the look-up, so that the destager did not touch them on the origin."""
+    def _is_unchanged(self, block: int, entries: "array[int]", committed: int) -> bool:
+        """Whether nobody wrote the blocks since the look-up, so that the destager did not touch them on the origin.
+
+        What was written since then is not below `committed`, as that stood; so the map has not dropped it.
+        """
         with self._line.lock:
-            return sweeps == self._map.sweeps and self._map.entries(block, len(entries)) == entries
+            return self._map.dropped_below <= committed and self._map.entries(block, len(entries)) == entries
 
     def _read_log(self, piece: LogPiece, view: memoryview, block: int) -> "_Source":
         """LOG if view is filled, otherwise where its pages have to be looked for. Raises the same as read_into()."""
@@ -181,7 +184,7 @@ class VolumeReader:
         line = self._line
         oldest, ring_floor = line.oldest, line.ring_floor
         entries = self._map.entries(block, len(view) >> PAGE_SHIFT)
-        work = _Work([], [], entries, self._map.sweeps)
+        work = _Work([], [], entries, line.committed)
         index, total = 0, len(entries)
         while index < total:
             entry = entries[index]

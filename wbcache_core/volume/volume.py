@@ -201,11 +201,11 @@ class Volume:
         """Log a page of which only piece, from byte start, is new; atomic against all other writers of the page.
 
         Reads the old page without the lock and starts over if the block's entry has changed meanwhile. An entry never
-        returns to an earlier value, unless the sweep of the map dropped it.
+        returns to an earlier value, unless the map dropped one that was committed since (see its sweep()).
         """
         line, locations = self._line, self._map
         base: bytes | bytearray | None = None
-        seen = swept = -1
+        seen = committed = -1
         while True:
             with line.lock:
                 line.wait_for_room(2)
@@ -215,8 +215,8 @@ class Volume:
                     base = _ZERO_PAGE
                 elif lsn >= line.ring_floor and not entry & ZERO_FLAG:
                     base = bytes(self._ring.page(lsn))
-                elif base is None or (entry, locations.sweeps) != (seen, swept):
-                    base, seen, swept = None, entry, locations.sweeps
+                elif base is None or entry != seen or locations.dropped_below > committed:
+                    base, seen, committed = None, entry, line.committed
                 if base is not None:
                     page = bytearray(base)
                     page[start : start + len(piece)] = piece
