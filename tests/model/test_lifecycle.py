@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A cache from opening to stopping: what is written when, and what is refused."""
 
+import os
 import threading
 
 import pytest
@@ -286,3 +287,31 @@ def test_a_drain_notices_that_the_destager_has_died(pair, monkeypatch):
     wait_until(lambda: not cache._destager._thread.is_alive())
     in_background(cache.stop).result(PATIENCE_S)
     assert read(pair.start()) == b"n" * PAGE_BYTES
+
+
+def test_only_the_destager_syncs_the_origin(pair, monkeypatch):
+    """Linux reports once to each descriptor what could not be written back: no other sync may take it."""
+    pair.make_origin(MIB)
+    calls = []
+    for name in ("fsync", "fdatasync"):
+        original = getattr(os, name)
+
+        def recorded(fd, original=original):
+            calls.append((os.fstat(fd).st_ino, fd, threading.current_thread().name))
+            original(fd)
+
+        monkeypatch.setattr(os, name, recorded)
+    cache = pair.start(on_exit="destage", **QUIET)
+    descriptor, origin = cache._origin.fileno(), pair.origin.stat().st_ino
+    cache.volume.write(b"n" * PAGE_BYTES, 0, fua=True)
+    cache.volume.trim(PAGE_BYTES, 5 * PAGE_BYTES)
+    cache.tag("now")
+    cache.open_snapshot("now").close()
+    cache.untag("now")
+    cache.drain()
+    cache.volume.write(b"m" * PAGE_BYTES, 0)
+    cache.stop()
+    of_origin = [(fd, thread) for inode, fd, thread in calls if inode == origin]
+    assert {thread for fd, thread in of_origin if fd == descriptor} == {"wbcache-destage"}
+    # The marks, dirty at the start and clean at the stop, have descriptors of their own.
+    assert sum(fd != descriptor for fd, _ in of_origin) >= 2

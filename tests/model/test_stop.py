@@ -130,7 +130,7 @@ def test_a_log_that_no_client_came_to_write_is_told_of(pair, caplog):
     cache.stop()
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     command = f"wbcache replay '{pair.log}' '{pair.origin}'"
-    for text in ("the origin is not complete", "no client came that may write", "8.0 KiB", command):
+    for text in ("the origin is not complete", "no client that may write was let in", "8.0 KiB", command):
         assert text in record.getMessage()
     assert cache.is_unfinished
     assert pair.log.read_bytes() == before

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """An internal error in a thread that others wait for."""
 
+import contextlib
+import itertools
 import subprocess
 
 import pytest
 
 from tests.support.clients import REPOSITORY
-from tests.support.gated_origin import in_background
+from tests.support.gated_origin import PATIENCE_S, in_background, wait_until
+from tests.support.injected_errors import error_at
 from wbcache_core.errors import LogFailedError
 from wbcache_core.flow.committer import Committer
 from wbcache_core.server.cache import Cache
@@ -32,6 +35,44 @@ def test_writers_do_not_wait_for_a_committer_that_has_ended(tmp_path, monkeypatc
 
         with pytest.raises(LogFailedError, match="internal error in commit"):
             in_background(write).result(20)
+    finally:
+        monkeypatch.undo()
+        cache.abandon()
+
+
+def test_followers_do_not_wait_for_a_leader_that_fails_in_waking_them(tmp_path, monkeypatch):
+    """MemoryError at each line of it: each of them becomes the leader, or is told."""
+    (tmp_path / "image").write_bytes(bytes(MIB))
+    settings = {"origin": str(tmp_path / "image"), "log-size": "8M", "ring-size": "1M", "commit-interval": "1h"}
+    cache = Cache(Config.from_pairs(settings.items()))
+    followers = []
+    written = Committer._write_next
+
+    def write_next(committer):
+        monkeypatch.setattr(Committer, "_write_next", written)
+        written(committer)
+        for at in range(3):
+            cache.volume.write(bytes(4096), at * 4096)
+            followers.append(in_background(cache.volume.flush))
+            wait_until(lambda: len(committer._waiters) == len(followers))
+
+    try:
+        cache.activate()
+        for countdown in itertools.count():
+            assert countdown < 100
+            followers.clear()
+            monkeypatch.setattr(Committer, "_write_next", write_next)
+            cache.volume.write(bytes(4096), 0)
+            with (
+                error_at(countdown, ("flow/committer.py",), ("_wake_some",)) as injection,
+                contextlib.suppress(MemoryError),
+            ):
+                cache.volume.flush()
+            for follower in followers:
+                follower.result(PATIENCE_S)
+            if not injection.struck:
+                break
+        assert countdown > 5
     finally:
         monkeypatch.undo()
         cache.abandon()

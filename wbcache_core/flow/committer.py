@@ -114,18 +114,30 @@ class Committer:
 
         The others came during the commit, and would only fall asleep again.
         """
-        waiters, self._waiters = self._waiters, []
+        try:
+            self._wake_some()
+        except BaseException:
+            # No memory to choose: all of them look for themselves. Whoever is not woken now sleeps for ever.
+            for _, turn in self._waiters:
+                turn.notify()
+            self._waiters.clear()
+            raise
+
+    def _wake_some(self) -> None:
+        """If it raises, nobody has been taken from `_waiters`. Lock held."""
+        asleep = []
         committed, has_failed = self._line.committed, bool(self._line.log_error or self._line.commits.error)
         has_successor = False
-        for waiter in waiters:
+        for waiter in self._waiters:
             lsn, turn = waiter
             if lsn <= committed or has_failed:
                 turn.notify()
             elif has_successor:
-                self._waiters.append(waiter)
+                asleep.append(waiter)
             else:
                 has_successor = True
                 turn.notify()
+        self._waiters = asleep
 
     def commit_all(self) -> None:
         """Commit whatever is volatile now. No lock held. Raises what commit_until() does."""

@@ -9,9 +9,10 @@ import threading
 from collections.abc import Collection
 from contextlib import ExitStack, suppress
 
+from wbcache_core import threads
 from wbcache_core.device.device import Device
 from wbcache_core.device.file_device import FileDevice
-from wbcache_core.errors import DeviceError, ReadOnlyError, WbcacheError
+from wbcache_core.errors import DeviceError, NoThreadError, ReadOnlyError, WbcacheError
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.superblocks import newest, read_slots
 from wbcache_core.memory import moments
@@ -109,13 +110,16 @@ def _drain(cache: Cache, log: FileDevice) -> tuple[Superblock, Superblock]:
     before = _superblock(log)
     finished = threading.Event()
     watcher = threading.Thread(target=_watch, args=(log, before, finished), name="wbcache-progress", daemon=True)
-    watcher.start()
+    with suppress(NoThreadError):
+        # Without it there is no progress to be seen.
+        threads.start(watcher)
     try:
         cache.drain()
         return before, _superblock(log)
     finally:
         finished.set()
-        watcher.join()
+        if watcher.ident:
+            watcher.join()
 
 
 def _superblock(log: FileDevice) -> Superblock:
