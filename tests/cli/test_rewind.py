@@ -12,6 +12,7 @@ from tests.support.matching import same
 from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.format.superblock import DATA_START
 from wbcache_core.log.writer import COMMIT_PAGES
+from wbcache_core.memory.open_segment import MAX_RANGES_PER_PAGE
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config
 from wbcache_core.tools.checker import check_log
@@ -99,6 +100,24 @@ def test_a_generation_of_many_segments():
     assert done.page_count == 1500
     mine = [segment for segment in history.segments() if segment.generation == done.after.number]
     assert [segment.is_full for segment in mine] == [True] * 6 + [False]
+    assert_all_as_it_was(history)
+
+
+def test_trims_are_charged_as_those_of_clients_are():
+    """Or a rewind could leave sixty times as much for map and records as a server lets clients leave."""
+    history = History(f"trims {SEED}", commits=1, pages=700)
+    blocks = range(1, 603, 2)
+    history.run_requests(*(("trim", block, 1) for block in blocks))
+    target = history.segments()[-1].generation
+    history.run_requests(*(("write", block, 1) for block in blocks))
+    done = rewind(history, target)
+    assert (done.page_count, done.cleared_blocks) == (0, len(blocks))
+    mine = [segment for segment in history.segments() if segment.generation == done.after.number]
+    assert [segment.is_full for segment in mine] == [True] * (len(mine) - 1) + [False]
+    assert len(mine) == -(-len(blocks) // MAX_RANGES_PER_PAGE)
+    assert done.after.end_lsn == mine[-1].end_lsn == history.superblock.committed
+    assert_all_as_it_was(history)
+    rewind(history, done.before.number)
     assert_all_as_it_was(history)
 
 

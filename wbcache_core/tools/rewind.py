@@ -5,7 +5,6 @@ It has every block that changed since, as it was then. Nothing is removed, so
 the moment before it is a past moment like any other.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from wbcache_core.device.device import Device
 from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import DeviceError, LogFullError, LogRefusedError, WbcacheError
-from wbcache_core.format.segment import MAX_ENTRIES, MAX_SEGMENT_PAGES, TRIM, ZERO
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES, TRIM, ZERO
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.writer import LogWriter, bury_discarded
 from wbcache_core.memory.generations import Generation
@@ -108,8 +107,8 @@ class Rewind:
 
     def perform(self) -> Rewound:
         """Append the generation. If it raises WbcacheError, the volume is unchanged."""
-        pages, ranges, cleared = self._count()
-        self._check_room(pages, ranges)
+        segments, pages, cleared = self._count()
+        self._check_room(segments, pages)
         history = self.history
         superblock, end = history.superblock, history.recovered.end
         store = self._give_up_clean_part()
@@ -118,9 +117,8 @@ class Rewind:
         # If there is no origin, none is needed, and the log stands in for it.
         reader = history.reader(self._then, self.origin or self._log)
         with Progress("rewinding", pages << PAGE_SHIFT) as progress:
-            segments = self._segments(ring, reader, progress)
-            new_end = writer.write_whole(segments, self._head, store.reclaimed_place)
-        new_head = self._head + pages + math.ceil((pages + ranges) / MAX_ENTRIES)
+            new_end = writer.write_whole(self._segments(ring, reader, progress), self._head, store.reclaimed_place)
+        new_head = self._head + pages + segments
         store.write(committed=new_head)
         before = history.recovered.covered.generations.newest
         assert before and before.end_lsn == self._head
@@ -136,24 +134,40 @@ class Rewind:
             for block in range(change.block, change.block + change.block_count, _RANGE_BLOCKS):
                 yield Change(block, min(_RANGE_BLOCKS, change.block + change.block_count - block), change.kind)
 
-    def _count(self) -> tuple[int, int, int]:
-        """Number of pages, of ranges, and of blocks in the ranges."""
-        pages = ranges = cleared = 0
+    def _parts(self) -> Iterator[tuple[bool, Change]]:
+        """What to append, in parts that each fit in one segment, and whether a part begins a new segment."""
+        segment = PendingSegment(self._head)
         for change in self._changes():
-            if change.kind is Kind.DATA:
-                pages += change.block_count
-            else:
-                ranges += 1
-                cleared += change.block_count
-        return pages, ranges, cleared
+            block, left = change.block, change.block_count
+            while left:
+                is_data = change.kind is Kind.DATA
+                is_new = not (segment.room if is_data else segment.takes_range)
+                if is_new:
+                    segment = PendingSegment(segment.end_lsn)
+                count = min(left, segment.room) if is_data else left
+                part = Change(block, count, change.kind)
+                _add(segment, part)
+                yield is_new, part
+                block, left = block + count, left - count
 
-    def _check_room(self, pages: int, ranges: int) -> None:
+    def _count(self) -> tuple[int, int, int]:
+        """Number of segments, of pages, and of blocks in ranges."""
+        segments, pages, cleared = 1, 0, 0
+        for is_new, part in self._parts():
+            segments += is_new
+            if part.kind is Kind.DATA:
+                pages += part.block_count
+            else:
+                cleared += part.block_count
+        return segments, pages, cleared
+
+    def _check_room(self, segments: int, pages: int) -> None:
         """Raises LogFullError."""
         superblock = self.history.superblock
         place = self.history.recovered.end.place
         free = superblock.data_pages - (place - superblock.destaged_place)
         # Room for a segment is left for later writers.
-        needed = pages + math.ceil((pages + ranges) / MAX_ENTRIES) + MAX_SEGMENT_PAGES
+        needed = pages + segments + MAX_SEGMENT_PAGES
         if needed > superblock.data_pages - place % superblock.data_pages:
             # What may stay unused before the end of the log.
             needed += MAX_SEGMENT_PAGES
@@ -181,22 +195,22 @@ class Rewind:
     def _segments(self, ring: RingBuffer, reader: VolumeReader, progress: Progress) -> Iterator[PendingSegment]:
         """Full segments, except the last: that is how the end of a generation is recognised."""
         segment = PendingSegment(self._head)
-        for change in self._changes():
-            block, left = change.block, change.block_count
-            while left:
-                if not segment.room:
-                    yield segment
-                    segment = PendingSegment(segment.end_lsn)
-                if change.kind is Kind.DATA:
-                    count = min(left, segment.room)
-                    pages = bytearray(count * PAGE_BYTES)
-                    offset, length = byte_range(Change(block, count, change.kind), self._volume_bytes)
-                    reader.read_into(memoryview(pages)[:length], offset)
-                    ring.copy_in(segment.end_lsn, pages)
-                    segment.add_pages(block, count)
-                    progress.advance(len(pages))
-                else:
-                    count = left
-                    segment.add_range(TRIM if change.kind is Kind.HOLE else ZERO, block, count)
-                block, left = block + count, left - count
+        for is_new, part in self._parts():
+            if is_new:
+                yield segment
+                segment = PendingSegment(segment.end_lsn)
+            if part.kind is Kind.DATA:
+                pages = bytearray(part.block_count * PAGE_BYTES)
+                offset, length = byte_range(part, self._volume_bytes)
+                reader.read_into(memoryview(pages)[:length], offset)
+                ring.copy_in(segment.end_lsn, pages)
+                progress.advance(len(pages))
+            _add(segment, part)
         yield segment
+
+
+def _add(segment: PendingSegment, part: Change) -> None:
+    if part.kind is Kind.DATA:
+        segment.add_pages(part.block, part.block_count)
+    else:
+        segment.add_range(TRIM if part.kind is Kind.HOLE else ZERO, part.block, part.block_count)
