@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import clients
-from tests.support.nbdkit_server import PLUGIN, STOP_LIMIT_S, UNFINISHED, NbdkitServer
+from tests.support.nbdkit_server import PLUGIN, STOP_LIMIT_S, UNFINISHED
 
 MIB = 1 << 20
 PAGE = 4096
@@ -126,23 +126,3 @@ def test_the_status_of_a_command_comes_first(dirty_pair, folder):
     result = subprocess.run(command, capture_output=True, text=True, timeout=STOP_LIMIT_S)
     assert result.returncode == 7
     assert "the origin is not complete" in result.stderr
-
-
-def test_a_stop_needs_no_new_threads(pair, folder, monkeypatch):
-    """The limit on processes may have been reached meanwhile."""
-    pair.make_origin(MIB)
-    trigger = folder / "no-more-threads"
-    monkeypatch.setenv("WBCACHE_TEST_NO_MORE_THREADS", str(trigger))
-    plugin = clients.REPOSITORY / "tests" / "support" / "no_more_threads_plugin.py"
-    words = [f"origin={pair.origin}", f"log={pair.log}", "log-size=32M", "commit-interval=1h", "on-exit=destage"]
-    server = NbdkitServer(folder, ["python", plugin, *words])
-    try:
-        with clients.connection(server.uri) as handle:
-            handle.pwrite(b"n" * PAGE, 0)
-            trigger.touch()
-            server.stop(15)
-        server.assert_clean()
-    finally:
-        server.destroy()
-    assert state(pair) == "clean"
-    assert pair.origin.read_bytes()[:PAGE] == b"n" * PAGE

@@ -56,7 +56,8 @@ def _commit(committer: Committer) -> None:
 
 def tell_undrained(line: NumberLine, pair: str) -> None:
     """Where no client came that may write, nothing can be drained: nbdkit tells only then that writing is wanted."""
-    size = format_size(line.dirty_pages << PAGE_SHIFT)
+    with line.lock:
+        size = format_size(line.dirty_pages << PAGE_SHIFT)
     _tell_incomplete(pair, f"still holds {size} for it, and nothing was drained: no client that may write was let in")
 
 
