@@ -59,6 +59,8 @@ class Committer:
         """A commit has begun and not finished: the log may hold segments that nothing knows of."""
         self._reported = ""  # the leader's
         """The last reported error of a log that cannot be written; empty if it can."""
+        self._superblock_failed = False  # the leader's
+        """A superblock is due, and the last attempt to write it failed."""
         self._thread: threading.Thread | None = None  # only start() and join() use it
 
     @property
@@ -105,7 +107,8 @@ class Committer:
             if self._line.log_error:
                 self._wake_waiters()
             self._line.raise_if_log_failed()
-            self._line.commits.raise_if_failed_since(begun)
+            if self._line.commits.error:
+                self._line.commits.raise_if_failed_since(begun)
             self._has_leader = True
             return True
 
@@ -164,12 +167,12 @@ class Committer:
             # Not even that could be latched.
             line.fail(LogFailedError(_INTERNAL.format("a commit did not come to its end")))
             return
-        with line.lock:
-            line.commits.begun += 1
+        line.commits.begun += 1
         self._unfinished = True
         try:
-            # If it failed before: without it the log must not grow on.
-            self._note_in_superblock()
+            if self._superblock_failed:
+                # Without it the log must not grow on.
+                self._note_in_superblock()
             self._write_next()
         except SyncFailedError as error:
             line.fail_log(error)
@@ -182,7 +185,10 @@ class Committer:
             raise
         else:
             self._unfinished = False
-            self._note_success()
+            if line.commits.error:
+                self._note_success()
+            if self._writer.end.place - self._superblock_place > SUPERBLOCK_PAGES:
+                self._try_to_note_in_superblock()
 
     def _write_next(self) -> None:
         """Make the next segments, or those that could not be written, durable, then known, then committed.
@@ -230,10 +236,11 @@ class Committer:
         return found
 
     def _note_in_superblock(self) -> None:
-        """If much was written since the last time. By the leader. Raises DeviceError."""
-        if self._writer.end.place - self._superblock_place > SUPERBLOCK_PAGES:
-            self._store.write(committed=self._line.committed)
-            self._superblock_place = self._writer.end.place
+        """By the leader. Raises DeviceError."""
+        self._superblock_failed = True
+        self._store.write(committed=self._line.committed)
+        self._superblock_place = self._writer.end.place
+        self._superblock_failed = False
 
     def _note_failure(self, error: DeviceError) -> None:
         """By the leader: an attempt failed in a write. It is repeated."""
@@ -254,13 +261,14 @@ class Committer:
             )  # fmt: skip
 
     def _note_success(self) -> None:
-        """By the leader."""
-        if self._line.commits.error:
-            with self._line.lock:
-                self._line.commits.note_success()
-        if self._reported:
-            self._reported = ""
-            _log.warning("the log can be written again")
+        """By the leader: an attempt succeeded after one that failed."""
+        with self._line.lock:
+            self._line.commits.note_success()
+        self._reported = ""
+        _log.warning("the log can be written again")
+
+    def _try_to_note_in_superblock(self) -> None:
+        """By the leader, after a commit."""
         try:
             self._note_in_superblock()
         except SyncFailedError as error:

@@ -28,8 +28,8 @@ class LogSync:
             if self._error is None:
                 try:
                     self._device.sync()
+                    return
                 except Exception as error:
                     value = error.errno_value if isinstance(error, DeviceError) else errno.EIO
                     self._error = SyncFailedError(str(error), value)
-            if self._error:
-                raise SyncFailedError(str(self._error), self._error.errno_value)
+            raise SyncFailedError(str(self._error), self._error.errno_value)

@@ -11,8 +11,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 
 class CommitAttempts:
-    """The volume lock guards every field. Requests that wait for the leader of a commit read `begun`, `failed` and
-    `error` without it: the leader has changed them before it wakes anybody."""
+    """`begun` is written by the leader of a commit alone; the volume lock guards all other fields. Requests that wait
+    for the leader read `failed` and `error` without it: the leader has changed them before it wakes anybody."""
 
     __slots__ = ("_pause", "begun", "error", "failed", "retry_at", "wanted")
 
