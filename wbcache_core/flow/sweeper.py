@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Makes the map forget what the origin has, and the C library give the memory back.
+"""Makes the map forget what the origin has, and the C library return the memory.
 
-Pages stay in the map as long as the log has them: they are read from there. Trims and zeros go as soon as they are on
-the origin, which has nothing to read there either: they can be a thousand times as many as pages, and a volume that
-is trimmed and left alone would keep them for ever.
+Pages stay in the map as long as the log has them: they are read from there. Trims and zeros are dropped as soon as they
+are on the origin, where there is nothing to read either: there can be a thousand times as many of them as of pages, and
+a volume that is trimmed and left alone would keep them for ever.
 """
 
 from collections.abc import Callable
@@ -14,36 +14,37 @@ from wbcache_core.memory.block_map import LocationMap
 from wbcache_core.memory.cursors import NumberLine
 
 _AT_ONCE = 32
-"""Leaves and spans that are looked at in one hold of the lock."""
+"""Leaves and spans that are examined in one hold of the lock."""
 _PAUSE_AFTER = 256
 _LEAST_CLEARINGS = 1024
-"""Fewer trims and zeros do not matter: some hundred bytes each."""
+"""Fewer trims and zeros do not matter: they take some hundred bytes each."""
 _SHARE = 8
-"""Nor do fewer than this part of the map, all of which has to be looked at."""
+"""Nor do fewer than this part of the map, because all of it has to be examined."""
 _PART_OF_LOG = 16
-"""Where the history holds the rest back, so much of the log has to be destaged from one sweep to the next."""
+"""If the history holds the rest back, this much of the log has to be destaged between two sweeps."""
 _MUCH = 4096
-"""Leaves and spans that were dropped: a MiB."""
+"""This many dropped leaves and spans are a MiB."""
 
 
 class Sweeper:
-    """Used by the destager's thread alone. What it works on is guarded by the volume lock."""
+    """Not thread-safe: only the destager's thread uses it. The volume lock guards what it works on."""
 
     def __init__(self, line: NumberLine, locations: LocationMap) -> None:
         self._line = line
         self._map = locations
         self._next: int | None = None
-        """Where the sweep that was interrupted goes on."""
+        """Where an interrupted sweep continues."""
         self._swept_to = line.destaged
         self._dropped = 0
-        """Leaves and spans since memory was last given back."""
+        """Leaves and spans dropped since memory was last returned."""
 
     def is_wanted(self) -> bool:
-        """Whether a sweep, now that there is nothing to destage, gives back memory that matters. Lock held."""
+        """Whether a sweep, now that there is nothing to destage, would free a significant amount of memory. Lock
+        held."""
         return self._next is not None or self._is_drained_of_much() or self._has_many_clearings()
 
     def _is_drained_of_much(self) -> bool:
-        """Whether it is the time to give back what was dropped. Lock held."""
+        """Whether it is time to return the memory of what was dropped. Lock held."""
         return self._dropped >= _MUCH and self._line.destaged >= self._line.committed
 
     def _has_many_clearings(self) -> bool:
@@ -57,12 +58,14 @@ class Sweeper:
         )
 
     def sweep(self) -> None:
-        """All of the map, after log space was reclaimed: a quarter of the log at least was written. No lock held."""
+        """Sweep the whole map, after log space was reclaimed: at least a quarter of the log has been written. No lock
+        held."""
         self._next = 0
         self._go_on(lambda: False)
 
     def sweep_while_idle(self, is_busy: Callable[[], bool]) -> None:
-        """If it is wanted, until is_busy(), which is called with the lock held; then call it again. No lock held."""
+        """Sweep if it is wanted, until is_busy(), which is called with the lock held; then call this again. No lock
+        held."""
         with self._line.lock:
             if self._next is None and self._has_many_clearings():
                 self._next = 0

@@ -23,7 +23,7 @@ class LogSync:
         self._error: SyncFailedError | None = None
 
     def sync(self) -> None:
-        """Everything written to the log before is durable. Raises SyncFailedError, from the first failure on always."""
+        """Make everything written to the log before durable. Raises SyncFailedError, always after the first failure."""
         with self._lock:
             if self._error is None:
                 try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Has the interpreter and the C library give back memory that was freed."""
+"""Makes the interpreter and the C library return memory that was freed."""
 
 import contextlib
 import ctypes
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def _malloc_trim() -> Callable[[int], int] | None:
-    """The function of that name, which glibc has and other C libraries do not."""
+    """The function with that name, which glibc has and other C libraries do not."""
     with contextlib.suppress(OSError, AttributeError):
         function = ctypes.CDLL(None).malloc_trim
         function.argtypes = [ctypes.c_size_t]
@@ -21,14 +21,14 @@ _TRIM = _malloc_trim()
 
 
 def give_back() -> None:
-    """Of both as much as they can. No lock held.
+    """Return as much memory as both can. No lock held.
 
-    Python gives back a MiB when nothing in it is in use, and keeps thousands of small objects ready for use, all over.
-    Only a garbage collection lets go of these; with everything frozen there is nothing for it to look through. What is
-    in use all over the place it cannot move: some MiB stay, and are what is used next.
+    Python returns a MiB when nothing in it is in use, and keeps thousands of small objects ready for reuse, scattered
+    everywhere. Only a garbage collection releases these; with everything frozen it has nothing to traverse. Objects in
+    use cannot be moved: some MiB remain, and are used next.
 
-    glibc keeps what was freed unless it lay at the very end. Its function looks through all of it, which takes a while,
-    and returns whole pages to the kernel. The interpreter is free meanwhile.
+    glibc keeps freed memory unless it is at the very end of the heap. Its function goes through all of it, which takes
+    a while, and returns whole pages to the kernel. The interpreter is free meanwhile.
     """
     gc.freeze()
     gc.collect()

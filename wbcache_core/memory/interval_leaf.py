@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A leaf of the map as intervals of blocks: what trims of parts of a region take, 16 bytes each whatever their length.
+"""A leaf of the map as intervals of blocks, for trims of parts of a region: 16 bytes each, whatever their length.
 
-An interval is two words: where it starts and stops in the region, and the entry of its first block. Of zeros all blocks
-have that entry, of data each has the next LSN. The first half of the leaf are the bounds, in order, the second half the
-entries. Intervals do not overlap; a block without an LSN (entry 0) has one of its own; blocks in none of them are as
-the span says (block_map).
+An interval is two words: where it starts and stops in the region, and the entry of its first block. In an interval of
+zeros all blocks have that entry, in one of data each has the next LSN. The first half of the leaf is the bounds, in
+order, the second half the entries. Intervals do not overlap; a block without an LSN (entry 0) has one of its own;
+blocks in none of them are as the span says (block_map.py).
 
-A leaf never changes: with what is new a leaf is made anew, so that a look-up finds the one or the other whole.
+A leaf never changes: a change makes a new leaf, so that a look-up finds either of them complete.
 """
 
 from array import array
@@ -19,11 +19,11 @@ _SHIFT = 16
 _MASK = (1 << _SHIFT) - 1
 
 Interval = tuple[int, int, int]
-"""Index of the first block, index behind the last one, entry of the first."""
+"""Index of the first block, index after the last one, entry of the first."""
 
 
 class IntervalLeaf(array):  # type: ignore[type-arg]
-    """The type is what tells this kind of leaf from the others."""
+    """The type distinguishes this kind of leaf from the others."""
 
     __slots__ = ()
 
@@ -56,7 +56,7 @@ def find(leaf: IntervalLeaf, index: int) -> int | None:
 
 
 def between(leaf: IntervalLeaf, first: int, stop: int) -> "list[Interval]":
-    """What the intervals have of the blocks from first to before stop, in order."""
+    """The parts of the intervals within [first, stop), in order."""
     half = len(leaf) >> 1
     low = max(bisect_left(leaf, first + 1 << _SHIFT, 0, half) - 1, 0)
     high = bisect_left(leaf, stop << _SHIFT, low, half)
@@ -72,14 +72,14 @@ def between(leaf: IntervalLeaf, first: int, stop: int) -> "list[Interval]":
 
 
 def _moved(entry: int, count: int) -> int:
-    """The entry of the block that is so many behind the first one."""
+    """The entry of the block that many blocks after the first one."""
     return entry if entry >= ZERO_FLAG else entry + count
 
 
 def with_interval(leaf: IntervalLeaf, start: int, stop: int, entry: int) -> IntervalLeaf:
-    """The leaf with the blocks from start to before stop anew; one of like intervals that touch."""
+    """The leaf with new content for [start, stop); similar intervals that touch are merged."""
     half = len(leaf) >> 1
-    # The first one that stops at start or behind it, and the first one that begins behind stop.
+    # The first one that stops at or after start, and the first one that begins after stop.
     low = max(bisect_left(leaf, start << _SHIFT, 0, half) - 1, 0)
     if low < half and leaf[low] & _MASK < start:
         low += 1
@@ -87,7 +87,7 @@ def with_interval(leaf: IntervalLeaf, start: int, stop: int, entry: int) -> Inte
     bounds, entries = [start << _SHIFT | stop], [entry]
     if low < high:
         first, last = leaf[low], leaf[high - 1]
-        # Of the last one first: both may be the same.
+        # The last one first: both may be the same.
         begin, end, old = last >> _SHIFT, last & _MASK, leaf[half + high - 1]
         if end > stop:
             rest = _moved(old, stop - begin)
@@ -112,7 +112,7 @@ def with_interval(leaf: IntervalLeaf, start: int, stop: int, entry: int) -> Inte
 
 
 def intervals_in(entries: "array[int]", span: int) -> list[Interval]:
-    """As few as have the same entries, but for those that are as the span says."""
+    """The smallest number of intervals with the same entries, except those that are as the span says."""
     found: list[Interval] = []
     start, first, following = 0, entries[0], entries[0]
     for index, entry in enumerate(entries):
@@ -137,7 +137,7 @@ def without_stale(intervals: list[Interval], oldest: int, clean: int, keep_none:
             if keep_none:
                 kept.append((start, stop, entry))
         elif entry + stop - start > oldest:
-            # Of a run the part that is not below.
+            # The part of a run that is not below.
             skipped = max(oldest - entry, 0)
             kept.append((start + skipped, stop, entry + skipped))
     return kept

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the map says of a block, and how blocks are numbered within regions.
+"""What the map says about a block, and how blocks are numbered within regions.
 
 An entry is 0 (never written, or on the origin again), an LSN (a page
 of data), or an LSN with ZERO_FLAG (reads as zeros since that LSN) and perhaps
@@ -31,7 +31,7 @@ def entry_lsn(entry: int) -> int:
 
 
 def following_entry(entry: int) -> int:
-    """What the next block has if it is of the same interval: of data the next LSN, of zeros the same. -1 after 0."""
+    """The entry of the next block in the same interval: for data the next LSN, for zeros the same. -1 after 0."""
     if entry >= ZERO_FLAG:
         return entry
     return entry + 1 if entry else -1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A dictionary of numbers that also knows their order, and that gives memory back when most of it was taken out.
+"""A dictionary of numbers that also knows their order, and that returns memory when most of it has been removed.
 
 A dict keeps the table of its largest size for ever. Here shrink() makes a new one. Nothing here locks.
 """
@@ -12,15 +12,16 @@ from sortedcontainers import SortedList
 Value = TypeVar("Value")
 
 _LEAST = 1024
-"""A table that never had more than this is not worth the work."""
+"""Shrinking a table that never had more than this is not worthwhile."""
 _SHARE = 8
-"""So many times as many as there are now make a table too large: making a new one is short beside having filled it."""
+"""A table made for this many times the present number is too large: making a new one takes little, compared with having
+filled it."""
 
 
 class OrderedTable(Generic[Value]):
-    """Look up in `values`, go through `keys`; change neither.
+    """Look up in `values`, iterate over `keys`; change neither.
 
-    Where memory ends in the middle of a change, `keys` may keep one that `values` lacks, never the other way round.
+    If memory runs out in the middle of a change, `keys` may keep one that `values` lacks, never the other way round.
     """
 
     __slots__ = ("_most", "keys", "values")
@@ -40,12 +41,12 @@ class OrderedTable(Generic[Value]):
         self.values[key] = value
 
     def put_all(self, new: dict[int, Value]) -> None:
-        """As put() for each, none of which is there yet; faster where they are many."""
+        """Like put() for each, none of which is there yet; faster if there are many."""
         self.keys.update(new)
         self.values.update(new)
 
     def drop(self, keys: Iterable[int]) -> None:
-        """Take out those of them that are there. The largest size counts from before."""
+        """Remove those of them that are there. The largest size counts from before."""
         self._most = max(self._most, len(self.values))
         for key in keys:
             self.values.pop(key, None)
@@ -62,11 +63,11 @@ class OrderedTable(Generic[Value]):
         return None
 
     def between(self, start: int, stop: int | None = None) -> Iterator[int]:
-        """The keys from start to before stop, lowest first."""
+        """The keys in [start, stop), lowest first."""
         return filter(self.values.__contains__, self.keys.irange(start, stop, (True, False)))
 
     def shrink(self) -> bool:
-        """Give memory back if the table is far too large for what is in it; whether it did."""
+        """Return memory if the table is far too large for its content; returns whether it did."""
         if self._most < _LEAST or len(self.values) > self._most // _SHARE:
             return False
         self.values = dict(self.values.items())

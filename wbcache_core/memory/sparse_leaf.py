@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A leaf of the map as a sorted array of words, one for each of a few blocks: index << 55, the entry's two flags in the
-next bits, and the LSN. Other blocks are as the span says (block_map)."""
+next bits, and the LSN. Other blocks are as the span says (block_map.py)."""
 
 from array import array
 from bisect import bisect_left
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from wbcache_core.memory.map_entry import LSN_MASK, REGION_SHIFT, following_entry
 
 SPARSE_BLOCKS = 128
-"""Words that a leaf has at most."""
+"""The largest number of words in a leaf."""
 INDEX_SHIFT = 64 - REGION_SHIFT
 WORD_MASK = (1 << INDEX_SHIFT) - 1
 """The flags and the LSN in a word."""
@@ -30,7 +30,7 @@ def entry_of(word: int) -> int:
 
 
 def make(intervals: Iterable[tuple[int, int, int]]) -> "array[int]":
-    """A leaf of intervals of data, in order; see interval_leaf. Their LSNs are at most WORD_LSN_MASK."""
+    """A leaf of intervals of data, in order; see interval_leaf.py. Their LSNs are at most WORD_LSN_MASK."""
     words = array("Q")
     for start, stop, lsn in intervals:
         words.extend(index << INDEX_SHIFT | lsn + index - start for index in range(start, stop))
@@ -38,7 +38,7 @@ def make(intervals: Iterable[tuple[int, int, int]]) -> "array[int]":
 
 
 def words_between(leaf: "array[int]", first: int, stop: int) -> "array[int]":
-    """Those of the blocks from first to before stop."""
+    """The words of the blocks in [first, stop)."""
     low = bisect_left(leaf, first << INDEX_SHIFT)
     return leaf[low : bisect_left(leaf, stop << INDEX_SHIFT, low)]
 
@@ -49,14 +49,14 @@ def is_all_of_pages(leaf: "array[int]") -> bool:
 
 
 def without_pages_below(leaf: "array[int]", oldest: int) -> "array[int]":
-    """Of a leaf that is all of pages."""
+    """For a leaf that has only pages."""
     if min(map(WORD_MASK.__and__, leaf)) >= oldest:
         return leaf
     return array("Q", [word for word in leaf if word & WORD_MASK >= oldest])
 
 
 def intervals_in(leaf: "array[int]") -> list[tuple[int, int, int]]:
-    """As few intervals as have the same blocks and entries; see interval_leaf."""
+    """The smallest number of intervals with the same blocks and entries; see interval_leaf.py."""
     found: list[tuple[int, int, int]] = []
     start, stop, first, following = 0, -1, 0, -1
     for word in leaf:

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Gives the process another exit status than nbdkit's, which is 0 whatever a plugin finds out at the stop.
+"""Gives the process an exit status other than nbdkit's, which is 0 whatever happens to a plugin during the stop.
 
-A plugin cannot say it, and ending the process in its last callback would lose
-what comes after that: filters that report when they are unloaded, and the
-temporary folder of `nbdkit -U -`. So the C library is told to call its own
-_exit with the status when it runs the handlers of exit(), behind all that.
-What is lost are the handlers that libraries registered earlier to free their
-memory. No Python is needed by then: the interpreter is gone.
+A plugin cannot choose it, and ending the process in its last callback would
+skip what comes after that: filters that report when they are unloaded, and the
+removal of the temporary folder of `nbdkit -U -`. So the C library is made to
+call its own _exit with the status when it runs the handlers of exit(), after
+all that. Only handlers that libraries registered earlier to free their memory
+are skipped. No Python is needed by then: the interpreter is gone.
 """
 
 import ctypes
 
 UNFINISHED = 3
-"""The stop could not do all that it was to do: data is lost, or on-exit=destage did not complete the origin."""
+"""The stop was not complete: data is lost, or on-exit=destage did not complete the origin."""
 
 _libc = ctypes.CDLL(None)
 
 
 def end_with(status: int) -> bool:
-    """Have exit() end the process with that status; False where the C library cannot. To be called once."""
+    """Make exit() end the process with that status; returns False if the C library cannot. To be called once."""
     try:
         register = _libc.__cxa_atexit
         leave, flush = (ctypes.cast(function, ctypes.c_void_p) for function in (_libc._exit, _libc.fflush))

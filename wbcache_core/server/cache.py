@@ -3,8 +3,8 @@
 
     Cache(config) -> activate() -> volume ... -> stop()
 
-Until activate() not a byte of log or origin is written, so a server that
-nobody may write through changes nothing.
+Until activate() no byte of log or origin is written, so a server through which
+nobody may write changes nothing.
 """
 
 import errno
@@ -65,7 +65,7 @@ _log = logging.getLogger("wbcache")
 
 
 class Cache:
-    """`_lifecycle` guards activate() and stop() against each other; the fields change only in these.
+    """`_lifecycle` guards activate() and stop() against each other; the fields change only in them.
 
     `_finishing` guards `_finished` and `_is_unfinished`, and is held by the one that commits and drains at the stop.
     """
@@ -73,7 +73,7 @@ class Cache:
     def __init__(self, config: Config, origin: Device | None = None, log: Device | None = None) -> None:
         """Open, lock and recover, writing nothing. Raises WbcacheError.
 
-        Devices that are given are used, and closed, instead of the files that config names.
+        Devices that are passed in are used, and closed, instead of the files that config names.
         """
         self._config = config
         self._lifecycle = threading.Lock()
@@ -88,11 +88,11 @@ class Cache:
         self._ring = RingBuffer(config.ring_size)
         self._log = log
         self._slots: list[Superblock | None] | None = None
-        """As they were found or made; None as long as the log is not formatted."""
+        """As found or created; None as long as the log is not formatted."""
         self._store: SuperblockStore | None = None
         self._pair: RecoveredPair | None = None  # until the log says what it says
         self._may_be_under_way = False
-        """The log announces a batch, or did so perhaps in a part that is damaged or discarded."""
+        """The log announces a batch, or may have done so in a part that is damaged or discarded."""
         self._origin = origin or open_origin(
             config.origin, config.destage_depth, config.nbd_times, beside_writers=IN_USE in config.force
         )
@@ -109,12 +109,12 @@ class Cache:
 
     @property
     def missing_log(self) -> str:
-        """The path of a log that activate() has to make; empty where there is one."""
+        """The path of a log that activate() has to create; empty if there is one."""
         return "" if self._log else self._config.log
 
     @property
     def can_trim(self) -> bool:
-        """Whether clients are to be offered trim: what they trim reads as zeros, and the origin has to follow."""
+        """Whether to offer trim to clients: trimmed blocks read as zeros, and the origin has to do the same."""
         return self._origin.can_trim
 
     def _open(self) -> None:
@@ -140,7 +140,7 @@ class Cache:
         self._assemble(pair.superblock if pair else self._new_superblock(log_bytes), pair and pair.recovered)
 
     def _open_log(self) -> int:
-        """Open the log where there is one; returns the bytes it has or is going to have."""
+        """Open the log if there is one; returns the size that it has or is going to have."""
         path = self._config.log
         if self._log:
             return self._log.size or self._config.log_size
@@ -184,7 +184,7 @@ class Cache:
         )  # fmt: skip
         floor, tags = superblock.batch_end, superblock.tags
         if self._pair and self._pair.past_is_gone:
-            # With an origin that others wrote to, no past moment is what it was.
+            # If others wrote to the origin, no past moment is what it was.
             floor, tags = line.head, ()
             self._covered.generations.drop_below(floor)
         self._covered.generations.times.mark(clock.read())
@@ -196,7 +196,7 @@ class Cache:
     def activate(self) -> None:
         """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError.
 
-        After an error, whatever it is, nobody can write, no thread is left, and the next call begins anew.
+        After any error nobody can write, no thread is left, and the next call starts over.
         """
         self._check_not_stopping()
         with self._lifecycle:
@@ -211,7 +211,8 @@ class Cache:
                 self._start(store)
 
     def _prepare_log(self) -> SuperblockStore:
-        """A formatted log whose superblocks say what recovery found. What failed is done again at the next call."""
+        """Make sure of a formatted log whose superblocks say what recovery found. What failed is repeated by the next
+        call."""
         if self._is_prepared and self._store:
             return self._store
         self._check_writable()
@@ -224,7 +225,7 @@ class Cache:
             store, now = log_preparation.format_blank(self._log, self._superblock, self._origin)
             first = store.current
             with self._line.lock:
-                # An attempt before may have been cut off in the middle of this.
+                # A previous attempt may have been interrupted in the middle of this.
                 self._covered.generations.drop_below(first.destaged + 1)
                 self._covered.generations.append(0, first.destaged, now)
             self._end = self._end._replace(time=now)
@@ -232,7 +233,7 @@ class Cache:
             self._volume_reader.attach_log(self._reader)
         else:
             self._found.make_durable(self._log)
-            # One for all attempts: it knows which of the superblocks is sound after a write that failed.
+            # One for all attempts: it knows which of the superblocks is valid after a failed write.
             self._store = store = self._store or SuperblockStore(self._log, self._slots)
             assert self._pair
             log_preparation.bring_up_to_date(self._log, store, self._line, self._pair, self._origin, self._side)
@@ -245,7 +246,8 @@ class Cache:
             raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
 
     def _start(self, store: SuperblockStore) -> None:
-        """Both threads and the writers, or nothing: an error leaves all as it was. Raises NoThreadError."""
+        """Start both threads and admit writers, or nothing: an error leaves everything as it was. Raises
+        NoThreadError."""
         assert self._log and self._reader
         config, line = self._config, self._line
         writer = LogWriter(
@@ -253,7 +255,7 @@ class Cache:
             store.log_sync,
         )  # fmt: skip
         if self._may_be_under_way:
-            # When the server before was killed, or lost its connection for good.
+            # The previous server was killed, or lost its connection for good.
             self._origin.suspect_requests()
         with line.lock:
             line.reclaimed_place = store.reclaimed_place
@@ -280,7 +282,7 @@ class Cache:
             self.volume.make_writable(self._committer)
             together.run()
         except BaseException:
-            # Neither has done anything yet. The next attempt has threads, and a writer of the log, of its own.
+            # Neither has done anything yet. The next attempt gets its own threads and log writer.
             with line.lock:
                 line.writable, line.limit, line.soft_limit = False, 0, 0
             together.give_up()
@@ -293,7 +295,7 @@ class Cache:
             return list(self._covered.generations), self._pins.tags
 
     def window_ends(self) -> tuple[Generation | None, Generation | None, tuple[Tag, ...]]:
-        """The oldest and the newest generation that can be opened now, None where there is none, and the tags."""
+        """The oldest and the newest generation that can be opened now, None if there is none, and the tags."""
         with self._line.lock:
             return self._covered.generations.oldest, self._covered.generations.newest, self._pins.tags
 
@@ -326,19 +328,19 @@ class Cache:
         return self._snapshots.open(when)
 
     def resolve(self, when: str) -> Generation:
-        """The generation that a moment is now. Raises MomentError, DeviceError."""
+        """The generation that a moment means now. Raises MomentError, DeviceError."""
         self._sync_what_was_found()
         return self._snapshots.resolve(when)
 
     def _sync_what_was_found(self) -> None:
-        """What a killed server wrote may be in the page cache only. A moment that was seen must not go with the power:
-        another one would get its number. Raises DeviceError."""
+        """What a killed server wrote may be only in the page cache. A moment that was seen must not vanish with the
+        power: another one would get its number. Raises DeviceError."""
         if not self._active and self._pair:
             assert self._log
             self._found.make_durable(self._log)
 
     def tag(self, name: str, when: str | None = None) -> Tag:
-        """Give a moment a name, the present one unless said otherwise; durable when it returns. Lets writers in.
+        """Give a name to a moment, by default the present one; durable when it returns. Admits writers.
 
         Raises MomentError, LogFailedError, DeviceError, and what activate() raises.
         """
@@ -348,7 +350,7 @@ class Cache:
         return self._tags.add(name, LAST_FLUSH if when is None else when)
 
     def untag(self, name: str) -> None:
-        """Take a name away; durable when it returns. Raises as tag()."""
+        """Remove a tag; durable when it returns. Raises the same as tag()."""
         self.activate()
         self._tags.remove(name)
 
@@ -363,7 +365,7 @@ class Cache:
             raise StoppedError("the server is shutting down")
 
     def drain(self) -> None:
-        """Return when all that was written before is on the origin. Raises LogFailedError, OriginFailedError."""
+        """Return when everything written before is on the origin. Raises LogFailedError, OriginFailedError."""
         self._committer.commit_all()
         with self._line.lock:
             self._line.wait_for_destaged(self._line.committed)
@@ -378,11 +380,11 @@ class Cache:
         self._line.stop(drain=self._drains)
         self._throttle.stop()
         if not self._drains:
-            # A drain needs requests that take as long as they take.
+            # A drain needs requests without a time limit.
             self._origin.interrupt()
 
     def finish(self) -> None:
-        """Commit, destage with on-exit=destage, end the threads; reads go on. Idempotent; failures are logged.
+        """Commit, destage with on-exit=destage, end the threads; reads continue. Idempotent; failures are logged.
 
         What an error of ours has kept it from doing is tried again at the next call.
         """
@@ -410,11 +412,11 @@ class Cache:
 
     @property
     def is_settled(self) -> bool:
-        """After interrupt(): what was acknowledged has been committed, or cannot be; clients may be sent away."""
+        """After interrupt(): what was acknowledged has been committed, or cannot be; clients may be disconnected."""
         return self._settled.is_set()
 
     def wait_until_settled(self) -> None:
-        """Return when is_settled. To be called only when finish() has been, or will be by another thread."""
+        """Return when is_settled. Call it only if finish() has been called, or will be by another thread."""
         self._settled.wait()
 
     def stop(self) -> None:
@@ -443,7 +445,7 @@ class Cache:
         finally:
             line.stop(drain=False)
             self._origin.interrupt()
-            # First who may have something committed.
+            # First the one that may still have something committed.
             self._destager.join()
             self._committer.join()
         if not line.log_error:
@@ -457,7 +459,7 @@ class Cache:
         return is_done
 
     def abandon(self) -> None:
-        """End as a crash would, as far as the devices can tell: nothing more is committed. For tests of recovery."""
+        """End like a crash, as far as the devices can tell: nothing more is committed. For tests of recovery."""
         with self._lifecycle, self._finishing:
             self._stopped = self._finished = True
             self._line.stop(drain=False)
