@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a stop does with what is in memory and in the log, and what it says where that cannot be done."""
+"""What a stop does with the data in memory and in the log, and what it reports if that fails."""
 
 import logging
 import threading
@@ -18,9 +18,9 @@ def commit_and_drain(
     line: NumberLine, committer: Committer, destager: Destager, pins: Pins, settled: threading.Event, pair: str,
     drains: bool,
 ) -> bool:  # fmt: skip
-    """Make durable what was accepted, say so by `settled`, and drain if that is wanted; True when all is done.
+    """Make durable what was accepted, signal it by `settled`, and drain if that is wanted; returns whether all is done.
 
-    `pair` are log and origin in a message. The line has been stopped. No lock held.
+    `pair` names log and origin in messages. The line has been stopped. No lock held.
     """
     try:
         _commit(committer)
@@ -43,19 +43,20 @@ def commit_and_drain(
 
 
 def _commit(committer: Committer) -> None:
-    """Raises LogFailedError, and any other exception where it comes twice."""
+    """Raises LogFailedError, and any other exception if it occurs twice."""
     try:
         committer.commit_before_stop()
     except WbcacheError:
         raise
     except Exception:
-        # What was acknowledged is worth another attempt. An error within the commit has been latched.
+        # Acknowledged data is worth another attempt. An error within the commit has been latched.
         _log.exception("internal error in the last commit, please report it; it is tried once more")
         committer.commit_before_stop()
 
 
 def tell_undrained(line: NumberLine, pair: str) -> None:
-    """Where no client came that may write, nothing can be drained: nbdkit tells only then that writing is wanted."""
+    """If no client that may write has connected, nothing can be drained: only then does nbdkit say that writing is
+    wanted."""
     with line.lock:
         size = format_size(line.dirty_pages << PAGE_SHIFT)
     _tell_incomplete(pair, f"still holds {size} for it, and nothing was drained: no client that may write was let in")
@@ -68,7 +69,7 @@ def _tell_incomplete(pair: str, what: str) -> None:
 
 
 def _told_by_tags(line: NumberLine, pins: Pins) -> str:
-    """What to add where a tag ended a drain."""
+    """What to add to a message if a tag ended a drain."""
     with line.lock:
         tags, destaged = pins.tags, line.destaged
     first = min(tags, key=lambda tag: tag.end_lsn, default=None)
