@@ -95,7 +95,8 @@ class Committer:
                         self._wake_waiters()
 
     def _lead(self, lsn: int, begun: int) -> bool:
-        """Become the leader; returns False if another leader's commit has passed lsn. Raises as commit_until()."""
+        """Become the leader; returns False if another leader's commit has passed lsn. Raises the same as
+        commit_until()."""
         with self._lock:
             while self._has_leader:
                 turn = threading.Condition(self._lock)
@@ -120,7 +121,7 @@ class Committer:
         try:
             self._wake_some()
         except BaseException:
-            # No memory to choose: all of them look for themselves. Whoever is not woken now sleeps for ever.
+            # No memory to choose: all of them check for themselves. Whoever is not woken now sleeps for ever.
             for _, turn in self._waiters:
                 turn.notify()
             self._waiters.clear()
@@ -149,7 +150,7 @@ class Committer:
         self.commit_until(head)
 
     def commit_before_stop(self) -> None:
-        """As commit_all(), but a failed write is retried for a while: no request is going to repeat it."""
+        """Like commit_all(), but a failed write is retried for a while: no request is going to repeat it."""
         deadline = time.monotonic() + _STOP_PATIENCE
         while True:
             try:
@@ -171,7 +172,7 @@ class Committer:
         self._unfinished = True
         try:
             if self._superblock_failed:
-                # Without it the log must not grow on.
+                # Without the superblock the log must not grow any further.
                 self._note_in_superblock()
             self._write_next()
         except SyncFailedError as error:
@@ -243,7 +244,7 @@ class Committer:
         self._superblock_failed = False
 
     def _note_failure(self, error: DeviceError) -> None:
-        """By the leader: an attempt failed in a write. It is repeated."""
+        """By the leader: a write of this attempt failed. It is repeated."""
         line = self._line
         with line.lock:
             line.commits.note_failure(
@@ -274,7 +275,7 @@ class Committer:
         except SyncFailedError as error:
             self._line.fail_log(error)
         except DeviceError as error:
-            # The commit is durable all the same. The next attempt begins with the superblock.
+            # The commit is durable anyway. The next attempt begins with the superblock.
             _log.warning("%s; it is retried", error)
 
     def _run(self) -> None:

@@ -20,7 +20,7 @@ from wbcache_core.memory.moments import check_tag_name, parse_when, resolve
 from wbcache_core.units import quoted
 
 _RETRY_PAUSES = (0.05, 0.2, 0.5)
-"""Seconds before the destager's superblock is retried if it could not be written, and that of a stop."""
+"""Seconds before each retry of a superblock that could not be written, of the destager or a stop."""
 
 
 def with_tag(tags: tuple[Tag, ...], name: str, generation: Generation) -> tuple[Tag, ...]:

@@ -92,8 +92,8 @@ class SuperblockStore:
     def write(self, **changes: Any) -> None:
         """Make the current superblock with changes durable in the other slot.
 
-        If it raises DeviceError, the current one still counts, and the next write goes to the same slot. Either the
-        old or the new superblock or a torn one is there; all they can say is true. SyncFailedError is final.
+        If it raises DeviceError, the current one still counts, and the next write goes to the same slot. The old
+        superblock, the new one, or a torn one is there; whatever they say is true. SyncFailedError is final.
         """
         with self._lock:
             current = self._current

@@ -120,7 +120,7 @@ class LogWriter:
         return self._prepared is not None
 
     def prepare(self, segments: list[PendingSegment], committed: int, reclaimed_place: int) -> None:
-        """Get closed segments, in LSN order, ready to be written as one generation. No other one may be prepared.
+        """Prepare closed segments, in LSN order, to be written as one generation. No other one may be prepared.
 
         `committed` is the cursor as it stands now. The space must be free, less than a lap beyond `reclaimed_place`:
         the caller made sure of that when it admitted their pages to the ring. They stay there until write() succeeds.
@@ -146,8 +146,8 @@ class LogWriter:
     def write(self) -> list[WrittenSegment]:
         """Make the prepared generation durable. If it raises DeviceError, nothing has moved: call it again.
 
-        Each time the same bytes go to the same positions. So what a failure leaves in the log is what any write under
-        way may leave there, and a crash finds nothing else, however often it is repeated. SyncFailedError is final.
+        Each time the same bytes go to the same positions. So a failure leaves in the log what any unfinished write may
+        leave there, and a crash finds nothing else, however often it is repeated. SyncFailedError is final.
         """
         prepared = self._prepared
         assert prepared

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Block number -> newest LSN: a hash and ordered list of regions, each with a packed leaf.
 
-A region is 512 blocks (2 MiB). What an entry says: map_entry.py. A trim or zero of whole
-regions is one span for all of them. A region that is written has a leaf above
-the span; it is one of three:
+A region is 512 blocks (2 MiB). See map_entry.py for what an entry says. A trim or zero of whole regions is one span for
+all of them. A region that is written has a leaf above the span; it is one of three:
 
 - sparse: a sorted array of words for up to 128 blocks, 8 bytes each (sparse_leaf.py). Small requests all over a large
   volume leave few blocks in each region;
 - intervals: up to 128 of them, 16 bytes each whatever their length (interval_leaf.py). This is what trims of parts of
   a region leave;
 - dense: an array of 512 entries, 4 KiB. For a region with more data than fits in a sparse leaf, or with more than 128
-  intervals: it takes dozens of requests at least to get there.
+intervals; it takes at least dozens of requests to get there.
 
-So every request takes a limited number of bytes here, whatever it is. That is why the size of the log bounds the map.
+So every request takes a limited number of bytes here, whatever it is, and the size of the log bounds the map.
 
 Costs: get and set in a dense leaf are two subscripts, O(1), in the others a
 bisect more, and with intervals a copy of the leaf; a new region O(log regions); a run of blocks is a slice. Nothing
@@ -48,13 +47,13 @@ __all__ = (
 )  # fmt: skip
 
 MOST_INTERVALS = 128
-"""More of them make a leaf dense."""
+"""A leaf with more of them becomes dense."""
 SHORT_RANGE = 4
-"""Blocks of zeros that may go into a sparse leaf; longer ones take less as an interval."""
+"""Most blocks of zeros that are put into a sparse leaf; more take less memory as an interval."""
 _WORDS_AT_ONCE = 2048
-"""Of leaves that one call of sweep() looks at: half a millisecond."""
+"""Words of leaves that one call of sweep() examines: half a millisecond."""
 _REPACK = 32
-"""A dense leaf with no more intervals than that, or twice as many blocks of data, is dense no longer after a sweep."""
+"""After a sweep, a dense leaf with at most this many intervals, or twice as many blocks of data, is no longer dense."""
 
 Leaf: TypeAlias = "array[int]"
 
@@ -63,7 +62,7 @@ _ENTRY_MASK = (1 << 64) - 1
 
 
 def _blocks(entry: int, count: int) -> "array[int]":
-    """The entries of count blocks from one on: of data with the next LSNs, of zeros all the same."""
+    """The entries of count blocks from a given one on: of data with the next LSNs, of zeros all equal."""
     return array("Q", [entry]) * count if entry > LSN_MASK else array("Q", range(entry, entry + count))
 
 
@@ -74,7 +73,7 @@ def _data_blocks(leaf: IntervalLeaf) -> int:
 class LocationMap:
     """See the module. `_leaves` has every leaf, `_dense` the dense ones again.
 
-    The kind of a leaf is told by its type, IntervalLeaf, or else by its length: a dense one has 512 words, and a
+    The kind of a leaf follows from its type, IntervalLeaf, or otherwise from its length: a dense one has 512 words, a
     sparse one at most 128.
     """
 
@@ -88,15 +87,15 @@ class LocationMap:
         self.dropped_below = 0
         """Only entries below this LSN may have been dropped. See sweep()."""
         self.clearings = 0
-        """About how many trims and zeros it has, or more: what a sweep may give back."""
+        """At least about how many trims and zeros it has: what a sweep may free."""
 
     def __len__(self) -> int:
-        """How many leaves and spans it has."""
+        """Number of leaves and spans."""
         return len(self._leaves) + len(self._spans)
 
     @property
     def byte_count(self) -> int:
-        """What the leaves' entries take, without what Python adds to each leaf."""
+        """Bytes that the leaves' entries take, without Python's overhead for each leaf."""
         return sum(leaf.itemsize * len(leaf) for leaf in self._leaves.values.values())
 
     def get(self, block: int) -> int:
@@ -282,7 +281,7 @@ class LocationMap:
             self._set(block, (first << REGION_SHIFT) - block, entry)
             self._set(end << REGION_SHIFT, block + count & REGION_MASK, entry)
         else:
-            # Of two regions at most.
+            # In at most two regions.
             length = min(count, REGION_BLOCKS - (block & REGION_MASK))
             self._set(block, length, entry)
             self._set(block + length, count - length, entry)
@@ -292,7 +291,7 @@ class LocationMap:
         spans = self._spans
         before = spans.at_or_below(first)
         inside = [*([] if before is None or before == first else [before]), *spans.between(first, end)]
-        # Where memory ends in the middle, what is looked up is what was, or what is to be.
+        # If memory runs out in the middle, a look-up finds either the old or the new entry.
         for start in inside:
             span = spans.values[start]
             if start < end < span >> 64:
@@ -324,7 +323,7 @@ class LocationMap:
     def _splice(self, region: int, index: int, count: int, entry: int) -> bool:
         """_set() in the sparse leaf of a region.
 
-        Returns False if that leaf is not sparse, would have too many blocks for it, or another kind is the better one.
+        Returns False if that leaf is not sparse, would have too many blocks, or another kind is better.
         """
         is_data = entry <= LSN_MASK
         if count > (SPARSE_BLOCKS if is_data else SHORT_RANGE) or (entry & LSN_MASK) + count > WORD_LSN_MASK:
@@ -345,7 +344,7 @@ class LocationMap:
         return True
 
     def _interval(self, region: int, index: int, count: int, entry: int) -> bool:
-        """_set() as intervals in a region without a dense leaf; returns False where that has to become dense."""
+        """_set() as intervals in a region without a dense leaf; returns False if the leaf has to become dense."""
         leaf = self._leaves.values.get(region)
         is_data = entry <= LSN_MASK
         if is_data and count > SPARSE_BLOCKS:
@@ -383,12 +382,12 @@ class LocationMap:
     def sweep(self, first_region: int, limit: int, oldest: int, clean: int) -> int | None:
         """Drop pages below oldest and zeros below clean, looking at `limit` leaves and spans from first_region on.
 
-        At fewer where these are large. Returns the region to continue from, or None at the end.
+        Fewer if these are large. Returns the region to continue from, or None at the end.
 
         A dropped entry means that the block is on the origin. So does a page below oldest, and the origin has the zeros
-        below clean. A block's entry may thus become again what it was long ago: whoever looks at one twice, and has to
-        know that nothing was written in between, makes sure that `dropped_below` is not above what was committed at
-        the first look.
+        below clean. A block's entry may thus return to an earlier value: whoever looks at one twice, and has to know
+        that nothing was written in between, checks that `dropped_below` is not above what was committed at the first
+        look.
         """
         self.dropped_below = max(self.dropped_below, oldest, clean)
         if first_region == 0:
@@ -418,7 +417,7 @@ class LocationMap:
         return last
 
     def _sweep_leaf(self, region: int, oldest: int, clean: int) -> int:
-        """Returns how many words it looked at."""
+        """Returns how many words it has examined."""
         leaf = self._leaves.values.get(region)
         if leaf is None:
             self._drop_leaf(region)
@@ -430,7 +429,7 @@ class LocationMap:
         if type(leaf) is IntervalLeaf:
             intervals = list(interval_leaf.intervals_of(leaf))
         elif is_dense:
-            # Counts the pages to keep right, and zeros as if all were.
+            # Counts the pages to keep exactly, and zeros as if all were kept.
             count = sum(map(oldest.__le__, leaf))
             if count > 2 * _REPACK and max(leaf) <= LSN_MASK:
                 return length
@@ -463,7 +462,7 @@ class LocationMap:
         self._leaves.put(region, sparse_leaf.make(intervals) if is_sparse else interval_leaf.make(intervals))
 
     def _shrink(self) -> None:
-        """Give back the memory of tables that are far too large for what is in them by now."""
+        """Return the memory of tables that have become far too large for their content."""
         self._leaves.shrink()
         self._spans.shrink()
         if 1024 < self._most_dense > 8 * len(self._dense):

@@ -229,7 +229,8 @@ class OriginSide:
         return found[0] if found else None
 
     def put(self, volume: bytes, log: str, state: str) -> bool:
-        """Make this the origin's mark, durably; returns False if it cannot be kept, after a warning if why is new."""
+        """Make this the origin's mark, durably; returns False if it cannot be kept, after a warning if the reason is
+        new."""
         if not self._places:
             return False
         # The links to a device say more than its name, which may change at a reboot.

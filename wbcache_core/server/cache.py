@@ -83,7 +83,7 @@ class Cache:
         self._active = self._stopped = self._finished = False
         self._is_unfinished = True
         self._is_marked = False
-        """The origin's mark names this log."""
+        """Whether the origin's mark names this log."""
         self._settled = threading.Event()
         self._ring = RingBuffer(config.ring_size)
         self._log = log
@@ -386,14 +386,14 @@ class Cache:
     def finish(self) -> None:
         """Commit, destage with on-exit=destage, end the threads; reads continue. Idempotent; failures are logged.
 
-        What an error of ours has kept it from doing is tried again at the next call.
+        Anything that an internal error prevented is tried again by the next call.
         """
         try:
             if not self._line.stopping:
                 self.interrupt()
             with self._lifecycle:
                 self._stopped = True
-            # Not `_lifecycle`, which clients that open want: this may take as long as a drain.
+            # Not `_lifecycle`, which clients need in order to open the volume: this may take as long as a drain.
             with self._finishing:
                 if not self._finished:
                     self._is_unfinished = not self._finish()
@@ -401,7 +401,7 @@ class Cache:
         except Exception:
             _log.exception("internal error in the stop, please report it")
         finally:
-            # Whatever happened, nobody may wait for more.
+            # Whatever happened, nobody may wait any longer.
             self._settled.set()
 
     @property
@@ -431,7 +431,7 @@ class Cache:
         return self._line.policy.drain_at_stop
 
     def _finish(self) -> bool:
-        """Whether all is done that the stop is to do. `_finishing` held."""
+        """Commit and drain; returns whether everything was done. `_finishing` held."""
         line, pair = self._line, f"'{self._config.log}' '{self._origin.name}'"
         if not self._active:
             if not self._drains or line.destaged == line.committed:
