@@ -99,7 +99,7 @@ def verify(disks, oracle, position, look_back=True, rng=None):
     if report.findings or strange:
         raise BrokenPromiseError("checker: " + "; ".join(report.findings + strange))
     _, last, tags = cache.window_ends()
-    return Outcome(prefixes, cache._end.generation, volume, tags, last)
+    return Outcome(prefixes, cache._writer.end.generation, volume, tags, last)
 
 
 def _look_back(cache, oracle, position, volume, rng):

@@ -163,10 +163,11 @@ def check_moments(cache, oracle, position, volume, rng):
     past.check_tags(tags, position)
     if not generations:
         # Nobody has written yet.
-        assert not tags and cache._slots is None
+        assert not tags and not cache._store.is_formatted
         return
     line = cache._line
-    past.check_window(generations, cache._end.generation, line.head, max(line.destaged, cache._superblock.batch_end))
+    floor = max(line.destaged, cache._superblock.batch_end)
+    past.check_window(generations, cache._writer.end.generation, line.head, floor)
     past.check_state(generations[-1], volume, partial(oracle.check_past, cut=position))
     for when, generation in _choose(generations, tags, rng):
         snapshot = cache.open_snapshot(when)

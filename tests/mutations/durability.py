@@ -32,8 +32,8 @@ MUTATIONS = (
         "start-without-sync",
         "a start does not sync what a killed server may have left unsynced",
         "server/cache.py",
-        "            self._found.make_durable(self._log)\n            # One",
-        "            # One",
+        "            self._found.make_durable(self._log)\n            log_preparation",
+        "            log_preparation",
         "tests/crash/test_kill_then_cut.py",
     ),
     Mutation(

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The file of a log that does not exist yet: creating it, and finding out beforehand whether that can succeed."""
+"""A log by its path, whether it exists or is still to be created."""
 
 import ctypes
 import errno
 import os
 import pwd
 
-from wbcache_core.device.file_device import sync_folder, system_path
+from wbcache_core.device.file_device import FileDevice, sync_folder, system_path
 from wbcache_core.errors import DeviceError
 
 _AT_FDCWD, _AT_EACCESS = -100, 0x200
@@ -15,6 +15,53 @@ _NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 # os.access() does not say why.
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.faccessat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)
+
+
+class LogFile(FileDevice):
+    """While it does not exist it has no bytes and counts as writable; create() opens it."""
+
+    def __init__(self, path: str, beside_writers: bool = False) -> None:
+        """Raises ConfigError, DeviceError; also if it does not exist and its folder does not either."""
+        self._beside_writers = beside_writers
+        self.exists = False
+        if os.path.lexists(system_path(path)):
+            self._open_existing(path)
+            return
+        folder = os.path.dirname(path)
+        if not os.path.isdir(system_path(folder)):
+            raise DeviceError(f"cannot create log '{path}': there is no folder '{folder}'", errno.ENOENT)
+        self.name, self.role = path, "log"
+        self._set_missing()
+
+    def create(self, length: int) -> bool:
+        """Create it with so many bytes, or open what exists there by now; returns whether it is new.
+
+        Raises ConfigError, DeviceError; then it does not exist yet.
+        """
+        is_new = not os.path.lexists(system_path(self.name))
+        if is_new:
+            create_file(self.name, length)
+        try:
+            self._open_existing(self.name)
+        except BaseException:
+            self._set_missing()
+            raise
+        return is_new
+
+    def forget(self) -> None:
+        """Close it and let it count as not existing."""
+        self.close()
+        self._set_missing()
+
+    def _open_existing(self, path: str) -> None:
+        super().__init__(path, "log", direct=True, beside_writers=self._beside_writers)
+        self.exists = True
+
+    def _set_missing(self) -> None:
+        self.exists = False
+        self.size, self.writable, self.can_trim = 0, True, True
+        self._fd = self._direct_fd = self._io_fd = -1
+        self._aio = None
 
 
 def create_file(path: str, length: int) -> None:

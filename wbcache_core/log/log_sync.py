@@ -22,6 +22,11 @@ class LogSync:
         self._lock = threading.Lock()
         self._error: SyncFailedError | None = None
 
+    def begin_anew(self) -> None:
+        """Forget a failure, because everything written since the last good sync is going to be written again."""
+        with self._lock:
+            self._error = None
+
     def sync(self) -> None:
         """Make everything written to the log before durable. Raises SyncFailedError, always after the first failure."""
         with self._lock:

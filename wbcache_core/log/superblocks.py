@@ -57,17 +57,29 @@ class SuperblockStore:
     superblock will do.
     """
 
-    def __init__(self, device: Device, slots: list[Superblock | None]) -> None:
-        """`slots` as returned by read_slots(), at least one of them valid."""
+    def __init__(self, device: Device, slots: list[Superblock | None] | None, blank: Superblock | None = None) -> None:
+        """`slots` as returned by read_slots(), at least one of them valid. None for a log that format() is going to
+        format; then `blank` is what is known of its superblock."""
         self._lock = threading.Lock()
         self._device = device
         self.log_sync = LogSync(device)
-        """Shared by everything that writes the log."""
-        self._slots = list(slots)
-        current = newest(slots)
+        """For everybody who writes this log."""
+        self._slots: list[Superblock | None] = list(slots or [])
+        current = newest(self._slots) or blank
         assert current
         self._current = current
         self._page = aligned_buffer(PAGE_BYTES)
+
+    @property
+    def is_formatted(self) -> bool:
+        """Whether the log has superblocks, so that write() may be called."""
+        return bool(self._slots)
+
+    def format(self, first: Superblock) -> None:
+        """See format_log(). After a DeviceError the log counts as not formatted."""
+        with self._lock:
+            slots = format_log(self._device, first)
+            self._slots, self._current = slots, newest(slots) or first
 
     @property
     def current(self) -> Superblock:
@@ -83,11 +95,6 @@ class SuperblockStore:
     def reclaimed_place(self) -> int:
         """Log space below this position may be overwritten."""
         return min(slot.oldest_place for slot in self._slots if slot)
-
-    def begin_anew(self) -> None:
-        """Forget a failed sync. Only if everything written since the last good sync is going to be written again:
-        before the first commit that is one superblock, and the next write() does it."""
-        self.log_sync = LogSync(self._device)
 
     def write(self, **changes: Any) -> None:
         """Make the current superblock with changes durable in the other slot.

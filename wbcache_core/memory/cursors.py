@@ -108,6 +108,12 @@ class NumberLine:
             self.commit_wanted.notify_all()
             self.destage_wanted.notify_all()
 
+    def admit_writers(self) -> None:
+        """Let writers in. Takes the lock."""
+        with self.lock:
+            self.writable = True
+            self.refresh_limits()
+
     def needed_from(self) -> tuple[int, int]:
         """(LSN, position) of the lowest cursor of all consumers of the log: what is below may be reused. Lock held."""
         return self.destaged, self.destaged_place

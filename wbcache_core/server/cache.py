@@ -7,9 +7,7 @@ Until activate() no byte of log or origin is written, so a server through which
 nobody may write changes nothing.
 """
 
-import errno
 import logging
-import os
 import threading
 import time
 import uuid
@@ -17,11 +15,9 @@ import uuid
 from wbcache_core import clock
 from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device
-from wbcache_core.device.file_device import system_path
-from wbcache_core.device.origin import open_origin
+from wbcache_core.device.log_file import LogFile
 from wbcache_core.errors import (
     DeviceError,
-    LogRefusedError,
     ReadOnlyError,
     StoppedError,
 )
@@ -34,9 +30,9 @@ from wbcache_core.flow.origin_writer import OriginWriter
 from wbcache_core.flow.retention import Pins
 from wbcache_core.flow.tags import Tags
 from wbcache_core.flow.throttle import Throttle
-from wbcache_core.format.superblock import SAMPLE_COUNT, Superblock, Tag
+from wbcache_core.format.superblock import Tag
 from wbcache_core.log.reader import LogReader
-from wbcache_core.log.recovery import Recovered, line_of
+from wbcache_core.log.recovery import line_of
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.writer import LogEnd, LogWriter
 from wbcache_core.memory.block_map import LocationMap
@@ -45,18 +41,15 @@ from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import LAST_FLUSH
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.memory.segment_table import SegmentTable
-from wbcache_core.pairing import pairing
-from wbcache_core.pairing.mark import CLEAN, DIRTY, OriginSide
-from wbcache_core.pairing.pairing import DISCARD_LOG
-from wbcache_core.pairing.recovery import RecoveredPair, recover_pair
+from wbcache_core.pairing.mark import CLEAN, DIRTY
 from wbcache_core.server import history, log_preparation
 from wbcache_core.server import status as status_facts
-from wbcache_core.server.config import IN_USE, Config
+from wbcache_core.server.config import Config
 from wbcache_core.server.history import Facts
 from wbcache_core.server.log_preparation import FoundData
+from wbcache_core.server.opening import OpenedPair, open_pair
 from wbcache_core.server.stopping import commit_and_drain, tell_undrained
 from wbcache_core.threads import StartTogether
-from wbcache_core.units import PAGE_BYTES
 from wbcache_core.volume.reader import VolumeReader
 from wbcache_core.volume.snapshot import Snapshot, Snapshots
 from wbcache_core.volume.volume import Volume
@@ -85,113 +78,74 @@ class Cache:
         self._is_marked = False
         """Whether the origin's mark names this log."""
         self._settled = threading.Event()
-        self._ring = RingBuffer(config.ring_size)
-        self._log = log
-        self._slots: list[Superblock | None] | None = None
-        """As found or created; None as long as the log is not formatted."""
-        self._store: SuperblockStore | None = None
-        self._pair: RecoveredPair | None = None  # until the log says what it says
-        self._may_be_under_way = False
-        """The log announces a batch, or may have done so in a part that is damaged or discarded."""
-        self._origin = origin or open_origin(
-            config.origin, config.destage_depth, config.nbd_times, beside_writers=IN_USE in config.force
-        )
+        ring = RingBuffer(config.ring_size)
+        opened = open_pair(config, origin, log)
         try:
-            self._open()
+            self._assemble(ring, opened)
         except BaseException:
-            self._close()
+            opened.close()
             raise
 
     @property
     def is_writable(self) -> bool:
         """Whether activate() can succeed at all."""
-        return self._origin.writable and (self._log is None or self._log.writable)
+        return self._origin.writable and self._log.writable
 
     @property
     def missing_log(self) -> str:
-        """The path of a log that activate() has to create; empty if there is one."""
-        return "" if self._log else self._config.log
+        """The path of a log that activate() has to create; empty where there is one."""
+        return self._log.name if isinstance(self._log, LogFile) and not self._log.exists else ""
 
     @property
     def can_trim(self) -> bool:
         """Whether to offer trim to clients: trimmed blocks read as zeros, and the origin has to do the same."""
         return self._origin.can_trim
 
-    def _open(self) -> None:
-        log_bytes = self._open_log()
-        pairing.check_sizes(self._origin, self._log, log_bytes)
-        self._side = OriginSide.of(self._origin)
-        if self._origin.writable and not self.can_trim:
-            _log.info("origin '%s' cannot deallocate blocks: clients are not offered trim", self._origin.name)
-        pair = None
-        if self._log and self._log.size:
-            try:
-                pair = recover_pair(self._log, self._origin, self._side, self._config.force)
-            except LogRefusedError as error:
-                if DISCARD_LOG not in self._config.force:
-                    raise
-                _log.warning("discarding what the log holds, as forced: %s", error)
-                self._may_be_under_way = True
-        volume = pair.superblock.uuid if pair else None
-        pairing.check_mark(self._side, volume, self._config.log, self._config.force)
-        self._pair, self._slots = pair, pair.slots if pair else None
-        if pair:
-            self._may_be_under_way = None in pair.slots or pair.superblock.batch_end > pair.superblock.destaged
-        self._assemble(pair.superblock if pair else self._new_superblock(log_bytes), pair and pair.recovered)
-
-    def _open_log(self) -> int:
-        """Open the log if there is one; returns the size that it has or is going to have."""
-        path = self._config.log
-        if self._log:
-            return self._log.size or self._config.log_size
-        if not os.path.lexists(system_path(path)):
-            folder = os.path.dirname(path)
-            if not os.path.isdir(system_path(folder)):
-                raise DeviceError(f"cannot create log '{path}': there is no folder '{folder}'", errno.ENOENT)
-            return self._config.log_size
-        self._log = log_preparation.open_log(self._config, self._origin)
-        return self._log.size or self._config.log_size
-
-    def _new_superblock(self, log_bytes: int) -> Superblock:
-        return Superblock(
-            uuid=uuid.uuid4().bytes,
-            sequence=1,
-            log_bytes=log_bytes - log_bytes % PAGE_BYTES,
-            origin_bytes=self._origin.size,
-            origin_name=self._origin.name,
-            samples=(0,) * SAMPLE_COUNT,
-            origin_facts=self._side.facts,
-        )
-
-    def _assemble(self, superblock: Superblock, recovered: Recovered | None) -> None:
-        """Put the read side together."""
-        data_pages = superblock.data_pages
-        line = line_of(
-            superblock, recovered, self._ring.pages, self._config.policy(data_pages), pages_to_carry(data_pages)
-        )  # fmt: skip
-        self._end = LogEnd(0, 0, 0, Reading(0))
-        self._table, self._locations = SegmentTable(), LocationMap()
-        self._covered = CoveredLog(superblock.origin_bytes)
-        if recovered:
-            self._end, self._table, self._locations = recovered.end, recovered.table, recovered.locations
-            self._covered = recovered.covered
-        self._superblock = superblock
+    def _assemble(self, ring: RingBuffer, opened: OpenedPair) -> None:
+        """Put everything together. Nothing is written, and no thread runs, until activate()."""
+        self._origin, self._side, self._log, superblock, pair, self._may_be_under_way = opened
+        config, data_pages, recovered = self._config, superblock.data_pages, pair and pair.recovered
+        self._ring, self._superblock = ring, superblock
+        self._pair = pair  # until the log says what it says
+        line = line_of(superblock, recovered, ring.pages, config.policy(data_pages), pages_to_carry(data_pages))
         self._line = line
-        self._reader = LogReader(self._log, data_pages, superblock.uuid) if self._log else None
-        self._throttle = Throttle(line)
-        self._volume_reader = VolumeReader(
-            line, self._ring, self._locations, self._table, self._reader, self._origin
+        self._table = recovered.table if recovered else SegmentTable()
+        self._locations = recovered.locations if recovered else LocationMap()
+        self._covered = recovered.covered if recovered else CoveredLog(superblock.origin_bytes)
+        self._store = SuperblockStore(self._log, pair.slots if pair else None, superblock)
+        self._reader = LogReader(self._log, data_pages, superblock.uuid)
+        self._writer = LogWriter(
+            self._log, data_pages, superblock.uuid, ring, recovered.end if recovered else LogEnd(0, 0, 0, Reading(0)),
+            config.compress, self._store.log_sync,
         )  # fmt: skip
+        self._throttle = Throttle(line)
         floor, tags = superblock.batch_end, superblock.tags
-        if self._pair and self._pair.past_is_gone:
-            # If others wrote to the origin, no past moment is what it was.
+        if pair and pair.past_is_gone:
+            # With an origin that others wrote to, no past moment is what it was.
             floor, tags = line.head, ()
             self._covered.generations.drop_below(floor)
         self._covered.generations.times.mark(clock.read())
         self._pins = Pins(line, self._covered, floor, tags)
+        self._tags = Tags(line, self._covered, self._pins, self._store)
         self._bad = BadBlocks(line, self._locations, self._origin.name)
-        self._snapshots = Snapshots(line, self._covered, self._pins, self._volume_reader, self._origin)
-        self.volume = Volume(line, self._ring, self._locations, self._volume_reader, self._origin, self._throttle)
+        self._committer = Committer(line, self._table, self._covered, self._writer, self._store)
+        self._destager = self._new_destager()
+        reader = VolumeReader(line, ring, self._locations, self._table, self._reader, self._origin)
+        self._snapshots = Snapshots(line, self._covered, self._pins, reader, self._origin)
+        self.volume = Volume(line, ring, self._locations, reader, self._origin, self._throttle, self._committer)
+
+    def _new_destager(self) -> Destager:
+        line = self._line
+        carrier = Carrier(
+            line, self._ring, self._locations, self._table, self._pins, self._bad, self._committer.commit_until
+        )  # fmt: skip
+        origin = OriginWriter(
+            self._origin, self._config.destage_depth, lambda: line.destager_must_stop, self._bad.most
+        )  # fmt: skip
+        return Destager(
+            line, Consumer(line, self._ring, self._table, self._reader), self._locations, self._table, self._covered,
+            self._pins, self._tags, self._store, origin, self._throttle, self._bad, carrier,
+        )  # fmt: skip
 
     def activate(self) -> None:
         """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError.
@@ -202,87 +156,65 @@ class Cache:
         with self._lifecycle:
             if self._stopped:
                 raise StoppedError("the server is shutting down")
-            store = None if self._active else self._prepare_log()
+            if not self._active:
+                self._prepare_log()
             if not self._is_marked:
                 # Before the first write can be acknowledged, and after the log is one that can be named. If there was
                 # no space for it then, there may be some now.
                 self._is_marked = self._side.put(self._superblock.uuid, self._config.log, DIRTY)
-            if store:
-                self._start(store)
+            if not self._active:
+                self._start()
 
-    def _prepare_log(self) -> SuperblockStore:
-        """Make sure of a formatted log whose superblocks say what recovery found. What failed is repeated by the next
-        call."""
-        if self._is_prepared and self._store:
-            return self._store
+    def _prepare_log(self) -> None:
+        """A formatted log whose superblocks say what recovery found. What failed is done again at the next call."""
+        if self._is_prepared:
+            return
         self._check_writable()
-        if self._log is None:
-            self._log = log_preparation.create_log(self._config, self._origin)
+        if isinstance(self._log, LogFile) and not self._log.exists:
+            log_preparation.create_log(self._log, self._config, self._origin)
             self._check_writable()
         if self._log.size == 0:
             self._log.grow(self._config.log_size)
-        if self._slots is None:
-            store, now = log_preparation.format_blank(self._log, self._superblock, self._origin)
-            first = store.current
-            with self._line.lock:
-                # A previous attempt may have been interrupted in the middle of this.
-                self._covered.generations.drop_below(first.destaged + 1)
-                self._covered.generations.append(0, first.destaged, now)
-            self._end = self._end._replace(time=now)
-            self._reader = LogReader(self._log, first.data_pages, first.uuid)
-            self._volume_reader.attach_log(self._reader)
-        else:
+        if self._pair:
             self._found.make_durable(self._log)
-            # One for all attempts: it knows which of the superblocks is valid after a failed write.
-            self._store = store = self._store or SuperblockStore(self._log, self._slots)
-            assert self._pair
-            log_preparation.bring_up_to_date(self._log, store, self._line, self._pair, self._origin, self._side)
-        self._store, self._slots, self._pair, self._is_prepared = store, store.slots, None, True
-        return store
+            log_preparation.bring_up_to_date(
+                self._log, self._store, self._line, self._pair, self._origin, self._side
+            )  # fmt: skip
+        else:
+            now = log_preparation.format_blank(self._log, self._store, self._origin)
+            with self._line.lock:
+                # An attempt before may have been cut off in the middle of this.
+                self._covered.generations.drop_below(self._store.current.destaged + 1)
+                self._covered.generations.append(0, self._store.current.destaged, now)
+            self._writer.end = self._writer.end._replace(time=now)
+        self._pair, self._is_prepared = None, True
 
     def _check_writable(self) -> None:
         """Raises ReadOnlyError."""
         if not self.is_writable:
             raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
 
-    def _start(self, store: SuperblockStore) -> None:
-        """Start both threads and admit writers, or nothing: an error leaves everything as it was. Raises
-        NoThreadError."""
-        assert self._log and self._reader
-        config, line = self._config, self._line
-        writer = LogWriter(
-            self._log, line.data_pages, self._superblock.uuid, self._ring, self._end, config.compress,
-            store.log_sync,
-        )  # fmt: skip
+    def _start(self) -> None:
+        """Both threads and the writers, or nothing: an error leaves all as it was. Raises NoThreadError."""
+        line = self._line
         if self._may_be_under_way:
             # The previous server was killed, or lost its connection for good.
             self._origin.suspect_requests()
         with line.lock:
-            line.reclaimed_place = store.reclaimed_place
+            line.reclaimed_place = self._store.reclaimed_place
             line.origin_settles_at = self._origin.settles_at
         if line.origin_settles_at > time.monotonic():
             _log.info("the origin is left alone for %.0f s: requests of a killed server may still be carried out there",
                       line.origin_settles_at - time.monotonic())  # fmt: skip
-        self._committer = Committer(line, self._table, self._covered, writer, store)
-        self._tags = Tags(line, self._covered, self._pins, store)
-        carrier = Carrier(
-            line, self._ring, self._locations, self._table, self._pins, self._bad, self._committer.commit_until
-        )  # fmt: skip
-        self._destager = Destager(
-            line, Consumer(line, self._ring, self._table, self._reader), self._locations, self._table, self._covered,
-            self._pins, self._tags, store,
-            OriginWriter(self._origin, config.destage_depth, lambda: line.destager_must_stop, self._bad.most),
-            self._throttle, self._bad, carrier,
-        )  # fmt: skip
         self._ring.populate()
         together = StartTogether()
         try:
             self._committer.start(together)
             self._destager.start(together)
-            self.volume.make_writable(self._committer)
+            line.admit_writers()
             together.run()
         except BaseException:
-            # Neither has done anything yet. The next attempt gets its own threads and log writer.
+            # Neither has done anything yet. The next attempt has threads of its own.
             with line.lock:
                 line.writable, line.limit, line.soft_limit = False, 0, 0
             together.give_up()
@@ -336,7 +268,6 @@ class Cache:
         """What a killed server wrote may be only in the page cache. A moment that was seen must not vanish with the
         power: another one would get its number. Raises DeviceError."""
         if not self._active and self._pair:
-            assert self._log
             self._found.make_durable(self._log)
 
     def tag(self, name: str, when: str | None = None) -> Tag:
@@ -449,7 +380,6 @@ class Cache:
             self._destager.join()
             self._committer.join()
         if not line.log_error:
-            assert self._store
             try:
                 self._tags.write(committed=line.committed)
                 if self._store.current.destaged == line.head:
@@ -472,5 +402,4 @@ class Cache:
 
     def _close(self) -> None:
         self._origin.close()
-        if self._log:
-            self._log.close()
+        self._log.close()

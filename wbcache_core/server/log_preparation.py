@@ -8,24 +8,22 @@ write failed is the one that is written again, never the other.
 
 import errno
 import logging
-import os
 import threading
 from typing import Any
 
 from wbcache_core import clock
 from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device
-from wbcache_core.device.file_device import FileDevice, system_path
-from wbcache_core.device.log_file import create_file
-from wbcache_core.errors import ConfigError, DeviceError
-from wbcache_core.format.superblock import Superblock
-from wbcache_core.log.superblocks import SuperblockStore, format_log
+from wbcache_core.device.log_file import LogFile
+from wbcache_core.errors import DeviceError
+from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.writer import bury_discarded
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.pairing import fingerprint, pairing
 from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.pairing.recovery import RecoveredPair
-from wbcache_core.server.config import IN_USE, Config
+from wbcache_core.server.config import Config
+from wbcache_core.server.opening import check_distinct
 from wbcache_core.units import format_size
 
 _log = logging.getLogger("wbcache")
@@ -60,41 +58,28 @@ class FoundData:
                 )
 
 
-def open_log(config: Config, origin: Device) -> FileDevice:
-    """Raises ConfigError, DeviceError."""
-    path = config.log
-    if isinstance(origin, FileDevice) and origin.is_file(path):
-        raise ConfigError(f"origin and log are the same: '{config.origin}' and '{path}'; name another log")
-    return FileDevice(path, "log", direct=True, beside_writers=IN_USE in config.force)
-
-
-def create_log(config: Config, origin: Device) -> FileDevice:
+def create_log(log: LogFile, config: Config, origin: Device) -> None:
     """The log that was missing at start. One that exists by now, from a previous attempt, is used if it is blank.
     Raises ConfigError, DeviceError, LogRefusedError."""
-    is_new = not os.path.lexists(system_path(config.log))
-    if is_new:
-        create_file(config.log, config.log_size)
-    log = open_log(config, origin)
+    is_new = log.create(config.log_size)
     try:
+        check_distinct(config, origin)
         if not is_new and log.size and (log.size != config.log_size or pairing.read_log(log) is not None):
             raise DeviceError(
                 f"log '{config.log}' has appeared since the server started, with {log.size} bytes, and others may "
                 "have written to it: it has not been changed; start the server again", errno.EEXIST,
             )  # fmt: skip
-        return log
     except BaseException:
-        log.close()
+        log.forget()
         raise
 
 
-def format_blank(log: Device, blank: Superblock, origin: Device) -> tuple[SuperblockStore, Reading]:
-    """Format a log whose superblock is going to be `blank`, except for what is known only now: generation 0 is the
-    origin as it is. Returns the time of that. Raises DeviceError."""
+def format_blank(log: Device, store: SuperblockStore, origin: Device) -> Reading:
+    """Format a log. Generation 0 is the origin as it is; returns the time of that. Raises DeviceError."""
     now = clock.read()
-    first = blank.with_changes(samples=fingerprint.take(origin), destaged_time_ns=now.wall_ns)
-    store = SuperblockStore(log, format_log(log, first))
-    _log.info("formatted log '%s' of %s", log.name, format_size(first.log_bytes))
-    return store, now
+    store.format(store.current.with_changes(samples=fingerprint.take(origin), destaged_time_ns=now.wall_ns))
+    _log.info("formatted log '%s' of %s", log.name, format_size(store.current.log_bytes))
+    return now
 
 
 def bring_up_to_date(
@@ -106,7 +91,7 @@ def bring_up_to_date(
         changes["samples"] = fingerprint.take(origin)
     if pair.past_is_gone:
         changes |= {"batch_end": line.committed, "tags": ()}
-    store.begin_anew()
+    store.log_sync.begin_anew()
     for _ in range(2):
         store.write(oldest=line.destaged, oldest_place=line.destaged_place, committed=line.committed, **changes)
     # Only now, when neither superblock needs anything below `destaged`.

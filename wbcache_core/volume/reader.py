@@ -60,20 +60,15 @@ class VolumeReader:
         ring: RingBuffer,
         locations: LocationMap,
         table: SegmentTable,
-        log: LogReader | None,
+        log: LogReader,
         origin: Device,
     ) -> None:
-        """`log` is None as long as there is no log, and so nothing in it; see attach_log()."""
         self._line = line
         self._ring = ring
         self._map = locations  # guarded by the volume lock
         self._table = table  # guarded by the volume lock
         self._log = log
         self._origin = origin
-
-    def attach_log(self, log: LogReader) -> None:
-        """The log exists from now on. Before the first write."""
-        self._log = log
 
     def through(self, locations: LocationMap) -> "VolumeReader":
         """A reader of the same ring, log and origin with another map, which does not change any more."""
@@ -120,7 +115,7 @@ class VolumeReader:
             self._origin.read_into(view, offset)
             with line.lock:
                 return self._map.get(block) == entry and self._map.dropped_below <= committed
-        assert self._log and segment
+        assert segment
         return self._log.read_page(segment, entry, page_sum, view)
 
     def read_block(self, block: int) -> bytearray:
@@ -159,7 +154,6 @@ class VolumeReader:
 
     def _read_log(self, piece: LogPiece, view: memoryview, block: int) -> "_Source":
         """LOG if view is filled, otherwise where its pages have to be looked for. Raises the same as read_into()."""
-        assert self._log
         try:
             self._log.read_into(piece, view)
             return _Source.LOG

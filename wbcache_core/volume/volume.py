@@ -36,6 +36,7 @@ class Volume:
         reader: VolumeReader,
         origin: Device,
         throttle: Throttle,
+        committer: Committer,
     ) -> None:
         self.size = origin.size
         self._line = line
@@ -45,14 +46,7 @@ class Volume:
         self._origin = origin
         self._extents = ExtentMapper(line, locations, origin)
         self._throttle = throttle
-        self._committer: Committer | None = None
-
-    def make_writable(self, committer: Committer) -> None:
-        """Let writers in. Before the first write."""
         self._committer = committer
-        with self._line.lock:
-            self._line.writable = True
-            self._line.refresh_limits()
 
     def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
         """Fill buffer from offset."""
@@ -128,7 +122,7 @@ class Volume:
 
     def _reach(self, end: int, level: int) -> None:
         """Return when the cursor of that level has passed every LSN below end."""
-        if not self._committer:
+        if not self._line.writable:
             # Nobody has written yet.
             return
         if level >= LOG:

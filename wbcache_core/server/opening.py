@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Opens origin and log and finds out what they hold and whether they belong together. Writes nothing."""
+
+import logging
+import uuid
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from wbcache_core.device.device import Device
+from wbcache_core.device.file_device import FileDevice
+from wbcache_core.device.log_file import LogFile
+from wbcache_core.device.origin import open_origin
+from wbcache_core.errors import ConfigError, LogRefusedError
+from wbcache_core.format.superblock import SAMPLE_COUNT, Superblock
+from wbcache_core.pairing import pairing
+from wbcache_core.pairing.mark import OriginSide
+from wbcache_core.pairing.pairing import DISCARD_LOG
+from wbcache_core.pairing.recovery import RecoveredPair, recover_pair
+from wbcache_core.server.config import IN_USE, Config
+from wbcache_core.units import PAGE_BYTES
+
+_log = logging.getLogger("wbcache")
+
+
+class OpenedPair(NamedTuple):
+    """`superblock` is the one to continue from, or what is known of that of a log that is not formatted yet."""
+
+    origin: Device
+    side: OriginSide
+    log: Device
+    superblock: Superblock
+    recovered: RecoveredPair | None
+    """None for a log that is not formatted yet."""
+    may_be_under_way: bool
+    """The log announces a batch, or did so perhaps in a part that is damaged or discarded."""
+
+    def close(self) -> None:
+        """Both devices."""
+        self.origin.close()
+        self.log.close()
+
+
+def open_pair(config: Config, origin: Device | None, log: Device | None) -> OpenedPair:
+    """Devices that are given are used, and closed, instead of those that config names. Raises WbcacheError."""
+    with ExitStack() as stack:
+        for given in (origin, log):
+            if given:
+                stack.callback(given.close)
+        forced = IN_USE in config.force
+        if not origin:
+            origin = open_origin(config.origin, config.destage_depth, config.nbd_times, beside_writers=forced)
+            stack.callback(origin.close)
+        if not log:
+            check_distinct(config, origin)
+            log = LogFile(config.log, forced)
+            stack.callback(log.close)
+        opened = _look(config, origin, log)
+        stack.pop_all()
+        return opened
+
+
+def check_distinct(config: Config, origin: Device) -> None:
+    """Raises ConfigError if the log is the origin."""
+    if isinstance(origin, FileDevice) and origin.is_file(config.log):
+        raise ConfigError(f"origin and log are the same: '{config.origin}' and '{config.log}'; name another log")
+
+
+def _look(config: Config, origin: Device, log: Device) -> OpenedPair:
+    """Raises LogRefusedError, DeviceError."""
+    log_bytes = log.size or config.log_size
+    pairing.check_sizes(origin, log if log.size else None, log_bytes)
+    side = OriginSide.of(origin)
+    if origin.writable and not origin.can_trim:
+        _log.info("origin '%s' cannot deallocate blocks: clients are not offered trim", origin.name)
+    pair, may_be_under_way = None, False
+    if log.size:
+        try:
+            pair = recover_pair(log, origin, side, config.force)
+        except LogRefusedError as error:
+            if DISCARD_LOG not in config.force:
+                raise
+            _log.warning("discarding what the log holds, as forced: %s", error)
+            may_be_under_way = True
+    pairing.check_mark(side, pair.superblock.uuid if pair else None, config.log, config.force)
+    if pair is None:
+        return OpenedPair(origin, side, log, _blank_superblock(origin, side, log_bytes), None, may_be_under_way)
+    superblock = pair.superblock
+    may_be_under_way = None in pair.slots or superblock.batch_end > superblock.destaged
+    return OpenedPair(origin, side, log, superblock, pair, may_be_under_way)
+
+
+def _blank_superblock(origin: Device, side: OriginSide, log_bytes: int) -> Superblock:
+    return Superblock(
+        uuid=uuid.uuid4().bytes,
+        sequence=1,
+        log_bytes=log_bytes - log_bytes % PAGE_BYTES,
+        origin_bytes=origin.size,
+        origin_name=origin.name,
+        samples=(0,) * SAMPLE_COUNT,
+        origin_facts=side.facts,
+    )
