@@ -164,7 +164,7 @@ class TestOriginUriRefused:
 
     @pytest.mark.parametrize("uri", ["http://localhost/", "nbd+unix:///no-socket"])
     def test_no_nbd_uri(self, folder, uri):
-        assert_refused(folder, [f"origin={uri}", f"log={folder}/log"], ["origin", uri, "not an NBD URI"])
+        assert_refused(folder, [f"origin={uri}", f"log={folder}/log"], ["origin", uri, "not a usable NBD URI"])
 
     @pytest.mark.parametrize("size", [0, 700])
     def test_size(self, folder, size):
