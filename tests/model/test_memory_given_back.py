@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.gated_origin import wait_until
 from tests.support.local_pair import QUIET
-from wbcache_core.flow import sweeper
+from wbcache_core.flow import destager, sweeper
 from wbcache_core.flow.sweeper import Sweeper
 from wbcache_core.memory import heap
 from wbcache_core.memory.block_map import HOLE_FLAG, REGION_BLOCKS, ZERO_FLAG, LocationMap
@@ -66,6 +66,21 @@ def test_trims_and_records_are_forgotten_after_a_drain_and_pages_are_not(pair, m
     cache.volume.write(b"w" * PAGE_BYTES, 0)
     cache.drain()
     assert calls == [1], "once a drain, and only where there was much"
+
+
+def test_the_memory_of_a_batch_is_not_kept_while_the_next_one_has_time(pair, monkeypatch):
+    monkeypatch.setattr(destager, "_IDLE_SECONDS", 3600.0)
+    cache = start(pair)
+    line = cache._line
+    for number in range(1500):
+        cache.volume.write(b"w" * PAGE_BYTES, number * PAGE_BYTES)
+    cache.volume.flush()
+    with line.lock:
+        line.wait_for_destaged(100)
+        assert line.destaged < line.committed
+    wait_until(lambda: cache._destager._consumer._image is None)
+    with line.lock:
+        assert line.destaged < line.committed
 
 
 def test_what_a_tag_holds_back_is_kept(pair):

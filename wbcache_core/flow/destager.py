@@ -146,10 +146,11 @@ class Destager:
                 else:
                     self._writer.check_idle()
                 self._reclaim()
-                self._sweeper.sweep_while_idle(self._is_batch_due)
+                self._give_memory_back()
             except StoppedError:
                 break
             except (DamagedPageError, DeviceError) as error:
+                self._consumer.release()
                 self._stall(error)
 
     def _wait_for_work(self) -> int | None:
@@ -169,7 +170,6 @@ class Destager:
                 if self._reclaim_wanted() or self._sweeper.is_wanted():
                     return line.destaged
             if not 0 < timeout < _FOREVER:
-                self._consumer.release()
                 line.destager_idle, timeout = True, _FOREVER
             pause = min(timeout, self._writer.check_seconds)
             was_notified = line.destage_wanted.wait(pause if pause < _FOREVER else None)
@@ -369,6 +369,14 @@ class Destager:
             line.refresh_limits()
             line.moved.notify_all()
         self._sweeper.sweep()
+
+    def _give_memory_back(self) -> None:
+        """Unless the next batch is due: what the last one took, and what the map need not know. No lock held."""
+        with self._line.lock:
+            if self._is_batch_due():
+                return
+        self._consumer.release()
+        self._sweeper.sweep_while_idle(self._is_batch_due)
 
     def _report_ended(self) -> None:
         """Report snapshots and tags that a batch is going to pass. No lock held."""

@@ -34,7 +34,9 @@ _log = logging.getLogger("wbcache")
 ORIGIN_PATIENCE = 5.0
 """How many seconds requests that need the origin wait for a failing one to recover."""
 _TIMELINE_GAP = 0.25
-"""Seconds; commits closer together than this share one entry of the timeline."""
+"""Seconds; commits closer together than this share one entry of the timeline, if that is short."""
+_MOST_TIMES = 4096
+"""Entries of the timeline, for what may be held back for weeks."""
 
 
 class NumberLine:
@@ -61,6 +63,7 @@ class NumberLine:
         self.closed_segments: deque[PendingSegment] = deque()
         self.timeline: deque[tuple[int, float]] = deque()
         """(LSN, time.monotonic()): when `committed` reached that LSN; only for what is not destaged yet."""
+        self._timeline_gap = _TIMELINE_GAP
         self.write_place = self.destaged_place = self.reclaimed_place = 0
         self.limit = self.soft_limit = 0
         """`head` may not pass `limit`; a writer that would pass `soft_limit` has more to check than that."""
@@ -316,6 +319,8 @@ class NumberLine:
         self.destaged_place = place
         while self.timeline and self.timeline[0][0] <= lsn:
             self.timeline.popleft()
+        if len(self.timeline) < _MOST_TIMES // 4:
+            self._timeline_gap = max(self._timeline_gap / 2, _TIMELINE_GAP)
         while self.carried and self.carried[0][1] <= lsn:
             self.carried.popleft()
         self.refresh_limits()
@@ -327,12 +332,22 @@ class NumberLine:
         self.committed = lsn
         self.write_place = place
         self.pending_since = now if self.head > lsn else 0.0
-        if self.timeline and now - self.timeline[-1][1] < _TIMELINE_GAP:
+        if self.timeline and now - self.timeline[-1][1] < self._timeline_gap:
             self.timeline[-1] = lsn, self.timeline[-1][1]
         else:
             self.timeline.append((lsn, now))
+            if len(self.timeline) > _MOST_TIMES:
+                self._thin_out_timeline()
         self.refresh_limits()
         self.moved.notify_all()
+
+    def _thin_out_timeline(self) -> None:
+        """Make one entry of every two, with the older time, and keep to that distance. Lock held."""
+        self._timeline_gap *= 2
+        entries = list(self.timeline)
+        if len(entries) % 2:
+            entries.append(entries[-1])
+        self.timeline = deque((end, when) for (_, when), (end, _) in zip(entries[::2], entries[1::2], strict=True))
 
     def check(self) -> None:
         """Assert what must hold at every moment. Lock held."""

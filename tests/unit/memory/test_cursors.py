@@ -138,6 +138,28 @@ def test_the_timeline_tells_how_old_dirty_data_is(line, monkeypatch):
     assert list(line.timeline) == [(40, 110.1875)]
 
 
+def test_the_timeline_of_what_is_held_back_for_long_has_a_limit(line, monkeypatch):
+    """A tag can hold the log for weeks. Then the age of what it holds need not be exact to a second."""
+    clock, count = [0.0], 50_000
+    monkeypatch.setattr("wbcache_core.memory.cursors.time.monotonic", lambda: clock[0])
+    for lsn in range(1, count):
+        line.head, clock[0] = lsn, float(lsn)
+        locked(line, line.note_committed, lsn, 0)
+    assert len(line.timeline) <= 4096
+    for lsn in range(1, count, 1000):
+        locked(line, line.note_destaged, lsn, 0)
+        end, time = line.timeline[0]
+        # The oldest that is not destaged was committed at lsn + 1.
+        assert lsn < end and lsn + 1 - 64 <= time <= lsn + 1
+    locked(line, line.note_destaged, count - 1, 0)
+    assert not line.timeline
+    for lsn in range(count, count + 100):
+        line.head, clock[0] = lsn, clock[0] + 0.3
+        locked(line, line.note_committed, lsn, 0)
+        locked(line, line.note_destaged, max(count, lsn - 10), 0)
+    assert len(line.timeline) == 10, "once it is short it is exact again"
+
+
 WAITS = pytest.mark.parametrize("method", ["wait_for_room", "wait_for_destaged"])
 
 
