@@ -10,6 +10,7 @@ import nbd
 import pytest
 
 from tests.support import clients
+from tests.support.control import ask, wbcache
 from tests.support.faulty_devices import small_ext4, small_file_system
 from tests.support.matching import same
 from tests.support.nbdkit_server import HANG_UP_ERRORS
@@ -225,6 +226,23 @@ def test_qemu(pair, small):
         server.kill()
     with pair.serve(**SETTINGS) as server:
         clients.qemu_io(server.uri, "read -P 9 0 4096")
+
+
+def test_what_the_control_socket_says(pair, small, folder):
+    control = folder / "control"
+    with full(pair, small, control=control) as (server, _):
+        facts = ask(control, "status")
+        assert facts["state"] == "writable" and "No space left" in facts["errors"]["log"]
+        status, text, _ = wbcache("status", control)
+        assert status == 1 and "log fails" in text
+        status, _, text = wbcache("tag", control, "now")
+        assert status == 2 and "No space left" in text
+        assert ask(control, "status")["tags"] == []
+        small.make_room()
+        assert wbcache("tag", control, "now")[0] == 0
+        assert ask(control, "status")["errors"]["log"] is None
+        server.kill()
+    assert_all_is_there(pair)
 
 
 def test_an_allocated_log_needs_no_room(pair, folder):
