@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from tests.support import clients, nbdkit_server
+from tests.support import clients
 from tests.support.control import ask
 
 MIB = 1 << 20
@@ -15,9 +15,9 @@ PLUGIN = clients.REPOSITORY / "tests" / "support" / "wrong_clock_plugin.py"
 
 
 @pytest.fixture
-def set_clock(folder, monkeypatch):
-    """To be called with the seconds by which the server's clock is to be wrong."""
-    monkeypatch.setattr(nbdkit_server, "PLUGIN", str(PLUGIN))
+def set_clock(pair, folder, monkeypatch):
+    """To be called with the seconds by which the clock of the pair's servers is to be wrong."""
+    pair.plugin = PLUGIN
     monkeypatch.setenv("WBCACHE_TEST_CLOCK", str(folder / "clock"))
 
     def set_clock(seconds):
@@ -65,6 +65,8 @@ def test_one_commit_with_a_clock_that_was_wrong(pair, folder, set_clock, wrong):
         set_clock(0)
         times[b"c"] = write(server, b"c") + 0.1
         time.sleep(0.3)
+        shown = [row["end"] for row in ask(control, "history", each=True)["rows"]]
+        assert (shown[2] > shown[3]) == (wrong > 0) and (shown[2] < shown[1]) == (wrong < 0), "the clock was right"
         for letter, then in times.items():
             assert letter_at(server, control, age(then)) == letter
         server.kill()
