@@ -93,7 +93,7 @@ class Cache:
 
     @property
     def missing_log(self) -> str:
-        """The path of a log that activate() has to create; empty where there is one."""
+        """The path of a log that activate() has to create; empty if there is one."""
         return self._log.name if isinstance(self._log, LogFile) and not self._log.exists else ""
 
     @property
@@ -121,7 +121,7 @@ class Cache:
         self._throttle = Throttle(line)
         floor, tags = superblock.batch_end, superblock.tags
         if pair and pair.past_is_gone:
-            # With an origin that others wrote to, no past moment is what it was.
+            # If others wrote to the origin, no past moment is what it was.
             floor, tags = line.head, ()
             self._covered.generations.drop_below(floor)
         self._covered.generations.times.mark(clock.read())
@@ -166,7 +166,8 @@ class Cache:
                 self._start()
 
     def _prepare_log(self) -> None:
-        """A formatted log whose superblocks say what recovery found. What failed is done again at the next call."""
+        """Make sure of a formatted log whose superblocks say what recovery found. What failed is repeated by the next
+        call."""
         if self._is_prepared:
             return
         self._check_writable()
@@ -183,7 +184,7 @@ class Cache:
         else:
             now = log_preparation.format_blank(self._log, self._store, self._origin)
             with self._line.lock:
-                # An attempt before may have been cut off in the middle of this.
+                # A previous attempt may have been interrupted in the middle of this.
                 self._covered.generations.drop_below(self._store.current.destaged + 1)
                 self._covered.generations.append(0, self._store.current.destaged, now)
             self._writer.end = self._writer.end._replace(time=now)
@@ -195,7 +196,8 @@ class Cache:
             raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
 
     def _start(self) -> None:
-        """Both threads and the writers, or nothing: an error leaves all as it was. Raises NoThreadError."""
+        """Start both threads and admit writers, or nothing: an error leaves everything as it was. Raises
+        NoThreadError."""
         line = self._line
         if self._may_be_under_way:
             # The previous server was killed, or lost its connection for good.
@@ -214,7 +216,7 @@ class Cache:
             line.admit_writers()
             together.run()
         except BaseException:
-            # Neither has done anything yet. The next attempt has threads of its own.
+            # Neither has done anything yet. The next attempt gets its own threads.
             with line.lock:
                 line.writable, line.limit, line.soft_limit = False, 0, 0
             together.give_up()

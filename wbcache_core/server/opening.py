@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Opens origin and log and finds out what they hold and whether they belong together. Writes nothing."""
+"""Opens origin and log, and finds out what they hold and whether they belong together. Writes nothing."""
 
 import logging
 import uuid
@@ -23,7 +23,8 @@ _log = logging.getLogger("wbcache")
 
 
 class OpenedPair(NamedTuple):
-    """`superblock` is the one to continue from, or what is known of that of a log that is not formatted yet."""
+    """`superblock` is the one to continue from, or, for a log that is not formatted yet, what is known of its first
+    one."""
 
     origin: Device
     side: OriginSide
@@ -32,16 +33,16 @@ class OpenedPair(NamedTuple):
     recovered: RecoveredPair | None
     """None for a log that is not formatted yet."""
     may_be_under_way: bool
-    """The log announces a batch, or did so perhaps in a part that is damaged or discarded."""
+    """The log announces a batch, or may have done so in a part that is damaged or discarded."""
 
     def close(self) -> None:
-        """Both devices."""
+        """Close both devices."""
         self.origin.close()
         self.log.close()
 
 
 def open_pair(config: Config, origin: Device | None, log: Device | None) -> OpenedPair:
-    """Devices that are given are used, and closed, instead of those that config names. Raises WbcacheError."""
+    """Devices that are passed in are used, and closed, instead of those that config names. Raises WbcacheError."""
     with ExitStack() as stack:
         for given in (origin, log):
             if given:
