@@ -102,7 +102,7 @@ class FileDevice:
         try:
             self._lock()
             claim(self._fd, f"{role} '{path}'", system_path(path), self.writable, beside_writers)
-            self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            self.size = self._measure()
             self.can_trim = not self._is_block_device or can_discard(os.fstat(self._fd).st_rdev)
             if direct:
                 self._open_direct(path)
@@ -179,6 +179,13 @@ class FileDevice:
                 "%s '%s': its file system has no locks: nothing prevents a second server from using it",
                 self.role, self.name,
             )  # fmt: skip
+
+    def _measure(self) -> int:
+        """The size. Raises DeviceError: some files below /proc and /sys have none."""
+        try:
+            return os.lseek(self._fd, 0, os.SEEK_END)
+        except OSError as error:
+            raise self._error("find the size of", error) from None
 
     def _open_direct(self, path: str) -> None:
         access = os.O_RDWR if self.writable else os.O_RDONLY

@@ -23,6 +23,9 @@ def is_uri(text: str) -> bool:
 
 def local_path(text: str) -> str:
     """The path that a file:// URI names; anything else is a path already. Raises ConfigError."""
+    if not text:
+        # As an unset variable in a script makes it.
+        raise ConfigError("the name of a file or device is empty")
     match = _FILE.fullmatch(text)
     if not match or os.path.lexists(text.encode("utf-8", "surrogateescape")):
         return text
@@ -46,4 +49,24 @@ def device_name(text: str) -> str:
 
 def absolute_device_name(text: str) -> str:
     """Like device_name(), but valid from every working directory. Raises ConfigError."""
-    return with_absolute_paths(text) if is_uri(text) else os.path.abspath(local_path(text))
+    if not is_uri(text):
+        return absolute_path(local_path(text))
+    try:
+        return with_absolute_paths(text)
+    except OSError as error:
+        raise _no_folder(text, error) from None
+
+
+def absolute_path(path: str) -> str:
+    """A path that is valid from every working directory. Raises ConfigError."""
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        raise _no_folder(path, error) from None
+
+
+def _no_folder(name: str, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"'{name}' is relative to the working directory, which cannot be found: {error.strerror}; write an absolute "
+        "path"
+    )

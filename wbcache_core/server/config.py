@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wbcache_core.device.file_device import system_path
-from wbcache_core.device.name import absolute_device_name, is_uri, local_path
+from wbcache_core.device.name import absolute_device_name, absolute_path, is_uri, local_path
 from wbcache_core.device.nbd_times import NbdTimes
 from wbcache_core.errors import ConfigError
 from wbcache_core.flow.consumer import batch_lsns
@@ -135,7 +135,7 @@ class Config:
         name = key.replace("-", "_")
         parsers: dict[str, Callable[[str], object]] = {
             "origin": absolute_device_name,
-            "log": lambda text: os.path.abspath(local_path(text)),
+            "log": lambda text: absolute_path(local_path(text)),
             "log_size": size,
             "ring_size": size,
             "ack": lambda text: _LEVELS[_choice(text, _LEVELS)],
@@ -154,7 +154,7 @@ class Config:
             "compress": _parse_compress,
             "history": _parse_history,
             "history_full": lambda text: _choice(text, (DROP, HOLD)),
-            "control": os.path.abspath,
+            "control": absolute_path,
             "force": _parse_force,
             "pin_thread_state": _parse_switch,
         }

@@ -15,6 +15,7 @@ from wbcache_core.server.history import Facts
 from wbcache_core.tools.checker import Report, examine
 from wbcache_core.tools.offline_devices import opened_origin
 from wbcache_core.tools.progress import Progress
+from wbcache_core.tools.standard_streams import say
 from wbcache_core.units import PAGE_SHIFT
 
 
@@ -41,7 +42,7 @@ def run_check(path: str, origin: str | None, as_json: bool) -> int:
     if as_json:
         print(json.dumps(_report_facts(path, report), indent=2))
     else:
-        print("\n".join(_report_lines(path, report, device is not None)))
+        say("\n".join(_report_lines(path, report, device is not None)))
     return 1 if report.findings else 0
 
 

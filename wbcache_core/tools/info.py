@@ -17,6 +17,7 @@ from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.server import history
 from wbcache_core.server.history import Facts
 from wbcache_core.tools.offline_devices import ForgivingLog
+from wbcache_core.tools.standard_streams import say
 from wbcache_core.units import PAGE_SHIFT, format_size
 
 
@@ -30,7 +31,7 @@ def run_info(path: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
-        print("\n".join(_lines(facts)))
+        say("\n".join(_lines(facts)))
     return 1 if facts["problem"] else 0
 
 

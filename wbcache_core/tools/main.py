@@ -62,6 +62,17 @@ def _argument(parse: Callable[[str], object]) -> Callable[[str], object]:
 
 
 _origin = _argument(device_name)
+_local_path = _argument(local_path)
+
+
+def _name_of_new_file(text: str) -> str:
+    """Raises ConfigError."""
+    if text == "-":
+        raise ConfigError("'-' would be a file of that name: standard output cannot be used; write ./- for such a file")
+    return local_path(text)
+
+
+_new_name = _argument(_name_of_new_file)
 _PAIR_WORDS = (ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG)
 
 
@@ -104,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add(commands: _Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=summary, description=text)
-    parser.add_argument("log", metavar="LOG", type=_argument(local_path), help="the log: a file or block device")
+    parser.add_argument("log", metavar="LOG", type=_local_path, help="the log: a file or block device")
     return parser
 
 
@@ -148,7 +159,9 @@ def _add_replay(commands: _Commands) -> None:
         "time and run again. With --to, it writes the volume to a new file instead and changes nothing.",
     )  # fmt: skip
     parser.add_argument("origin", metavar="ORIGIN", type=_origin, help="the origin of this log")
-    parser.add_argument("--to", metavar="FILE", help="write the volume to this new, sparse file instead")
+    parser.add_argument(
+        "--to", metavar="FILE", type=_new_name, help="write the volume to this new, sparse file instead"
+    )
     parser.add_argument(
         "--force", metavar="WORD[,WORD]", type=_argument(_words_among(*_PAIR_WORDS)), default=frozenset(),
         help=f"write the log over an origin that was changed behind its cache ({ORIGIN_CHANGED}), that was moved or "
@@ -195,7 +208,7 @@ def _add_diff(commands: _Commands) -> None:
     parser.add_argument("start", metavar="A", type=_when, help=f"the moment to start from: a {_WHENS}")
     parser.add_argument("end", metavar="B", type=_when, help="the moment to end with, in the same form")
     parser.add_argument("--origin", metavar="ORIGIN", type=_origin, help="the origin, if it is not where it was last")
-    parser.add_argument("--raw", metavar="FILE", help="write the data to this new, sparse file")
+    parser.add_argument("--raw", metavar="FILE", type=_new_name, help="write the data to this new, sparse file")
     parser.add_argument("--json", action="store_true", help="print a list in the map format of qemu-img")
 
 
@@ -216,13 +229,13 @@ def _add_picture(commands: _Commands) -> None:
         "Draws a PNG with time on the x axis and the volume on the y axis: how much was written where and when, the "
         "moments that can be opened, the cursors, and the tags. Needs Matplotlib (python3-matplotlib).",
     )  # fmt: skip
-    parser.add_argument("file", metavar="FILE.png", help="the new file")
+    parser.add_argument("file", metavar="FILE.png", type=_new_name, help="the new file")
 
 
 def _add_to_target(commands: _Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=summary, description=text)
     parser.add_argument(
-        "target", metavar="LOG|SOCKET", type=_argument(local_path),
+        "target", metavar="LOG|SOCKET", type=_local_path,
         help="the log, or the socket that a running server was given with control="
     )
     return parser
@@ -273,7 +286,9 @@ def _add_status(commands: _Commands) -> None:
         "status", help="what a running server is doing",
         description="Shows the cursors, how much is dirty, rates, the window, open snapshots, tags, and failures.",
     )  # fmt: skip
-    parser.add_argument("socket", metavar="SOCKET", help="the socket that the server was given with control=")
+    parser.add_argument(
+        "socket", metavar="SOCKET", type=_local_path, help="the socket that the server was given with control="
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -284,7 +299,9 @@ def _add_give_up(commands: _Commands) -> None:
         "Gives that up for good, in all bad blocks within LENGTH bytes from OFFSET on. What clients wrote there is "
         "lost, flushed or not; the volume then reads there what the origin has, which is old data or an error.",
     )  # fmt: skip
-    parser.add_argument("socket", metavar="SOCKET", help="the socket that the server was given with control=")
+    parser.add_argument(
+        "socket", metavar="SOCKET", type=_local_path, help="the socket that the server was given with control="
+    )
     parser.add_argument("offset", metavar="OFFSET", type=_argument(_bytes), help="in bytes")
     parser.add_argument("length", metavar="LENGTH", type=_argument(_bytes), help="in bytes")
 
@@ -354,11 +371,16 @@ def _run(arguments: argparse.Namespace) -> int:
     return run_salvage(arguments.log, arguments.origin, arguments.yes, arguments.force, arguments.json)
 
 
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return standard_streams.printable(super().format(record))
+
+
 def _set_up_logging(verbose: bool) -> None:
     """Send the core's warnings to stderr; its errors are raised too, and printed where they are caught."""
     log = logging.getLogger("wbcache")
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("wbcache: %(message)s"))
+    handler.setFormatter(_PrintableFormatter("wbcache: %(message)s"))
     if not verbose:
         handler.addFilter(lambda record: record.levelno < logging.ERROR)
     log.handlers[:] = [handler]
@@ -380,8 +402,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return _main(sys.argv[1:] if words is None else words)
     except BrokenPipeError:
-        # `wbcache dump | head`
-        return NOBODY_READS
+        # `wbcache dump | head`, or nobody reads what is wrong with the arguments.
+        return NOBODY_READS if standard_streams.fails(sys.stdout) else CANNOT_LOOK
     except OSError as error:
         if standard_streams.fails(sys.stdout):
             standard_streams.tell(f"wbcache: cannot write the output: {error.strerror}")

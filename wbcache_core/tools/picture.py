@@ -15,7 +15,7 @@ from wbcache_core.format.segment import Descriptor
 from wbcache_core.log.recovery import Found
 from wbcache_core.tools.log_history import LogHistory
 from wbcache_core.tools.new_file import new_file, refuse_existing
-from wbcache_core.tools.standard_streams import tell
+from wbcache_core.tools.standard_streams import say, tell
 from wbcache_core.tools.write_density import WriteDensity, touched_blocks
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size, pages_of
 
@@ -52,7 +52,7 @@ def run_picture(path: str, target: str) -> int:
         warnings.simplefilter("ignore", UserWarning)
         _Drawing(figure, facts, history, os.path.basename(path)).draw()
         figure.savefig(file, format="png")
-    print(f"'{target}' shows {facts.segment_count} segments of log '{path}'")
+    say(f"'{target}' shows {facts.segment_count} segments of log '{path}'")
     return 0
 
 

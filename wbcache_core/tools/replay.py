@@ -4,6 +4,7 @@
 The cache itself does it, so a killed replay is like a killed server: start it again.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Collection
@@ -22,7 +23,7 @@ from wbcache_core.server.config import Config
 from wbcache_core.tools.new_file import new_file, refuse_existing, write_all
 from wbcache_core.tools.offline_devices import opened_origin
 from wbcache_core.tools.progress import Progress
-from wbcache_core.tools.standard_streams import tell
+from wbcache_core.tools.standard_streams import say, tell
 from wbcache_core.units import GIB, MIB, PAGE_SHIFT
 from wbcache_core.volume.volume import Volume
 
@@ -46,14 +47,14 @@ def run_replay(path: str, origin: str, target: str | None, force: Collection[str
         try:
             if target is None:
                 if pairing.read_log(log) is None:
-                    print(f"log '{path}' is blank: there is nothing to replay")
+                    say(f"log '{path}' is blank: there is nothing to replay")
                     return 0
                 _check_writable(log, device, path, origin)
             cache = Cache(config, device, log)
             stack.callback(cache.stop)
             if target:
                 write_image(cache.volume, target)
-                print(f"'{target}' is the volume; origin and log are unchanged")
+                say(f"'{target}' is the volume; origin and log are unchanged")
             else:
                 _report(path, origin, _drain(cache, log))
         except ReadOnlyError as error:
@@ -61,7 +62,7 @@ def run_replay(path: str, origin: str, target: str | None, force: Collection[str
             return 1
         except WbcacheError as error:
             tell(f"wbcache: {error}")
-            tell(_what_now(path, origin, target))
+            tell(_what_now(path, origin, target, error))
             return 1
     return 0
 
@@ -82,9 +83,12 @@ def _check_writable(log: Device, device: Device, path: str, origin: str) -> None
         )
 
 
-def _what_now(path: str, origin: str, target: str | None) -> str:
+def _what_now(path: str, origin: str, target: str | None, error: WbcacheError) -> str:
     if target:
-        return f"wbcache: '{target}' has not been made; what can be had in spite of damage: wbcache salvage"
+        # No space, no folder and the like are no damage.
+        is_damage = not isinstance(error, DeviceError) or error.errno_value == errno.EIO
+        hint = "; what can be had in spite of damage: wbcache salvage" if is_damage else ""
+        return f"wbcache: '{target}' has not been made{hint}"
     return (
         "wbcache: not everything is on the origin: keep the log with it. When the cause is gone, run the same command "
         "again; if the log cannot be written any more, replay a copy of it, or write the volume to a new image: "
@@ -96,9 +100,9 @@ def _what_now(path: str, origin: str, target: str | None) -> str:
 def _report(path: str, origin: str, before_and_after: tuple[Superblock, Superblock]) -> None:
     before, after = before_and_after
     if before.destaged == after.destaged:
-        print(f"log '{path}' held nothing that origin '{origin}' lacked")
+        say(f"log '{path}' held nothing that origin '{origin}' lacked")
         return
-    print(
+    say(
         f"origin '{origin}' is complete: LSN {before.destaged} to {after.destaged - 1} went there; it is the volume as "
         f"of {moments.words(after.destaged_time_ns)}, generation {after.destaged_generation}"
     )

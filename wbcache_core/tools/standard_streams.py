@@ -32,10 +32,24 @@ def show_any_name() -> None:
             reconfigure(errors="backslashreplace")
 
 
+def printable(text: str) -> str:
+    """With escapes for what would act on a terminal instead of being shown: names can have any characters."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in text
+    )  # fmt: skip
+
+
+def say(message: str) -> None:
+    """Print a line, or several, on stdout. Raises OSError."""
+    print(printable(message))
+
+
 def tell(message: str) -> None:
     """Print a line on stderr, if that works."""
     with suppress(OSError):
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 def fails(stream: TextIO) -> bool:

@@ -52,3 +52,23 @@ def test_file_uris_that_name_no_file_here(uri):
     for parse in (local_path, device_name, absolute_device_name):
         with pytest.raises(ConfigError, match="file"):
             parse(uri)
+
+
+@pytest.mark.parametrize("name", [local_path, device_name, absolute_device_name])
+def test_an_empty_name_is_none(name):
+    with pytest.raises(ConfigError, match="empty"):
+        name("")
+
+
+@pytest.mark.parametrize("text", ["a.img", "nbd+unix:///?socket=s"])
+def test_a_relative_name_where_the_working_directory_is_gone(tmp_path, monkeypatch, text):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="absolute path"):
+        absolute_device_name(text)
+    for key in ("origin", "log", "control"):
+        with pytest.raises(ConfigError, match="absolute path"):
+            Config().set(key, "a.img")
+    assert absolute_device_name("/a.img") == "/a.img"

@@ -32,7 +32,7 @@ from wbcache_core.tools.progress import Progress
 from wbcache_core.tools.salvage.plan import Plan, make_plan
 from wbcache_core.tools.salvage.report import as_object, lines
 from wbcache_core.tools.salvage.segment_pages import load
-from wbcache_core.tools.standard_streams import tell
+from wbcache_core.tools.standard_streams import say, tell
 from wbcache_core.units import GIB, MIB, PAGE_BYTES, PAGE_SHIFT
 
 _BATCH_LSNS = 16 * MIB >> PAGE_SHIFT
@@ -53,7 +53,7 @@ def run_salvage(path: str, origin: str, yes: bool, force: frozenset[str], as_jso
         if as_json:
             print(json.dumps(as_object(plan), indent=2))
         elif plan.reasons:
-            print("\n".join(lines(plan, path)))
+            say("\n".join(lines(plan, path)))
         if not plan.reasons:
             return _not_needed(plan, path, origin)
         missing = sorted({doubt.force for doubt in plan.doubts if doubt.force} - force)
