@@ -81,7 +81,7 @@ def test_an_image_of_a_volume_with_a_lost_page(wbcache, tmp_path):
 
 
 def test_a_lost_page_holds_it_up(wbcache, tmp_path, monkeypatch):
-    monkeypatch.setattr("wbcache_core.memory.cursors.ORIGIN_PATIENCE", 0.2)
+    monkeypatch.setattr("wbcache_core.flow.failure.ORIGIN_PATIENCE", 0.2)
     history = History("lost", commits=6)
     segment = history.segments()[2]
     index, block = next((index, block) for index, block, is_newest in history.pages(segment) if is_newest)

@@ -13,6 +13,7 @@ from wbcache_core.device import origin
 from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import ControlError, DeviceError, OriginFailedError, OutsideWindowError, SnapshotEndedError
 from wbcache_core.flow import bad_blocks, origin_writer
+from wbcache_core.flow.admission import only_carried_below
 from wbcache_core.flow.carrier import Carrier
 from wbcache_core.flow.destager import Destager
 from wbcache_core.log.superblocks import newest, read_slots
@@ -96,7 +97,7 @@ def settle(cache):
 
     def settled():
         with line.lock:
-            return line.head == line.committed and line.only_carried_below(line.committed)
+            return line.head == line.committed and only_carried_below(line, line.committed)
 
     wait_until(settled)
 

@@ -241,7 +241,7 @@ def test_nobody_takes_the_error_of_a_sync_from_another(machine):
 
 def test_a_superblock_that_cannot_be_written_is_tried_again(machine, monkeypatch):
     """Destaging goes on afterwards, commits all the time; the slot that is intact is left alone."""
-    monkeypatch.setattr("wbcache_core.memory.cursors.ORIGIN_PATIENCE", 0.1)
+    monkeypatch.setattr("wbcache_core.flow.failure.ORIGIN_PATIENCE", 0.1)
     cache = machine.start()
     machine.write(b"a", 0, count=20)
     cache.volume.flush()

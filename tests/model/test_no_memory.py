@@ -24,10 +24,13 @@ STRUCTURES = tuple(
 )
 MAP = tuple(f"memory/{name}.py" for name in ("block_map", "interval_leaf", "sparse_leaf", "ordered_table"))
 COMMIT = (
-    "flow/committer.py", "log/writer.py", "log/log_sync.py", "memory/cursors.py", "memory/commit_attempts.py",
-    "format/segment.py", *STRUCTURES,
+    "flow/committer.py", "flow/failure.py", "log/writer.py", "log/log_sync.py", "memory/cursors.py",
+    "memory/commit_attempts.py", "format/segment.py", *STRUCTURES,
 )  # fmt: skip
-WRITE = ("volume/volume.py", *(f"memory/{name}.py" for name in ("cursors", "ring", "open_segment")), *MAP)
+WRITE = (
+    "volume/volume.py", "flow/admission.py", "flow/failure.py", "memory/cursors.py", "memory/ring.py",
+    "memory/open_segment.py", *MAP,
+)  # fmt: skip
 FAR = MIB
 MOST_LINES = 2000
 

@@ -12,9 +12,8 @@ from tests.support.gated_origin import PATIENCE_S, GatedOrigin, in_background, w
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
 from wbcache_core.errors import DamagedPageError, OriginFailedError, StoppedError
-from wbcache_core.flow import sweeper
+from wbcache_core.flow import failure, sweeper
 from wbcache_core.format.superblock import DATA_START
-from wbcache_core.memory import cursors
 from wbcache_core.units import MIB, PAGE_BYTES
 
 SPARSE_BYTES = 80 * MIB
@@ -33,7 +32,7 @@ def read(volume, count, offset=0):
 @pytest.fixture
 def short_patience(monkeypatch):
     """Requests that need an origin that fails are not kept waiting as long as clients are."""
-    monkeypatch.setattr(cursors, "ORIGIN_PATIENCE", 0.2)
+    monkeypatch.setattr(failure, "ORIGIN_PATIENCE", 0.2)
 
 
 # A request larger than the free log hangs for ever.

@@ -9,6 +9,7 @@ they are full.
 from collections.abc import Callable
 
 from wbcache_core.errors import CommitFailedError, DeviceError, LogFailedError, StoppedError
+from wbcache_core.flow.admission import end_writes
 from wbcache_core.flow.bad_blocks import CARRIED_AT_ONCE, BadBlocks
 from wbcache_core.flow.retention import Pins
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
@@ -110,7 +111,7 @@ class Carrier:
                 line.head += 1
         except BaseException:
             # As in Volume: the map may name an LSN that nobody has, and no other write may get it.
-            line.end_writes()
+            end_writes(line)
             segment.cut(line.head)
             raise
         line.close_segment()

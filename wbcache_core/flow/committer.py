@@ -13,6 +13,7 @@ import threading
 import time
 
 from wbcache_core.errors import CommitFailedError, DeviceError, LogFailedError, SyncFailedError
+from wbcache_core.flow.failure import fail, fail_log, raise_if_log_failed
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.writer import COMMIT_PAGES, LogWriter
 from wbcache_core.memory.covered_log import CoveredLog
@@ -107,7 +108,7 @@ class Committer:
                 self._line.commits.raise_if_failed_since(begun)
             if self._line.log_error:
                 self._wake_waiters()
-            self._line.raise_if_log_failed()
+            raise_if_log_failed(self._line)
             if self._line.commits.error:
                 self._line.commits.raise_if_failed_since(begun)
             self._has_leader = True
@@ -166,7 +167,7 @@ class Committer:
         line = self._line
         if self._unfinished:
             # Not even that could be latched.
-            line.fail(LogFailedError(_INTERNAL.format("a commit did not come to its end")))
+            fail(line, LogFailedError(_INTERNAL.format("a commit did not come to its end")))
             return
         line.commits.begun += 1
         self._unfinished = True
@@ -176,13 +177,13 @@ class Committer:
                 self._note_in_superblock()
             self._write_next()
         except SyncFailedError as error:
-            line.fail_log(error)
+            fail_log(line, error)
         except DeviceError as error:
             self._unfinished = False
             self._note_failure(error)
         except BaseException as error:
             # What is durable and what the table knows may differ: nothing may be committed beyond such a gap.
-            line.fail(LogFailedError(_INTERNAL.format(repr(error))))
+            fail(line, LogFailedError(_INTERNAL.format(repr(error))))
             raise
         else:
             self._unfinished = False
@@ -273,7 +274,7 @@ class Committer:
         try:
             self._note_in_superblock()
         except SyncFailedError as error:
-            self._line.fail_log(error)
+            fail_log(self._line, error)
         except DeviceError as error:
             # The commit is durable anyway. The next attempt begins with the superblock.
             _log.warning("%s; it is retried", error)
@@ -288,7 +289,7 @@ class Committer:
         except Exception as error:
             _log.exception("internal error in commit, please report it")
             # Whoever waits for room in the ring waits for this thread.
-            self._line.fail(LogFailedError(f"internal error in commit: {error!r}; the volume takes no more writes"))
+            fail(self._line, LogFailedError(f"internal error in commit: {error!r}; the volume takes no more writes"))
 
     def _wait_until_due(self) -> bool:
         """Return True when there is something to commit, False if the server is stopping or the log has failed."""

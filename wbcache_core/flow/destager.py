@@ -12,10 +12,12 @@ import time
 from typing import Any
 
 from wbcache_core.errors import DamagedPageError, DeviceError, OriginFailedError, StoppedError, SyncFailedError
+from wbcache_core.flow.admission import only_carried_below
 from wbcache_core.flow.bad_blocks import BadBlocks
 from wbcache_core.flow.batch import DestageBatch
 from wbcache_core.flow.carrier import Carrier
 from wbcache_core.flow.consumer import Consumer
+from wbcache_core.flow.failure import fail
 from wbcache_core.flow.origin_writer import OriginWriter
 from wbcache_core.flow.retention import Pin, Pins
 from wbcache_core.flow.sweeper import Sweeper
@@ -100,7 +102,7 @@ class Destager:
             line.destage_wanted.notify()
             forgiven = None
             while line.destaged < (limit := self._pins.limit()) and not (line.destager_must_stop or self._has_ended):
-                if self._bad and self._bad.seconds_until_due() > 0 and line.only_carried_below(limit):
+                if self._bad and self._bad.seconds_until_due() > 0 and only_carried_below(line, limit):
                     break
                 if line.origin_settles_at > time.monotonic():
                     # The batch is repeated after that: this failure does not end the drain, but the next one may.
@@ -124,7 +126,7 @@ class Destager:
             self._work()
         except Exception as error:
             _log.exception("internal error in destaging, please report it")
-            self._line.fail(OriginFailedError(f"internal error in destaging: {error!r}; restart the server"))
+            fail(self._line, OriginFailedError(f"internal error in destaging: {error!r}; restart the server"))
         finally:
             with self._line.lock:
                 # Whoever waits for the end of a drain waits for this thread.
@@ -183,7 +185,7 @@ class Destager:
         line, now = self._line, time.monotonic()
         if limit <= line.destaged:
             return self._pins.seconds_until_more()
-        if self._bad and line.only_carried_below(limit):
+        if self._bad and only_carried_below(line, limit):
             return self._bad.seconds_until_due()
         # Data that is held back does not count.
         backlog = line.dirty_pages if limit == line.committed else limit - line.destaged
@@ -407,4 +409,4 @@ class Destager:
         known = self._line.origin_error
         if known is None or str(known) != message:
             _log.error("%s", message)
-        self._line.fail(OriginFailedError(message, error.errno_value))
+        fail(self._line, OriginFailedError(message, error.errno_value))

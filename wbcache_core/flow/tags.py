@@ -10,6 +10,7 @@ from typing import Any
 
 from wbcache_core import clock
 from wbcache_core.errors import DeviceError, SyncFailedError, TagError
+from wbcache_core.flow.failure import fail_log, raise_if_log_failed
 from wbcache_core.flow.retention import Pins
 from wbcache_core.format.superblock import TAG_COUNT, Tag
 from wbcache_core.log.superblocks import SuperblockStore
@@ -60,7 +61,7 @@ class Tags:
         parsed = parse_when(when)
         with self._lock:
             with self._line.lock:
-                self._line.raise_if_log_failed()
+                raise_if_log_failed(self._line)
                 tags = self._pins.tags
                 tags = with_tag(tags, name, resolve(parsed, self._covered.generations, tags, clock.read()))
                 # From here on the destager respects it; if it gives way at once, that is in the superblock too.
@@ -76,7 +77,7 @@ class Tags:
         """Remove a tag; durable when it returns. Raises TagError, and DeviceError, and then the tag still exists."""
         with self._lock:
             with self._line.lock:
-                self._line.raise_if_log_failed()
+                raise_if_log_failed(self._line)
                 tags = without_tag(self._pins.tags, name)
             self._write(tags=tags, committed=self._line.committed)
             # Up to here the destager respects it.
@@ -112,5 +113,5 @@ class Tags:
             self._store.write(**changes)
         except SyncFailedError as error:
             # It is not known what is durable: nothing may move any more.
-            self._line.fail_log(error)
+            fail_log(self._line, error)
             raise

@@ -16,13 +16,8 @@ import time
 from collections import deque
 
 from wbcache_core.errors import (
-    DeviceError,
     LogFailedError,
     OriginFailedError,
-    ReadOnlyError,
-    RequestError,
-    StoppedError,
-    WritesEndedError,
 )
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
 from wbcache_core.memory.commit_attempts import CommitAttempts
@@ -31,8 +26,6 @@ from wbcache_core.memory.policy import Policy
 
 _log = logging.getLogger("wbcache")
 
-ORIGIN_PATIENCE = 5.0
-"""How many seconds requests that need the origin wait for a failing one to recover."""
 _TIMELINE_GAP = 0.25
 """Seconds; commits closer together than this share one entry of the timeline, if that is short."""
 _MOST_TIMES = 4096
@@ -154,132 +147,11 @@ class NumberLine:
         self.limit = self.committed + max(room, 0)
         self.soft_limit = 0 if self.throttled else min(self.limit, self.committed + self.policy.commit_pages)
 
-    def raise_if_log_failed(self) -> None:
-        """Raises the latched LogFailedError, if any, as a new exception for the caller's thread."""
-        error = self.log_error
-        if error:
-            raise LogFailedError(str(error), error.errno_value)
-
-    def check_writable(self) -> None:
-        """Raises the error that a writer gets now, if any. Lock held."""
-        self.raise_if_log_failed()
-        if self.stopping:
-            raise StoppedError("the server is shutting down")
-        if self.writes_ended:
-            raise WritesEndedError(
-                "a write failed half-way, most likely for want of memory: the volume takes no more; what was accepted "
-                "before is kept; start the server again"
-            )
-        if not self.writable:
-            raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
-
-    def end_writes(self) -> None:
-        """A write failed between two of its steps. Lock held. Nothing here allocates memory before it has taken
-        effect."""
-        self.writes_ended = True
-        self.limit = self.soft_limit = 0
-        self.moved.notify_all()
-
     def request_commit(self) -> None:
         """Lock held."""
         if not self.commit_requested:
             self.commit_requested = True
             self.commit_wanted.notify()
-
-    def _want_attempt(self, number: int) -> None:
-        """Have the committer begin that attempt to commit at once although others failed just now. Lock held."""
-        if self.commits.error and self.commits.wanted < number:
-            self.commits.wanted = number
-            self.commit_wanted.notify()
-
-    def wait_for_room(self, pages: int) -> None:
-        """Return when `pages` more LSNs fit under the limit. Lock held; released while waiting.
-
-        Raises LogFailedError, StoppedError, ReadOnlyError, CommitFailedError when an attempt failed that began after
-        the call, and OriginFailedError when only the origin could make room and it has been failing for
-        ORIGIN_PATIENCE.
-        """
-        begun = self.commits.begun
-        while self.head + pages > self.limit:
-            self.check_writable()
-            self.commits.raise_if_failed_since(begun)
-            self._want_attempt(begun + 1)
-            self.request_commit()
-            free_pages = self.free_pages - MAX_SEGMENT_PAGES - self._carry_pages
-            log_is_full = self.head + pages > self.committed + free_pages
-            if log_is_full:
-                self.raise_if_origin_failed("the log is full and ")
-                self.destage_wanted.notify()
-            self.room_waiters += log_is_full
-            self.wait_for_move()
-            self.room_waiters -= log_is_full
-        self.check_writable()
-        if self.head + pages > self.committed + self.policy.commit_pages:
-            self.request_commit()
-
-    def wait_for_destaged(self, lsn: int) -> None:
-        """Return when every LSN below lsn is durable on the origin. Lock held; released while waiting.
-
-        Raises LogFailedError, StoppedError, and OriginFailedError if the origin has been failing for ORIGIN_PATIENCE,
-        or if it has everything except blocks that it rejects.
-        """
-        while self.destaged < lsn and not (self.origin_incomplete and self.only_carried_below(lsn)):
-            self.raise_if_log_failed()
-            self.raise_if_origin_failed()
-            if self.stopping:
-                raise StoppedError("the server is shutting down")
-            self.origin_target = max(self.origin_target, lsn)
-            self.destage_wanted.notify()
-            self.wait_for_move()
-        if self.origin_incomplete:
-            raise OriginFailedError(self.origin_incomplete)
-
-    def only_carried_below(self, lsn: int) -> bool:
-        """Whether everything that the origin lacks below lsn was carried forward. Lock held."""
-        at = self.destaged
-        for first, end in self.carried:
-            if first > at or at >= lsn:
-                break
-            at = max(at, end)
-        return at >= lsn
-
-    def wait_for_move(self) -> None:
-        """Wait on `moved`, with a time limit while the origin is failing, so that patience can end. Lock held."""
-        self.moved.wait(ORIGIN_PATIENCE / 5 if self.origin_error else None)
-
-    def raise_if_origin_failed(self, prefix: str = "") -> None:
-        """Raises the latched OriginFailedError once the origin has failed for ORIGIN_PATIENCE. Lock held.
-
-        While it is settling it does not count as failing.
-        """
-        error = self.origin_error
-        if error and time.monotonic() - max(self.origin_failed_at, self.origin_settles_at) >= ORIGIN_PATIENCE:
-            raise OriginFailedError(f"{prefix}{error}", error.errno_value)
-
-    def fail_log(self, error: DeviceError) -> None:
-        """Latch and report that the log can no longer be written. Takes the lock."""
-        with self.lock:
-            committed, head = self.committed, self.head
-        message = f"{error}; the volume takes no more writes; start the server again when the log device is sound"
-        if head > committed:
-            message += (
-                f"; LSN {committed} to {head}, which no flush covered, are only in this server's memory: "
-                "copy the volume (nbdcopy) before you stop it"
-            )
-        _log.error("%s", message)
-        self.fail(LogFailedError(message, error.errno_value))
-
-    def fail(self, error: RequestError) -> None:
-        """Latch a failure of log or origin and wake everybody. Takes the lock."""
-        with self.lock:
-            if isinstance(error, LogFailedError):
-                self.log_error = self.log_error or error
-            elif isinstance(error, OriginFailedError):
-                if self.origin_error is None:
-                    self.origin_failed_at = time.monotonic()
-                self.origin_error = error
-            self.refresh_limits()
-            self.moved.notify_all()
 
     @property
     def destager_must_stop(self) -> bool:

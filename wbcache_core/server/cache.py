@@ -21,6 +21,7 @@ from wbcache_core.errors import (
     ReadOnlyError,
     StoppedError,
 )
+from wbcache_core.flow.admission import wait_for_destaged
 from wbcache_core.flow.bad_blocks import BadBlocks, pages_to_carry
 from wbcache_core.flow.carrier import Carrier
 from wbcache_core.flow.committer import Committer
@@ -301,7 +302,7 @@ class Cache:
         """Return when everything written before is on the origin. Raises LogFailedError, OriginFailedError."""
         self._committer.commit_all()
         with self._line.lock:
-            self._line.wait_for_destaged(self._line.committed)
+            wait_for_destaged(self._line, self._line.committed)
 
     def interrupt(self) -> None:
         """The server is about to stop: wake every blocked request. Called again, it ends a drain. Never blocks long."""

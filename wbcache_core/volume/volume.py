@@ -8,7 +8,9 @@ method raises only RequestError and DeviceError.
 
 from wbcache_core.device.device import Device, Extent
 from wbcache_core.errors import OutOfRangeError
+from wbcache_core.flow.admission import end_writes, wait_for_destaged, wait_for_room
 from wbcache_core.flow.committer import Committer
+from wbcache_core.flow.failure import raise_if_log_failed
 from wbcache_core.flow.throttle import Throttle
 from wbcache_core.format.segment import MAX_ENTRIES, TRIM, ZERO
 from wbcache_core.memory.block_map import CLEAR_FLAGS, LSN_MASK, ZERO_FLAG, LocationMap
@@ -65,7 +67,7 @@ class Volume:
             block = offset >> PAGE_SHIFT
             with line.lock:
                 if line.head + 2 > line.soft_limit:
-                    line.wait_for_room(2)
+                    wait_for_room(line, 2)
                 segment = line.open_segment or line.open_next_segment()
                 lsn = line.head
                 self._ring.put(lsn, data)
@@ -100,7 +102,7 @@ class Volume:
     def flush(self) -> None:
         """Return when the cursor of `flush` has passed every request acknowledged before."""
         with self._line.lock:
-            self._line.raise_if_log_failed()
+            raise_if_log_failed(self._line)
             end = self._line.head
         self._reach(end, self._line.policy.flush)
 
@@ -129,7 +131,7 @@ class Volume:
             self._committer.commit_until(end)
         if level >= ORIGIN:
             with self._line.lock:
-                self._line.wait_for_destaged(end)
+                wait_for_destaged(self._line, end)
 
     def _write_pieces(self, data: memoryview, offset: int) -> int:
         """Write any range as whole pages and patched ones; returns the LSN after the last."""
@@ -143,7 +145,7 @@ class Volume:
                 pages = min(rest >> PAGE_SHIFT, _CHUNK_PAGES)
                 taken = pages << PAGE_SHIFT
                 with line.lock:
-                    line.wait_for_room(pages + 2)
+                    wait_for_room(line, pages + 2)
                     self._append(at >> PAGE_SHIFT, data[position : position + taken], pages)
                     end = line.head
             else:
@@ -188,7 +190,7 @@ class Volume:
         The map may contain LSNs that nothing has: no other write may get them. The segment is made to agree with `head`
         again, so that everything before can be committed.
         """
-        self._line.end_writes()
+        end_writes(self._line)
         segment.cut(self._line.head)
 
     def _patch(self, block: int, start: int, piece: memoryview) -> int:
@@ -202,7 +204,7 @@ class Volume:
         seen = committed = -1
         while True:
             with line.lock:
-                line.wait_for_room(2)
+                wait_for_room(line, 2)
                 entry = locations.get(block)
                 lsn = entry & LSN_MASK
                 if entry & ZERO_FLAG and lsn >= line.oldest:
@@ -246,7 +248,7 @@ class Volume:
         """Log one range; returns the head, which a durable cursor has to reach."""
         line = self._line
         with line.lock:
-            line.wait_for_room(1)
+            wait_for_room(line, 1)
             if line.open_segment and not line.open_segment.takes_range:
                 line.close_segment()
             segment = line.open_segment or line.open_next_segment()

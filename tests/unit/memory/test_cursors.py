@@ -9,8 +9,10 @@ import pytest
 from tests.support.gated_origin import PATIENCE_S, in_background, wait_until
 from tests.support.policies import policy_with
 from wbcache_core.errors import LogFailedError, OriginFailedError, ReadOnlyError, StoppedError
+from wbcache_core.flow import failure
+from wbcache_core.flow.admission import only_carried_below, wait_for_destaged, wait_for_room
+from wbcache_core.flow.failure import fail, raise_if_log_failed
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
-from wbcache_core.memory import cursors
 from wbcache_core.memory.cursors import NumberLine
 
 RING, DATA, HIGH, COMMIT = 500, 2000, 1500, 100
@@ -80,7 +82,7 @@ def test_volatile_pages_count_as_dirty(line):
 
 def test_a_writer_waits_for_the_commit_that_empties_the_ring(line):
     advance(line, head=490)
-    writer = wait_in_background(line, line.wait_for_room, 20)
+    writer = wait_in_background(line, wait_for_room, line, 20)
     assert line.commit_requested
     assert line.room_waiters == 0, "destaging cannot help"
     advance(line, committed=480)
@@ -89,7 +91,7 @@ def test_a_writer_waits_for_the_commit_that_empties_the_ring(line):
 
 def test_a_writer_waits_for_the_destager_when_the_log_is_full(line):
     advance(line, head=1700, committed=1700)
-    writer = wait_in_background(line, line.wait_for_room, 200)
+    writer = wait_in_background(line, wait_for_room, line, 200)
     assert line.room_waiters == 1
     with line.lock:
         line.note_destaged(1000, 999)
@@ -102,9 +104,9 @@ def test_a_writer_waits_for_the_destager_when_the_log_is_full(line):
 
 def test_a_commit_is_requested_when_enough_is_pending(line):
     advance(line, head=1 + COMMIT - 5)
-    locked(line, line.wait_for_room, 5)
+    locked(line, wait_for_room, line, 5)
     assert not line.commit_requested
-    locked(line, line.wait_for_room, 6)
+    locked(line, wait_for_room, line, 6)
     assert line.commit_requested
 
 
@@ -160,13 +162,13 @@ def test_the_timeline_of_what_is_held_back_for_long_has_a_limit(line, monkeypatc
     assert len(line.timeline) == 10, "once it is short it is exact again"
 
 
-WAITS = pytest.mark.parametrize("method", ["wait_for_room", "wait_for_destaged"])
+WAITS = pytest.mark.parametrize("method", [wait_for_room, wait_for_destaged])
 
 
 @WAITS
 def test_a_stop_wakes_everybody(line, method):
     advance(line, head=1700, committed=1700)
-    waiter = wait_in_background(line, getattr(line, method), 200)
+    waiter = wait_in_background(line, method, line, 200)
     line.stop(drain=False)
     with pytest.raises(StoppedError):
         waiter.result(PATIENCE_S)
@@ -176,33 +178,33 @@ def test_a_stop_wakes_everybody(line, method):
 @WAITS
 def test_a_failed_log_wakes_everybody(line, method):
     advance(line, head=1700, committed=1700)
-    waiter = wait_in_background(line, getattr(line, method), 200)
-    line.fail(LogFailedError("the first failure", errno.ENOSPC))
-    line.fail(LogFailedError("a later one"))
-    with pytest.raises(LogFailedError, match="the first failure") as failure:
+    waiter = wait_in_background(line, method, line, 200)
+    fail(line, LogFailedError("the first failure", errno.ENOSPC))
+    fail(line, LogFailedError("a later one"))
+    with pytest.raises(LogFailedError, match="the first failure") as raised:
         waiter.result(PATIENCE_S)
-    assert failure.value.errno_value == errno.ENOSPC
+    assert raised.value.errno_value == errno.ENOSPC
     with pytest.raises(LogFailedError):
-        line.raise_if_log_failed()
+        raise_if_log_failed(line)
     assert line.destager_must_stop
 
 
 @WAITS
 def test_an_origin_that_fails_for_long_wakes_who_needs_it(line, monkeypatch, method):
-    monkeypatch.setattr(cursors, "ORIGIN_PATIENCE", 0.1)
+    monkeypatch.setattr(failure, "ORIGIN_PATIENCE", 0.1)
     advance(line, head=1700, committed=1700)
-    waiter = wait_in_background(line, getattr(line, method), 200)
-    line.fail(OriginFailedError("the origin fails", errno.ENOSPC))
-    with pytest.raises(OriginFailedError, match="the origin fails") as failure:
+    waiter = wait_in_background(line, method, line, 200)
+    fail(line, OriginFailedError("the origin fails", errno.ENOSPC))
+    with pytest.raises(OriginFailedError, match="the origin fails") as raised:
         waiter.result(PATIENCE_S)
-    assert failure.value.errno_value == errno.ENOSPC
+    assert raised.value.errno_value == errno.ENOSPC
 
 
 @WAITS
 def test_an_origin_that_comes_back_soon_is_waited_for(line, method):
     advance(line, head=1700, committed=1700)
-    line.fail(OriginFailedError("the origin fails"))
-    waiter = wait_in_background(line, getattr(line, method), 200)
+    fail(line, OriginFailedError("the origin fails"))
+    waiter = wait_in_background(line, method, line, 200)
     with line.lock:
         line.origin_error = None
         line.note_destaged(1700, 1699)
@@ -213,17 +215,17 @@ def test_an_origin_that_comes_back_soon_is_waited_for(line, method):
 
 
 def test_while_the_log_has_room_a_failing_origin_is_no_writers_business(line, monkeypatch):
-    monkeypatch.setattr(cursors, "ORIGIN_PATIENCE", 0.0)
-    line.fail(OriginFailedError("the origin fails"))
-    locked(line, line.wait_for_room, 20)
+    monkeypatch.setattr(failure, "ORIGIN_PATIENCE", 0.0)
+    fail(line, OriginFailedError("the origin fails"))
+    locked(line, wait_for_room, line, 20)
 
 
 def test_who_waits_for_the_origin_is_seen_by_the_destager(line):
     advance(line, head=100, committed=100)
     locked(line, line.note_destaged, 50, 49)
-    locked(line, line.wait_for_destaged, 50)
+    locked(line, wait_for_destaged, line, 50)
     assert line.origin_target == 0
-    waiter = wait_in_background(line, line.wait_for_destaged, 80)
+    waiter = wait_in_background(line, wait_for_destaged, line, 80)
     assert line.origin_target == 80
     locked(line, line.note_destaged, 80, 79)
     waiter.result(PATIENCE_S)
@@ -232,7 +234,7 @@ def test_who_waits_for_the_origin_is_seen_by_the_destager(line):
 def test_a_volume_that_is_not_writable_takes_nothing():
     line = NumberLine(RING, DATA, POLICY)
     with pytest.raises(ReadOnlyError):
-        locked(line, line.wait_for_room, 1)
+        locked(line, wait_for_room, line, 1)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ def test_writers_leave_room_for_what_has_to_be_carried(line):
     for one in (line, carrying):
         advance(one, head=1800, committed=1700)
     assert carrying.limit == line.limit - 50 == 1700 + carrying.free_pages - MAX_SEGMENT_PAGES - 50
-    waiter = wait_in_background(carrying, carrying.wait_for_room, carrying.limit - 1800 + 1)
+    waiter = wait_in_background(carrying, wait_for_room, carrying, carrying.limit - 1800 + 1)
     assert carrying.room_waiters == 1, "who waits because of that waits for log space"
     carrying.stop(drain=False)
     with pytest.raises(StoppedError):
@@ -273,7 +275,7 @@ def test_what_was_carried_is_all_that_the_origin_lacks(line):
         (250, 300, True), (300, 300, True),
     ]:  # fmt: skip
         line.destaged = destaged
-        assert line.only_carried_below(end) == expected, (destaged, end)
+        assert only_carried_below(line, end) == expected, (destaged, end)
     locked(line, line.note_destaged, 150, 149)
     assert list(line.carried) == [(150, 200), (250, 300)]
 
@@ -282,13 +284,13 @@ def test_who_waits_for_what_the_origin_refuses_is_told(line):
     advance(line, head=300, committed=300)
     line.origin_incomplete = "the 4096 bytes at 7"
     line.carried.append((200, 300))
-    waiter = wait_in_background(line, line.wait_for_destaged, 300)
+    waiter = wait_in_background(line, wait_for_destaged, line, 300)
     locked(line, line.note_destaged, 200, 199)
     with pytest.raises(OriginFailedError, match="bytes at 7"):
         waiter.result(PATIENCE_S)
     line.origin_incomplete = None
     locked(line, line.note_destaged, 300, 299)
-    locked(line, line.wait_for_destaged, 300)
+    locked(line, wait_for_destaged, line, 300)
 
 
 def test_another_policy_is_in_force_at_once_and_as_a_whole(line):

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Who may go on, and when: writers need room in ring and log, and who waits for the origin needs `destaged` to pass."""
+
+from wbcache_core.errors import OriginFailedError, ReadOnlyError, StoppedError, WritesEndedError
+from wbcache_core.flow.failure import raise_if_log_failed, raise_if_origin_failed, wait_for_move
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES
+from wbcache_core.memory.cursors import NumberLine
+
+
+def check_writable(line: NumberLine) -> None:
+    """Raises the error that a writer gets now, if any. Lock held."""
+    raise_if_log_failed(line)
+    if line.stopping:
+        raise StoppedError("the server is shutting down")
+    if line.writes_ended:
+        raise WritesEndedError(
+            "a write failed half-way, most likely for want of memory: the volume takes no more; what was accepted "
+            "before is kept; start the server again"
+        )
+    if not line.writable:
+        raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
+
+
+def end_writes(line: NumberLine) -> None:
+    """A write failed between two of its steps. Lock held. Nothing here allocates memory before it has taken
+    effect."""
+    line.writes_ended = True
+    line.limit = line.soft_limit = 0
+    line.moved.notify_all()
+
+
+def wait_for_room(line: NumberLine, pages: int) -> None:
+    """Return when `pages` more LSNs fit under the limit. Lock held; released while waiting.
+
+    Raises LogFailedError, StoppedError, ReadOnlyError, CommitFailedError when an attempt failed that began after
+    the call, and OriginFailedError when only the origin could make room and it has been failing for
+    ORIGIN_PATIENCE.
+    """
+    begun = line.commits.begun
+    while line.head + pages > line.limit:
+        check_writable(line)
+        line.commits.raise_if_failed_since(begun)
+        _want_attempt(line, begun + 1)
+        line.request_commit()
+        free_pages = line.free_pages - MAX_SEGMENT_PAGES - line._carry_pages
+        log_is_full = line.head + pages > line.committed + free_pages
+        if log_is_full:
+            raise_if_origin_failed(line, "the log is full and ")
+            line.destage_wanted.notify()
+        line.room_waiters += log_is_full
+        wait_for_move(line)
+        line.room_waiters -= log_is_full
+    check_writable(line)
+    if line.head + pages > line.committed + line.policy.commit_pages:
+        line.request_commit()
+
+
+def _want_attempt(line: NumberLine, number: int) -> None:
+    """Have the committer begin that attempt to commit at once although others failed just now. Lock held."""
+    if line.commits.error and line.commits.wanted < number:
+        line.commits.wanted = number
+        line.commit_wanted.notify()
+
+
+def wait_for_destaged(line: NumberLine, lsn: int) -> None:
+    """Return when every LSN below lsn is durable on the origin. Lock held; released while waiting.
+
+    Raises LogFailedError, StoppedError, and OriginFailedError if the origin has been failing for ORIGIN_PATIENCE,
+    or if it has everything except blocks that it rejects.
+    """
+    while line.destaged < lsn and not (line.origin_incomplete and only_carried_below(line, lsn)):
+        raise_if_log_failed(line)
+        raise_if_origin_failed(line)
+        if line.stopping:
+            raise StoppedError("the server is shutting down")
+        line.origin_target = max(line.origin_target, lsn)
+        line.destage_wanted.notify()
+        wait_for_move(line)
+    if line.origin_incomplete:
+        raise OriginFailedError(line.origin_incomplete)
+
+
+def only_carried_below(line: NumberLine, lsn: int) -> bool:
+    """Whether everything that the origin lacks below lsn was carried forward. Lock held."""
+    at = line.destaged
+    for first, end in line.carried:
+        if first > at or at >= lsn:
+            break
+        at = max(at, end)
+    return at >= lsn
