@@ -5,6 +5,7 @@ import contextlib
 import random
 from unittest import mock
 
+from tests.support.abandon import abandon
 from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.flow import destager
 from wbcache_core.format.segment import KIND_NAMES
@@ -95,7 +96,7 @@ class History:
             cache = Cache(Config.from_pairs(pairs), MemoryDisk(self.origin, "origin"), MemoryDisk(self.log, "log"))
             cache.activate()
             yield cache
-            cache.abandon()
+            abandon(cache)
 
     def _commit(self, cache):
         budget = self._largest

@@ -11,7 +11,7 @@ from tests.cli.test_salvage import assert_volume
 from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.errors import LogRefusedError
 from wbcache_core.format.superblock import DATA_START
-from wbcache_core.tools.checker import check_log
+from wbcache_core.tools.checker import examine
 from wbcache_core.tools.salvage.plan import make_plan
 from wbcache_core.tools.salvage.salvage import carry_out
 
@@ -96,7 +96,7 @@ def test_random_damage(number):
         is_ahead = plan.superblock and plan.superblock.batch_end > plan.end_lsn
         if plan.end_lsn in history.states and not is_ahead:
             assert_volume(origin.content, history.states[plan.end_lsn], lost | brought)
-        assert not check_log(log, origin)
+        assert not examine(log, origin).findings
         assert not make_plan(log, origin).reasons
 
 

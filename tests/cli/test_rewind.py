@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from tests.cli.history import PAGE, QUIET, History
+from tests.support.abandon import abandon
 from tests.support.matching import same
 from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.format.superblock import DATA_START
@@ -15,7 +16,7 @@ from wbcache_core.log.writer import COMMIT_PAGES
 from wbcache_core.memory.open_segment import MAX_RANGES_PER_PAGE
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config
-from wbcache_core.tools.checker import check_log
+from wbcache_core.tools.checker import examine
 from wbcache_core.tools.rewind import Rewind
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
@@ -35,7 +36,7 @@ def rewind(history, when):
 def assert_all_as_it_was(history):
     """The volume, and every moment that is covered, served; and the log is sound."""
     log, origin = MemoryDisk(bytearray(history.log), "log"), MemoryDisk(bytearray(history.origin), "origin")
-    assert check_log(log, origin) == []
+    assert examine(log, origin).findings == []
     cache = Cache(Config.from_pairs([("origin", "origin"), ("log", "log"), ("ring-size", "1M")]), origin, log)
     found = bytearray(cache.volume.size)
     cache.volume.read_into(found, 0)
@@ -178,7 +179,7 @@ def test_the_log_knows_its_origin(wbcache, pair):
     cache.volume.flush()
     cache.volume.write(b"b" * 3 * PAGE, 0)
     cache.volume.flush()
-    cache.abandon()
+    abandon(cache)
     assert wbcache("rewind", pair.log, 1).status == 0
     cache = pair.start()
     found = bytearray(3 * PAGE)

@@ -12,7 +12,7 @@ from wbcache_core.format.segment import MAX_ENTRIES
 from wbcache_core.memory.open_segment import MAX_RANGES_PER_PAGE
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config
-from wbcache_core.tools.checker import check_log
+from wbcache_core.tools.checker import examine
 
 COMPRESS = ("off", "zstd")
 
@@ -38,7 +38,7 @@ def assert_volume(found, expected, left_out=()):
 def assert_usable(log, origin):
     """The pair is sound and serves what the origin has."""
     disks = MemoryDisk(bytearray(origin.read_bytes()), "origin"), MemoryDisk(bytearray(log.read_bytes()), "log")
-    assert not check_log(disks[1], disks[0])
+    assert not examine(disks[1], disks[0]).findings
     cache = Cache(Config.from_pairs([("origin", "origin"), ("log", "log"), ("ring-size", "1M")]), *disks)
     volume = bytearray(cache.volume.size)
     cache.volume.read_into(volume, 0)

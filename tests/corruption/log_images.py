@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass
 from functools import cache
 
+from tests.support.abandon import abandon
 from tests.support.simulated_disk import MemoryDisk
 from tests.support.simulated_threads import Simulation
 from wbcache_core.errors import WbcacheError
@@ -153,7 +154,7 @@ def log_image(compress, end, history=long_history):
         if end == STOPPED:
             cache.stop()
         else:
-            cache.abandon()
+            abandon(cache)
         return DATA_START + used * PAGE_BYTES
 
     with simulation.patched():

@@ -4,10 +4,11 @@
 import itertools
 
 from tests.crash.workload import LOG_DISK, make_config
+from tests.support.abandon import abandon
 from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
 from tests.support.simulated_threads import Simulation
 from wbcache_core.server.cache import Cache
-from wbcache_core.tools.checker import check_log
+from wbcache_core.tools.checker import examine
 from wbcache_core.units import MIB, PAGE_BYTES
 
 LOG_BYTES = 4 * MIB
@@ -36,7 +37,7 @@ class Disks:
             cache = Cache(make_config(**settings), origin=disks[1], log=disks[0])
             cache.activate()
             function(cache)
-            cache.abandon()
+            abandon(cache)
 
         with simulation.patched():
             simulation.run(main)
@@ -57,7 +58,7 @@ class Disks:
         cache = Cache(make_config(), origin=origin, log=log)
         volume = bytearray(cache.volume.size)
         cache.volume.read_into(volume, 0)
-        assert check_log(log, origin) == []
+        assert examine(log, origin).findings == []
         return bytes(volume)
 
 

@@ -24,6 +24,7 @@ from tests.crash.past_moments import check_moments
 from tests.crash.replay import Replay
 from tests.crash.scenarios import SCENARIOS
 from tests.crash.workload import ORIGIN_DISK, Session, aged, first_origin, image_of, make_config
+from tests.support.invariants import check_line, check_map, check_pins
 from tests.support.simulated_disk import STYLES, MemoryDisk
 from tests.support.simulated_threads import Simulation
 from wbcache_core.errors import WbcacheError
@@ -139,9 +140,9 @@ def _is_inside_commit(cache):
 def _check_inside(cache):
     """The invariants of what recovery built."""
     with cache._line.lock:
-        cache._line.check()
-        cache._pins.check()
-    cache._locations.check()
+        check_line(cache._line)
+        check_pins(cache._pins)
+    check_map(cache._locations)
 
 
 def variant(replay, key, number):

@@ -8,10 +8,11 @@ import pytest
 from tests.crash.disks import LOG_BYTES, ORIGIN_BYTES, page
 from tests.crash.replay import Replay
 from tests.crash.workload import make_config
+from tests.support.abandon import abandon
 from tests.support.simulated_disk import STYLES, Journal, MemoryDisk, SimulatedDisk
 from tests.support.simulated_threads import Simulation
 from wbcache_core.server.cache import Cache
-from wbcache_core.tools.checker import check_log
+from wbcache_core.tools.checker import examine
 from wbcache_core.units import PAGE_BYTES
 
 TRIES = 12
@@ -69,7 +70,7 @@ class _Run:
         sync, self._log.sync = self._log.sync, _killed
         with pytest.raises(_Killed):
             cache.volume.flush()
-        cache.abandon()
+        abandon(cache)
         self._log.sync = sync
         self.killed_at = len(self.journal)
         cache = self._start()
@@ -89,7 +90,7 @@ def _recover(disks):
     cache = Cache(make_config(), origin=origin, log=log)
     volume = bytearray(cache.volume.size)
     cache.volume.read_into(volume, 0)
-    assert check_log(log, origin) == []
+    assert examine(log, origin).findings == []
     return bytes(volume)
 
 

@@ -17,7 +17,7 @@ from wbcache_core.errors import DeviceError
 from wbcache_core.format.superblock import DATA_START
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config
-from wbcache_core.tools.checker import check_log
+from wbcache_core.tools.checker import examine
 from wbcache_core.tools.rewind import Rewind
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
@@ -50,7 +50,7 @@ def rewind(history, log, when):
 def served(log, origin):
     """The volume; the log has to be sound."""
     log, origin = MemoryDisk(bytearray(log), "log"), MemoryDisk(bytearray(origin), "origin")
-    assert check_log(log, origin) == []
+    assert examine(log, origin).findings == []
     cache = Cache(Config.from_pairs([("origin", "origin"), ("log", "log"), ("ring-size", "1M")]), origin, log)
     found = bytearray(cache.volume.size)
     cache.volume.read_into(found, 0)

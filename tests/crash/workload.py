@@ -9,6 +9,7 @@ from unittest import mock
 from tests.crash.given_up import GiverUp
 from tests.crash.oracle import PAGE, SECTOR, SECTORS, content
 from tests.crash.snapshot_clients import SnapshotReader, Tagger
+from tests.support.abandon import abandon
 from tests.support.bulk_writes import BulkWrites
 from tests.support.remote_disk import RemoteDisk
 from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
@@ -261,7 +262,7 @@ class Session:
         for thread in beside:
             thread.join()
         if self.ending == CUT:
-            self.cache.abandon()
+            abandon(self.cache)
             return
         self.cache.stop()
         is_complete = self.config.on_exit == "destage"

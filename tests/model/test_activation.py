@@ -10,8 +10,10 @@ import threading
 
 import pytest
 
+from tests.support.abandon import abandon
 from tests.support.checker import check_pair
 from tests.support.injected_errors import each_line_once, error_at, threads_that_fail
+from tests.support.invariants import check_generations, check_line
 from tests.support.local_pair import QUIET, SMALL
 from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import DeviceError, DeviceInUseError, WbcacheError
@@ -124,8 +126,8 @@ class Situation:
         """Write through an active cache, kill it, and look at what recovery and origin have."""
         assert our_threads() == sorted(OURS)
         with cache._line.lock:
-            cache._line.check()
-            cache._covered.generations.check()
+            check_line(cache._line)
+            check_generations(cache._covered.generations)
         content = self.content | {9: b"n"}
         cache.volume.write(page(b"n"), 9 * PAGE_BYTES, fua=True)
         tags = {tag.name for tag in cache.window()[1]}
@@ -264,7 +266,7 @@ def test_a_log_that_somebody_else_has_made_meanwhile(pair, tmp_path):
     other.volume.write(page(b"i"), 0, fua=True)
     with pytest.raises(DeviceInUseError):
         cache.activate()
-    other.abandon()
+    abandon(other)
     before = pair.log.read_bytes()
     with pytest.raises(WbcacheError, match="has appeared"):
         cache.activate()

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.support.abandon import abandon
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, in_background, wait_until
 from tests.support.matching import same
@@ -204,7 +205,7 @@ def test_a_restart_finds_it_again_from_the_log_alone(bad, pair):
     cache, _ = bad(7)
     assert read(cache.volume, 7) == b"a"
     wait_until(lambda: bad_bytes(cache) == PAGE_BYTES)
-    cache.abandon()
+    abandon(cache)
     check_pair(pair.log, pair.origin)
     cache, _ = bad()
     wait_until(lambda: on_origin(pair, 7) == b"a")
@@ -428,7 +429,7 @@ def test_salvage_writes_everything_else_names_the_rest_and_keeps_the_log(bad, pa
     # A later commit, or the damage could be a torn write.
     write(cache, 4, b"o")
     cache.volume.flush()
-    cache.abandon()
+    abandon(cache)
     log = bytearray(pair.log.read_bytes())
     log[log.index(b"a\x08" * 64)] ^= 1
     pair.log.write_bytes(log)

@@ -7,7 +7,9 @@ import threading
 
 import pytest
 
+from tests.support.abandon import abandon
 from tests.support.checker import check_pair
+from tests.support.invariants import check_line
 from tests.support.matching import same
 from tests.support.owned_cells import OwnedCells
 from wbcache_core.units import MIB
@@ -33,7 +35,7 @@ def test_nothing_is_lost_in_shared_pages(pair, cell_bytes, parameters):
     cache.volume.read_into(live, 0)
 
     cache.volume.flush()
-    cache.abandon()
+    abandon(cache)
     check_pair(pair.log, pair.origin)
     cache = pair.start()
     found = bytearray(cache.volume.size)
@@ -45,5 +47,5 @@ def test_nothing_is_lost_in_shared_pages(pair, cell_bytes, parameters):
 
 def check_structures(cache):
     with cache._line.lock:
-        cache._line.check()
+        check_line(cache._line)
     threading.Event().wait(0.01)

@@ -3,6 +3,7 @@
 
 import pytest
 
+from tests.support.abandon import abandon
 from tests.support.checker import check_pair
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
@@ -48,7 +49,7 @@ def test_what_was_flushed_over_the_end_of_a_lap_is_found(pair, left, pages):
         data = bytes([round_number + 1]) * pages * PAGE_BYTES
         cache.volume.write(data, MIB)
         cache.volume.flush()
-        cache.abandon()
+        abandon(cache)
         check_pair(pair.log, pair.origin)
         cache = pair.start(**QUIET)
         same(read(cache)[MIB : MIB + len(data)], data)
@@ -64,7 +65,7 @@ def test_a_torn_write_at_the_end_of_a_lap_does_not_hide_what_came_after_it(pair,
     place = cache._line.write_place % cache._line.data_pages
     cache.volume.write(b"torn" * (2 * PAGE_BYTES // 4), MIB)
     cache.volume.flush()
-    cache.abandon()
+    abandon(cache)
     with open(pair.log, "r+b") as log:
         log.seek(DATA_START + (place + 2) * PAGE_BYTES)
         log.write(bytes(PAGE_BYTES))
@@ -76,7 +77,7 @@ def test_a_torn_write_at_the_end_of_a_lap_does_not_hide_what_came_after_it(pair,
         cache.volume.write(data, 2 * MIB + number * MIB)
         cache.volume.flush()
         expected[2 * MIB + number * MIB : 2 * MIB + number * MIB + len(data)] = data
-    cache.abandon()
+    abandon(cache)
     check_pair(pair.log, pair.origin)
     cache = pair.start(**QUIET)
     same(read(cache), expected)
@@ -92,7 +93,7 @@ def test_a_segment_behind_a_torn_one_is_not_taken_for_the_next(pair):
     cache.volume.write(b"torn" * (300 * PAGE_BYTES // 4), 0)
     cache.volume.flush()
     assert len(cache._table) == 2
-    cache.abandon()
+    abandon(cache)
     with open(pair.log, "r+b") as log:
         log.seek(DATA_START + 5 * PAGE_BYTES)
         log.write(bytes(PAGE_BYTES))
@@ -101,7 +102,7 @@ def test_a_segment_behind_a_torn_one_is_not_taken_for_the_next(pair):
     assert not any(read(cache))
     cache.volume.write(b"new " * (MAX_ENTRIES * PAGE_BYTES // 4), 0)
     cache.volume.flush()
-    cache.abandon()
+    abandon(cache)
     check_pair(pair.log, pair.origin)
     cache = pair.start(**large)
     same(read(cache), (b"new " * (MAX_ENTRIES * PAGE_BYTES // 4)).ljust(4 * MIB, b"\0"))

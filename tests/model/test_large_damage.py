@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from tests.support.abandon import abandon
 from tests.support.local_pair import QUIET
 from wbcache_core.errors import DamagedLogError
 from wbcache_core.flow import destager
@@ -47,7 +48,7 @@ def test_the_loss_of_the_first_page_of_a_long_commit_is_noticed(pair):
     assert cache._committer.generation >= 3
     write(cache, 80, 81)
     cache.volume.flush()
-    cache.abandon()
+    abandon(cache)
     wipe(pair.log, PAGE_BYTES)
     with pytest.raises(DamagedLogError):
         pair.start(**SETTINGS)
@@ -61,7 +62,7 @@ def test_the_loss_of_more_than_recovery_looks_through_is_noticed(pair):
         write(cache, start, start + 4)
         cache.volume.flush()
     assert cache._line.destaged == 1
-    cache.abandon()
+    abandon(cache)
     wipe(pair.log, 70 * MIB)
     with pytest.raises(DamagedLogError):
         pair.start(**SETTINGS)

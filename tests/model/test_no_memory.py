@@ -14,6 +14,7 @@ import pytest
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, in_background
 from tests.support.injected_errors import error_at
+from tests.support.invariants import check_line
 from tests.support.local_pair import QUIET
 from wbcache_core.errors import RequestError
 from wbcache_core.flow import consumer
@@ -88,7 +89,7 @@ def test_a_commit(pair, compress):
         for block, letter in expected.items():
             assert read(volume, PAGE_BYTES, block * PAGE_BYTES) == page(letter), injection.struck
         with cache._line.lock:
-            cache._line.check()
+            check_line(cache._line)
         pair.abandon()
         check_pair(pair.log, pair.origin)
         again = pair.start(**QUIET)
@@ -142,7 +143,7 @@ def test_a_write(pair, request_name):
         volume.flush()
         assert read(volume, 4 * MIB, 0) == first, injection.struck
         with cache._line.lock:
-            cache._line.check()
+            check_line(cache._line)
         cache.stop()
         check_pair(pair.log, pair.origin)
         again = pair.start(**QUIET)
@@ -175,7 +176,7 @@ def test_what_is_carried_forward(pair):
         cache.volume.flush()
         first = read(cache.volume, 4 * MIB, 0)
         with cache._line.lock:
-            cache._line.check()
+            check_line(cache._line)
         cache.stop()
         check_pair(pair.log, pair.origin)
         again = pair.start(**QUIET)

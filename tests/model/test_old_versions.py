@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.model.test_pins import numbers, page_of, superblock_of, write_page
+from tests.support.abandon import abandon
 from tests.support.checker import check_pair
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
@@ -53,7 +54,7 @@ def test_segments_of_version_2_follow_those_of_version_1(pair):
     assert numbers(cache) == [1, 2, 3]
     write_page(cache, b"x", 100)
     write_page(cache, b"y", 100)
-    cache.abandon()
+    abandon(cache)
     image = memoryview(pair.log.read_bytes())
     pages = [image[at : at + PAGE_BYTES] for at in range(DATA_START, len(image), PAGE_BYTES)]
     found = [segment_bytes.decode(page) for page in pages if segment_bytes.has_magic(page)]

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from tests.support.abandon import abandon
 from tests.support.local_pair import QUIET, LocalPair
 from wbcache_core.errors import OtherLogError, WrongPairError
 from wbcache_core.format.origin_facts import FILE, OriginFacts
@@ -76,7 +77,7 @@ def test_a_twin_without_a_log_of_its_own(twins, tmp_path):
         Cache(one.config(origin=str(tmp_path / "copy")))
     cache = Cache(one.config(origin=str(tmp_path / "copy"), force="origin-moved"))
     cache.activate()
-    cache.abandon()
+    abandon(cache)
     # The copy is the origin from now on.
     with pytest.raises(WrongPairError, match="force=origin-moved"):
         Cache(one.config())
@@ -135,7 +136,7 @@ def test_a_log_that_is_discarded_on_purpose(twins):
     one.log.write_bytes(b"x" * MIB * 4)
     cache = Cache(one.config(force="discard-log"))
     assert start_of(cache, 3) == bytes(3)
-    cache.abandon()
+    abandon(cache)
 
 
 @pytest.mark.parametrize("more", [512, PAGE_BYTES, MIB])

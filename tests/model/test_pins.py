@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.support.abandon import abandon
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, GatedOrigin, in_background, wait_until
 from tests.support.local_pair import QUIET
@@ -306,13 +307,13 @@ def test_no_moment_is_open_that_a_damaged_page_belongs_to_once_it_was_passed_ove
     assert numbers(cache) == [0, 1, 2, 3, 4, 5]
     with pytest.raises(DamagedPageError):
         page_of(cache.open_snapshot("2"))
-    cache.abandon()
+    abandon(cache)
     cache = pair.start(**QUIET)
     destage_to(cache, 5)
     assert numbers(cache) == [4, 5]
     assert pair.origin.read_bytes()[:1] == b"o"
     assert page_of(cache.open_snapshot("4")) == b"b"
-    cache.abandon()
+    abandon(cache)
     with pytest.raises(AssertionError, match=r"the page with LSN 2 .* cannot be read back"):
         check_pair(pair.log, pair.origin)
     cache = pair.start(**QUIET)
@@ -372,7 +373,7 @@ def test_what_a_killed_server_left_is_durable_before_a_moment_of_it_is_opened(pa
     pair.make_origin(MIB)
     cache = pair.start(**QUIET)
     write_page(cache, b"a")
-    cache.abandon()
+    abandon(cache)
     cache = Cache(pair.config(**QUIET))
     synced = []
     with monkeypatch.context() as watched:
@@ -399,7 +400,7 @@ def test_tags(pair):
             cache.tag(name)
     with pytest.raises(TagError):
         cache.untag("missing")
-    cache.abandon()
+    abandon(cache)
     cache = pair.start(**QUIET)
     assert [tag.name for tag in cache.window_ends()[2]] == ["first", "what was not flushed yet", "again"]
     assert page_of(cache.open_snapshot("again")) == b"a"
@@ -442,7 +443,7 @@ def test_no_past_moment_is_left_of_an_origin_that_others_wrote_to(pair, destaged
     for _ in range(2):
         cache = pair.start(force="origin-changed", **QUIET)
         assert (numbers(cache), cache.window_ends()[2]) == ([3], ())
-        cache.abandon()
+        abandon(cache)
     check_pair(pair.log, pair.origin)
     cache = pair.start(**QUIET)
     write_page(cache, b"d", 5)

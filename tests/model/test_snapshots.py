@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
 from tests.model.test_state_machine import PARAMETERS, WATERMARKS, VolumeMachine
+from tests.support.abandon import abandon
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, in_background
+from tests.support.invariants import check_pins
 from tests.support.matching import is_between, same
 from tests.support.past_states import PastStates
 from wbcache_core.device.file_device import FileDevice
@@ -260,7 +262,7 @@ class SnapshotMachine(VolumeMachine):
     def crash_and_start(self, flush, parameters, marks, history, full):
         if flush:
             self.flush()
-        in_background(self.cache.abandon).result(PATIENCE_S)
+        in_background(abandon, self.cache).result(PATIENCE_S)
         self.heed_tags_in_the_log()
         for snapshot in self.opened:
             snapshot.close()
@@ -391,7 +393,7 @@ def test_snapshots_that_are_read_while_writes_and_destaging_go_on(pair, paramete
         for snapshot in held:
             snapshot.close()
     with cache._line.lock:
-        cache._pins.check()
+        check_pins(cache._pins)
     for found, lsn in found_at:
         writer.past.compare(found, lsn)
     assert writer.past.compared > 10, f"{ended} have ended"

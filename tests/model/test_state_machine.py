@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from tests.support.abandon import abandon
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, in_background
+from tests.support.invariants import check_line, check_map, check_pins
 from tests.support.local_pair import LocalPair
 from tests.support.matching import is_between, same
 from wbcache_core.units import KIB, MIB, PAGE_BYTES
@@ -179,7 +181,7 @@ class VolumeMachine(RuleBasedStateMachine):
     def crash_and_start(self, flush, parameters, marks):
         if flush:
             self.flush()
-        in_background(self.cache.abandon).result(PATIENCE_S)
+        in_background(abandon, self.cache).result(PATIENCE_S)
         check_pair(self.pair.log, self.pair.origin)
         self.start(parameters, marks)
         found = self.read_all()
@@ -192,9 +194,9 @@ class VolumeMachine(RuleBasedStateMachine):
     def structures_are_sound(self):
         if self.cache:
             with self.cache._line.lock:
-                self.cache._line.check()
-                self.cache._locations.check()
-                self.cache._pins.check()
+                check_line(self.cache._line)
+                check_map(self.cache._locations)
+                check_pins(self.cache._pins)
 
     def teardown(self):
         try:

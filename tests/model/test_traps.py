@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from tests.support.abandon import abandon
 from tests.support.gated_origin import PATIENCE_S, GatedOrigin, in_background, wait_until
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
@@ -100,7 +101,7 @@ def test_what_is_read_now_is_what_a_replay_finds(pair, seed):
         writer.join()
     live = read(volume, volume.size)
     volume.flush()
-    cache.abandon()
+    abandon(cache)
     cache = pair.start()
     same(read(cache.volume, volume.size), live)
     cache.drain()

@@ -5,7 +5,7 @@ import contextlib
 import os
 
 from wbcache_core.device.file_device import FileDevice
-from wbcache_core.tools.checker import check_log
+from wbcache_core.tools.checker import examine
 
 
 def check_pair(log_path, origin_path):
@@ -20,5 +20,5 @@ def check_pair(log_path, origin_path):
         stack.callback(log.close)
         origin = FileDevice(os.fspath(origin_path), "origin")
         stack.callback(origin.close)
-        findings = check_log(log, origin)
+        findings = examine(log, origin).findings
     assert not findings, "\n".join([f"{log_path} is not sound:", *findings])

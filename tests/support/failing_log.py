@@ -9,11 +9,12 @@ import time
 import pytest
 
 from tests.crash.workload import make_config
+from tests.support.abandon import abandon
 from tests.support.gated_origin import PATIENCE_S, in_background
 from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
 from wbcache_core.errors import LogFailedError
 from wbcache_core.server.cache import Cache
-from wbcache_core.tools.checker import check_log
+from wbcache_core.tools.checker import examine
 from wbcache_core.units import MIB, PAGE_BYTES
 
 BLOCKS = 2048
@@ -70,13 +71,13 @@ class FailingPair:
         log = MemoryDisk(self.log.crash(seed, style), "log")
         origin = MemoryDisk(bytearray(self.origin.content), "origin")
         cache = Cache(make_config(), origin=origin, log=log)
-        assert check_log(log, origin) == []
+        assert examine(log, origin).findings == []
         return b"".join(self.read(block, cache) for block in blocks)
 
     def close(self):
         self.log.gate.set()
         if self.cache:
-            in_background(self.cache.abandon).result(PATIENCE_S)
+            in_background(abandon, self.cache).result(PATIENCE_S)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+from tests.support.abandon import abandon
 from tests.support.gated_origin import PATIENCE_S, in_background
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config
@@ -58,4 +59,4 @@ class LocalPair:
         """End all caches as a crash would; those that have ended already do not mind. One that hangs is an error."""
         caches, self._caches = self._caches, []
         for cache in caches:
-            in_background(cache.abandon).result(PATIENCE_S)
+            in_background(abandon, cache).result(PATIENCE_S)

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from tests.support.abandon import abandon
 from tests.support.clients import REPOSITORY
 from tests.support.gated_origin import PATIENCE_S, in_background, wait_until
 from tests.support.injected_errors import error_at
@@ -37,7 +38,7 @@ def test_writers_do_not_wait_for_a_committer_that_has_ended(tmp_path, monkeypatc
             in_background(write).result(20)
     finally:
         monkeypatch.undo()
-        cache.abandon()
+        abandon(cache)
 
 
 def test_followers_do_not_wait_for_a_leader_that_fails_in_waking_them(tmp_path, monkeypatch):
@@ -75,7 +76,7 @@ def test_followers_do_not_wait_for_a_leader_that_fails_in_waking_them(tmp_path, 
         assert countdown > 5
     finally:
         monkeypatch.undo()
-        cache.abandon()
+        abandon(cache)
 
 
 WATCH = """

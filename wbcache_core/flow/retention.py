@@ -163,15 +163,3 @@ class Pins:
             return False
         is_full = line.room_waiters > 0 and line.reclaimed_place >= line.destaged_place
         return is_full or line.origin_target > line.destaged or line.dirty_pages > self._line.policy.high_pages
-
-    def check(self) -> None:
-        """Assert what holds at every moment."""
-        line, generations = self._line, self._covered.generations
-        assert line.destaged <= self.floor <= line.committed
-        assert all(self.floor <= end <= line.committed for end in self._ends())
-        generations.check()
-        oldest, newest = generations.oldest, generations.newest
-        if oldest and newest:
-            assert self.floor <= oldest.end_lsn and newest.end_lsn == line.committed
-        for tag in self.tags:
-            assert generations.numbered(tag.generation) == tag[1:]

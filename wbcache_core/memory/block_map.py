@@ -468,28 +468,3 @@ class LocationMap:
         if 1024 < self._most_dense > 8 * len(self._dense):
             self._dense = dict(self._dense.items())
             self._most_dense = 0
-
-    def check(self) -> None:
-        """Assert the invariants of the structure."""
-        self._leaves.check()
-        self._spans.check()
-        assert self._dense.keys() <= self._leaves.values.keys()
-        for region, leaf in self._leaves.values.items():
-            entries = leaf
-            if region in self._dense:
-                assert leaf is self._dense[region] and type(leaf) is array and len(leaf) == REGION_BLOCKS
-            elif type(leaf) is IntervalLeaf:
-                interval_leaf.check(leaf)
-                assert 0 < len(leaf) <= 2 * MOST_INTERVALS
-                entries = leaf[len(leaf) // 2 :]
-            else:
-                assert type(leaf) is array
-                indices = [word >> INDEX_SHIFT for word in leaf]
-                assert 0 < len(leaf) <= SPARSE_BLOCKS and indices == sorted(set(indices))
-                entries = array("Q", map(sparse_leaf.entry_of, leaf))
-            assert all(entry & ZERO_FLAG or not entry & HOLE_FLAG for entry in entries)
-        end = 0
-        for start in self._spans.keys:
-            stop, entry = self._spans.values[start] >> 64, self._spans.values[start] & _ENTRY_MASK
-            assert end <= start < stop and entry & ZERO_FLAG
-            end = stop

@@ -220,10 +220,3 @@ class NumberLine:
         if len(entries) % 2:
             entries.append(entries[-1])
         self.timeline = deque((end, when) for (_, when), (end, _) in zip(entries[::2], entries[1::2], strict=True))
-
-    def check(self) -> None:
-        """Assert what must hold at every moment. Lock held."""
-        assert 1 <= self.oldest <= self.destaged <= self.committed <= self.head
-        assert self.reclaimed_place <= self.destaged_place <= self.write_place
-        assert 0 <= self.free_pages <= self.data_pages
-        assert self.head - self.committed <= self.ring_pages

@@ -107,8 +107,3 @@ class Generations:
         """The oldest generation that ends above lsn."""
         index = bisect_right(self._ends, lsn)
         return self.at(index) if index < len(self._ends) else None
-
-    def check(self) -> None:
-        """Assert the order of ends."""
-        assert len(self._ends) == len(self.times)
-        assert all(map(int.__lt__, self._ends, self._ends[1:]))

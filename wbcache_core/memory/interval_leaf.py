@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
-from wbcache_core.memory.map_entry import REGION_BLOCKS, ZERO_FLAG, entry_lsn, following_entry
+from wbcache_core.memory.map_entry import ZERO_FLAG, entry_lsn, following_entry
 
 _SHIFT = 16
 _MASK = (1 << _SHIFT) - 1
@@ -141,12 +141,3 @@ def without_stale(intervals: list[Interval], oldest: int, clean: int, keep_none:
             skipped = max(oldest - entry, 0)
             kept.append((start + skipped, stop, entry + skipped))
     return kept
-
-
-def check(leaf: IntervalLeaf) -> None:
-    """Assert the order of intervals."""
-    assert type(leaf) is IntervalLeaf and not len(leaf) & 1
-    end = 0
-    for start, stop, _ in intervals_of(leaf):
-        assert end <= start < stop <= REGION_BLOCKS
-        end = stop

@@ -73,7 +73,3 @@ class OrderedTable(Generic[Value]):
         self.values = dict(self.values.items())
         self._most = len(self.values)
         return True
-
-    def check(self) -> None:
-        """Assert that both halves have the same keys."""
-        assert list(self.keys) == sorted(self.values)

@@ -391,18 +391,6 @@ class Cache:
                 _log.error("stopping: %s", error)
         return is_done
 
-    def abandon(self) -> None:
-        """End like a crash, as far as the devices can tell: nothing more is committed. For tests of recovery."""
-        with self._lifecycle, self._finishing:
-            self._stopped = self._finished = True
-            self._line.stop(drain=False)
-            self._throttle.stop()
-            self._origin.interrupt()
-            if self._active:
-                self._destager.join()
-                self._committer.join()
-            self._close()
-
     def _close(self) -> None:
         self._origin.close()
         self._log.close()

@@ -47,11 +47,6 @@ class Report:
     page_count: int = 0
 
 
-def check_log(log: Device, origin: Device | None = None) -> list[str]:
-    """What is wrong with the log, each a sentence that says where; empty if it is sound."""
-    return examine(log, origin).findings
-
-
 def examine(log: Device, origin: Device | None = None) -> Report:
     """Everything that can be said about a log and, if given, its origin. Raises only internal errors."""
     report = Report()

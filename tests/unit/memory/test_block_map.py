@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.injected_errors import error_at
+from tests.support.invariants import check_map
 from wbcache_core.memory.block_map import (
     HOLE_FLAG,
     LSN_MASK,
@@ -69,7 +70,7 @@ def test_it_is_a_dict_of_blocks(steps, lsn):
             entry = lsn | ZERO_FLAG | (HOLE_FLAG if kind == "trim" else 0)
             locations.set_all(block, count, entry)
             model.update((block + index, entry) for index in range(count))
-        locations.check()
+        check_map(locations)
     compare(locations, model, oldest, clean)
 
 
@@ -137,7 +138,7 @@ def test_a_trim_of_many_tebibytes_takes_hardly_any_memory():
         for number in range(12 * 1024):
             locations.set_all(number * GIB_BLOCKS, GIB_BLOCKS, ZERO_FLAG | HOLE_FLAG | 1 + number // 246)
         locations.set_page(5 * GIB_BLOCKS + 3, 100)
-        locations.check()
+        check_map(locations)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -156,7 +157,7 @@ def test_pages_all_over_a_trimmed_volume_take_eight_bytes_each():
     locations.set_all(0, 1000 * REGION_BLOCKS, ZERO_FLAG | HOLE_FLAG | 1)
     for lsn, region in enumerate(range(1000), 2):
         locations.set_page(region * REGION_BLOCKS + 7, lsn)
-    locations.check()
+    check_map(locations)
     assert locations.byte_count == 8 * 1000
     assert list(locations.entries(6, 3)) == [ZERO_FLAG | HOLE_FLAG | 1, 2, ZERO_FLAG | HOLE_FLAG | 1]
 
@@ -211,7 +212,7 @@ def test_small_requests_all_over_a_large_volume_take_eight_bytes_a_block_or_less
         else:
             locations.set_all(block, count, lsn | ZERO_FLAG | (HOLE_FLAG if kind == "trim" else 0))
             lsn += 1
-    locations.check()
+    check_map(locations)
     assert len(locations) == 1000
     each = 8 * count if kind == "run" or count <= SHORT_RANGE else 16
     # An interval that reaches into the next region is two.
@@ -222,11 +223,11 @@ def test_lsns_that_a_sparse_leaf_has_no_room_for():
     locations = LocationMap()
     for block, lsn in ((3, 2**53 - 2), (13, 2**53 - 1), (23, 2**53 + 7), (600, 2**53 - 3), (1100, 2**60)):
         locations.set_run(block, 2, lsn)
-        locations.check()
+        check_map(locations)
         assert list(locations.entries(block - 1, 4)) == [0, lsn, lsn + 1, 0]
     locations.set_all(1600, 2, ZERO_FLAG | 2**53)
     locations.set_pages({2100: 2**53, 2101: 2**53 - 1})
-    locations.check()
+    check_map(locations)
     assert list(locations.entries(1600, 2)) == [ZERO_FLAG | 2**53] * 2
     assert list(locations.entries(2100, 2)) == [2**53, 2**53 - 1]
 
@@ -313,7 +314,7 @@ def test_pages_that_are_long_gone_do_not_pile_up_beside_new_ones(pages):
             lsn += 1
         locations.set_page(0, lsn)
         sweep_all(locations, 1, lsn, lsn)
-        locations.check()
+        check_map(locations)
         assert locations.byte_count == 8
 
 
@@ -326,7 +327,7 @@ def test_memory_for_each_request_has_a_limit_whatever_it_trims():
             for number in range(count):
                 block = number * 7919 * 32 % (spread * REGION_BLOCKS)
                 locations.set_all(block + number % 5, lengths[number % len(lengths)], ZERO_FLAG | 1 + number)
-            locations.check()
+            check_map(locations)
             assert locations.byte_count <= min(64 * count, 4096 * (spread + 2)), (lengths, spread)
 
 
@@ -411,4 +412,4 @@ def test_check_finds_a_hole_that_is_not_zero(entry):
     locations = LocationMap()
     locations.set_all(3, 1, entry)
     with pytest.raises(AssertionError):
-        locations.check()
+        check_map(locations)

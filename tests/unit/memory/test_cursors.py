@@ -7,6 +7,7 @@ import errno
 import pytest
 
 from tests.support.gated_origin import PATIENCE_S, in_background, wait_until
+from tests.support.invariants import check_line
 from tests.support.policies import policy_with
 from wbcache_core.errors import LogFailedError, OriginFailedError, ReadOnlyError, StoppedError
 from wbcache_core.flow import failure
@@ -45,11 +46,11 @@ def advance(line, head=None, committed=None):
         line.head = head or line.head
         if committed:
             line.note_committed(committed, committed - 1)
-        line.check()
+        check_line(line)
 
 
 def test_it_begins_empty(line):
-    line.check()
+    check_line(line)
     assert (line.free_pages, line.dirty_pages, line.ring_floor) == (DATA, 0, 1)
     assert not line.throttled
 
@@ -241,11 +242,11 @@ def test_a_volume_that_is_not_writable_takes_nothing():
     "field", [{"destaged": 2}, {"oldest": 0}, {"committed": 5}, {"destaged_place": 1}, {"head": 1000}]
 )
 def test_check_finds_cursors_out_of_order(line, field):
-    line.check()
+    check_line(line)
     for name, value in field.items():
         setattr(line, name, value)
     with pytest.raises(AssertionError):
-        line.check()
+        check_line(line)
 
 
 def test_writers_leave_room_for_what_has_to_be_carried(line):

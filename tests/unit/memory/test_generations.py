@@ -4,6 +4,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.invariants import check_generations
 from wbcache_core.clock import Reading
 from wbcache_core.memory.generations import Generation, Generations
 
@@ -30,7 +31,7 @@ def test_look_ups(steps, lsn, ns, number, dropped_below):
     generations, plain = made(steps)
     generations.drop_below(dropped_below)
     plain = [generation for generation in plain if generation.end_lsn >= dropped_below]
-    generations.check()
+    check_generations(generations)
     assert list(generations) == plain and len(generations) == len(plain)
     assert generations.newest == last_of(plain)
     assert generations.oldest == last_of(plain[:1])

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.invariants import check_map
 from wbcache_core.format.segment import KIND_SHIFT, RAW, TRIM, ZERO, Descriptor
 from wbcache_core.log.recovery import apply_entries
 from wbcache_core.memory import record_index
@@ -45,7 +46,7 @@ def expected_map(descriptors):
 def replayed(index, start, end):
     locations = LocationMap()
     index.between(start, end).replay(locations)
-    locations.check()
+    check_map(locations)
     return locations
 
 
