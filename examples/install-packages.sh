@@ -24,7 +24,7 @@ packages[run]="python3 python3-sortedcontainers python3-xxhash python3-zstandard
 packages[quickstart]="${packages[run]} libnbd-bin e2fsprogs"
 packages[test]="${packages[quickstart]} python3-hypothesis python3-libnbd python3-pip python3-pytest
     python3-setuptools python3-venv python3-wheel
-    python3-pytest-xdist fio fuse3 mount procps python3-matplotlib qemu-utils util-linux xfsprogs"
+    python3-pytest-timeout python3-pytest-xdist fio fuse3 mount procps python3-matplotlib qemu-utils util-linux xfsprogs"
 packages[bench]="${packages[run]} fio libnbd-bin python3-libnbd python3-matplotlib qemu-utils util-linux"
 packages[backup]="${packages[run]} libnbd-bin python3-libnbd"
 packages[undo]="${packages[run]} libnbd-bin e2fsprogs fuse3 mount util-linux"

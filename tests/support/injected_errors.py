@@ -10,7 +10,8 @@ from pathlib import Path
 _CORE = Path(__file__).resolve().parents[2] / "wbcache_core"
 _UNFIT = ("with ", "try:", "except ", "finally:", "else:", "@")
 _UNFIT_ENDS = ("= None", "= True", "= False", "return None", "return True", "return False")
-"""Lines that take no memory. A `with` is reported a second time at its end, before it gives the lock back."""
+"""Lines that take no memory. A `with` is reported a second time at its end, before it gives the lock back; a plain
+`return` inside of it is that end already."""
 
 
 class Injection:
@@ -43,7 +44,7 @@ class Injection:
         if self.struck or event != "line":
             return self._lines
         text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        if text.startswith(_UNFIT) or text.endswith(_UNFIT_ENDS):
+        if text == "return" or text.startswith(_UNFIT) or text.endswith(_UNFIT_ENDS):
             return self._lines
         if self._countdown:
             self._countdown -= 1
