@@ -5,6 +5,7 @@ import pytest
 
 from tests.support.gated_origin import wait_until
 from tests.support.local_pair import QUIET
+from wbcache_core.flow.admission import wait_for_destaged
 from wbcache_core.flow import destager, sweeper
 from wbcache_core.flow.sweeper import Sweeper
 from wbcache_core.memory import heap
@@ -76,7 +77,7 @@ def test_the_memory_of_a_batch_is_not_kept_while_the_next_one_has_time(pair, mon
         cache.volume.write(b"w" * PAGE_BYTES, number * PAGE_BYTES)
     cache.volume.flush()
     with line.lock:
-        line.wait_for_destaged(100)
+        wait_for_destaged(line, 100)
         assert line.destaged < line.committed
     wait_until(lambda: cache._destager._consumer._image is None)
     with line.lock:

@@ -21,7 +21,7 @@ from wbcache_core.flow import consumer
 from wbcache_core.units import MIB, PAGE_BYTES
 
 STRUCTURES = tuple(
-    f"memory/{name}.py" for name in ("segment_table", "covered_log", "record_index", "generations", "block_map")
+    f"memory/{name}.py" for name in ("segment_table", "record_index", "generations", "block_map")
 )
 MAP = tuple(f"memory/{name}.py" for name in ("block_map", "interval_leaf", "sparse_leaf", "ordered_table"))
 COMMIT = (

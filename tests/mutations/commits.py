@@ -41,8 +41,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "next-attempt-with-stale-superblocks",
         "an activation after one that failed overwrites the only superblock that is whole",
         "server/cache.py",
-        "                self._log, self._store, self._line",
-        "                self._log, SuperblockStore(self._log, self._pair.slots), self._line",
+        "                self._log, self._store, self._found, self._line",
+        "                self._log, SuperblockStore(self._log, self._pair.slots), self._found, self._line",
         "tests/model/test_activation.py::test_a_log_that_fails_twice",
     ),
     Mutation(

@@ -31,9 +31,9 @@ MUTATIONS = (
     Mutation(
         "start-without-sync",
         "a start does not sync what a killed server may have left unsynced",
-        "server/cache.py",
-        "            self._found.make_durable(self._log)\n            log_preparation",
-        "            log_preparation",
+        "log/takeover.py",
+        "    found.make_durable(log)\n",
+        "",
         "tests/crash/test_kill_then_cut.py",
     ),
     Mutation(

@@ -16,9 +16,9 @@ from wbcache_core.errors import CommitFailedError, DeviceError, LogFailedError, 
 from wbcache_core.flow.failure import fail, fail_log, raise_if_log_failed
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.writer import COMMIT_PAGES, LogWriter
-from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.open_segment import PendingSegment
+from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.threads import StartTogether
 

@@ -25,8 +25,8 @@ from wbcache_core.flow.tags import Tags
 from wbcache_core.flow.throttle import Throttle
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.memory.block_map import LocationMap, entry_lsn
-from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.pairing import fingerprint
 from wbcache_core.threads import StartTogether

@@ -13,9 +13,9 @@ before the origin is touched.
 
 from wbcache_core import clock
 from wbcache_core.format.superblock import Tag
-from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
+from wbcache_core.memory.record_index import CoveredLog
 
 _NEVER = float("inf")
 _LONGEST_SLEEP = 60.0

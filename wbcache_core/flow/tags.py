@@ -14,10 +14,10 @@ from wbcache_core.flow.failure import fail_log, raise_if_log_failed
 from wbcache_core.flow.retention import Pins
 from wbcache_core.format.superblock import TAG_COUNT, Tag
 from wbcache_core.log.superblocks import SuperblockStore
-from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import check_tag_name, parse_when, resolve
+from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.units import quoted
 
 _RETRY_PAUSES = (0.05, 0.2, 0.5)

@@ -30,9 +30,9 @@ from wbcache_core.log.reader import LogReader, page_views
 from wbcache_core.log.window import LogWindow
 from wbcache_core.log.writer import COMMIT_PAGES, LogEnd, fit, next_places
 from wbcache_core.memory.block_map import CLEAR_FLAGS, LocationMap
-from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.policy import Policy
+from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.segment_table import Located, SegmentTable
 from wbcache_core.units import PAGE_BYTES
 

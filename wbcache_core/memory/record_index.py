@@ -13,13 +13,15 @@ end.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from operator import sub
 from typing import NamedTuple
 
-from wbcache_core.format.segment import BLOCK_MASK, KIND_SHIFT, TRIM
+from wbcache_core.format.segment import PAGE, TRIM, Descriptor, Entry, entries_of
 from wbcache_core.memory.block_map import HOLE_FLAG, ZERO_FLAG, LocationMap
+from wbcache_core.memory.generations import Generations
+from wbcache_core.units import pages_of
 
 _CHUNK_SEGMENTS = 1024
 _RUN = 1 << 63
@@ -45,11 +47,11 @@ class _Chunk:
         self.mixed = array("Q")
         """For each segment with range entries: the number of its entries, their entry words, and their arguments."""
 
-    def entries(self, start: int) -> "tuple[array[int], array[int]]":
-        """Entry words and arguments of a segment with range entries; start as in `starts`."""
+    def entries(self, start: int, first_lsn: int) -> Iterator[Entry]:
+        """Those of a segment with range entries; start as in `starts`."""
         at = start - _MIXED + 1
         count = self.mixed[at - 1]
-        return self.mixed[at : at + count], self.mixed[at + count : at + 2 * count]
+        return entries_of(first_lsn, self.mixed[at : at + count], self.mixed[at + count : at + 2 * count])
 
 
 class Tally(NamedTuple):
@@ -96,9 +98,7 @@ class Records:
 
 def _cleared(chunk: _Chunk, start: int) -> int:
     """Blocks that the range entries of a segment trim or zero."""
-    heads, arguments = chunk.entries(start)
-    pairs = zip(heads, arguments, strict=True)
-    return sum(argument for head, argument in pairs if head > BLOCK_MASK)
+    return sum(entry.blocks for entry in chunk.entries(start, 0) if entry.kind != PAGE)
 
 
 def _replay(
@@ -121,7 +121,7 @@ def _replay(
             elif start < _MIXED:
                 _replay_runs(chunk.blocks, start - _RUNS, lsn, lsn + count, locations)
             else:
-                _replay_mixed(*chunk.entries(start), lsn - 1, locations)
+                _replay_mixed(chunk.entries(start, lsn - 1), locations)
     if len(newest) > _LARGEST_DICT:
         locations.set_pages(newest)
         newest.clear()
@@ -135,14 +135,13 @@ def _replay_runs(blocks: "array[int]", at: int, lsn: int, end: int, locations: L
         at += 2
 
 
-def _replay_mixed(heads: "array[int]", arguments: "array[int]", lsn: int, locations: LocationMap) -> None:
-    for head, argument in zip(heads, arguments, strict=True):
-        if head <= BLOCK_MASK:
-            lsn += 1
-            locations.set_page(head, lsn)
+def _replay_mixed(entries: Iterable[Entry], locations: LocationMap) -> None:
+    for entry in entries:
+        if entry.kind == PAGE:
+            locations.set_page(entry.block, entry.lsn)
         else:
-            flags = ZERO_FLAG | HOLE_FLAG if head >> KIND_SHIFT == TRIM else ZERO_FLAG
-            locations.set_all(head & BLOCK_MASK, argument, flags | lsn)
+            flags = ZERO_FLAG | HOLE_FLAG if entry.kind == TRIM else ZERO_FLAG
+            locations.set_all(entry.block, entry.blocks, flags | entry.lsn)
 
 
 class RecordIndex:
@@ -211,3 +210,21 @@ class RecordIndex:
         count = self._chunk_of(lsn) if lsn < self._end else len(self._chunks)
         if count > 0:
             del self._chunks[:count]
+
+
+class CoveredLog:
+    """The part of the log from which past moments can be opened: its generations and its records.
+
+    Added to at each commit, rebuilt by recovery, dropped as the origin catches up. Callers hold the volume lock.
+    """
+
+    def __init__(self, volume_bytes: int) -> None:
+        self.generations = Generations()
+        self.records = RecordIndex(pages_of(volume_bytes))
+
+    def append(self, descriptor: Descriptor) -> None:
+        """The segment that follows the last one is durable."""
+        self.records.append(
+            descriptor.first_lsn, descriptor.page_count, descriptor.heads, descriptor.arguments
+        )
+        self.generations.append(descriptor.generation, descriptor.end_lsn, descriptor.reading)

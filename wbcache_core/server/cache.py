@@ -35,11 +35,12 @@ from wbcache_core.format.superblock import Tag
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import line_of
 from wbcache_core.log.superblocks import SuperblockStore
+from wbcache_core.log.takeover import FoundData
 from wbcache_core.log.writer import LogEnd, LogWriter
 from wbcache_core.memory.block_map import LocationMap
-from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import LAST_FLUSH
+from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.pairing.mark import CLEAN, DIRTY
@@ -47,7 +48,6 @@ from wbcache_core.server import history, log_preparation
 from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import Config
 from wbcache_core.server.history import Facts
-from wbcache_core.server.log_preparation import FoundData
 from wbcache_core.server.opening import OpenedPair, open_pair
 from wbcache_core.server.stopping import commit_and_drain, tell_undrained
 from wbcache_core.threads import StartTogether
@@ -178,9 +178,8 @@ class Cache:
         if self._log.size == 0:
             self._log.grow(self._config.log_size)
         if self._pair:
-            self._found.make_durable(self._log)
             log_preparation.bring_up_to_date(
-                self._log, self._store, self._line, self._pair, self._origin, self._side
+                self._log, self._store, self._found, self._line, self._pair, self._origin, self._side
             )  # fmt: skip
         else:
             now = log_preparation.format_blank(self._log, self._store, self._origin)

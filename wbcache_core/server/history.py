@@ -8,10 +8,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from wbcache_core.errors import ConfigError
 from wbcache_core.format.superblock import Tag
-from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.generations import Generation, Generations
 from wbcache_core.memory.moments import iso
-from wbcache_core.memory.record_index import Records, Tally
+from wbcache_core.memory.record_index import CoveredLog, Records, Tally
 from wbcache_core.units import PAGE_SHIFT
 
 Facts: TypeAlias = dict[str, Any]

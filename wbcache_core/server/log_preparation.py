@@ -8,7 +8,6 @@ write failed is the one that is written again, never the other.
 
 import errno
 import logging
-import threading
 from typing import Any
 
 from wbcache_core import clock
@@ -17,7 +16,7 @@ from wbcache_core.device.device import Device
 from wbcache_core.device.log_file import LogFile
 from wbcache_core.errors import DeviceError
 from wbcache_core.log.superblocks import SuperblockStore
-from wbcache_core.log.writer import bury_discarded
+from wbcache_core.log.takeover import FoundData, take_over
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.pairing import fingerprint, pairing
 from wbcache_core.pairing.mark import OriginSide
@@ -27,35 +26,6 @@ from wbcache_core.server.opening import check_distinct
 from wbcache_core.units import format_size
 
 _log = logging.getLogger("wbcache")
-
-
-class FoundData:
-    """What recovery found, which a killed server may have left only in the page cache. For any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        """Guards the fields, held across the sync. Nothing is taken while it is held."""
-        self._is_durable = False
-        self._failure = ""
-
-    def make_durable(self, log: Device) -> None:
-        """Sync it, once. Raises DeviceError, and from then on always.
-
-        The kernel reports only once what it could not write: a second sync that succeeds proves nothing.
-        """
-        with self._lock:
-            if not self._is_durable and not self._failure:
-                self._failure = "a sync did not come to its end"
-                try:
-                    log.sync()
-                    self._is_durable, self._failure = True, ""
-                except DeviceError as error:
-                    self._failure = str(error)
-            if self._failure:
-                raise DeviceError(
-                    f"{self._failure}; what a server left in log '{log.name}' when it was killed may not be durable: "
-                    "nothing is written; start the server again when the log device is sound"
-                )
 
 
 def create_log(log: LogFile, config: Config, origin: Device) -> None:
@@ -83,16 +53,19 @@ def format_blank(log: Device, store: SuperblockStore, origin: Device) -> Reading
 
 
 def bring_up_to_date(
-    log: Device, store: SuperblockStore, line: NumberLine, pair: RecoveredPair, origin: Device, side: OriginSide
+    log: Device,
+    store: SuperblockStore,
+    found: FoundData,
+    line: NumberLine,
+    pair: RecoveredPair,
+    origin: Device,
+    side: OriginSide,
 ) -> None:
-    """Let both superblocks say what recovery found, which is durable. Raises DeviceError."""
+    """Make what recovery found durable, and let both superblocks say it. Raises DeviceError."""
     changes: dict[str, Any] = {"origin_name": origin.name, "origin_facts": side.facts, "origin_bytes": origin.size}
     if pair.samples_are_stale:
         changes["samples"] = fingerprint.take(origin)
     if pair.past_is_gone:
         changes |= {"batch_end": line.committed, "tags": ()}
-    store.log_sync.begin_anew()
-    for _ in range(2):
-        store.write(oldest=line.destaged, oldest_place=line.destaged_place, committed=line.committed, **changes)
-    # Only now, when neither superblock needs anything below `destaged`.
-    bury_discarded(log, line.data_pages, line.write_place, line.destaged_place + line.data_pages)
+    changes |= {"oldest": line.destaged, "oldest_place": line.destaged_place, "committed": line.committed}
+    take_over(log, store, found, line.write_place, **changes)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from wbcache_core.flow.bad_blocks import BadBlocks
 from wbcache_core.flow.retention import Pins
 from wbcache_core.flow.throttle import Throttle
-from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
+from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.server.history import Facts, moment, window
 from wbcache_core.units import PAGE_SHIFT
 from wbcache_core.volume.snapshot import Snapshots

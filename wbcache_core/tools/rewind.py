@@ -14,7 +14,8 @@ from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import DeviceError, LogFullError, LogRefusedError, WbcacheError
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, TRIM, ZERO
 from wbcache_core.log.superblocks import SuperblockStore
-from wbcache_core.log.writer import LogWriter, bury_discarded
+from wbcache_core.log.takeover import FoundData, take_over
+from wbcache_core.log.writer import LogWriter
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import describe
 from wbcache_core.memory.open_segment import PendingSegment
@@ -181,15 +182,10 @@ class Rewind:
     def _give_up_clean_part(self) -> SuperblockStore:
         """As a server does at start, before anything is written after the end of the log. Raises DeviceError."""
         history, superblock = self.history, self.history.superblock
-        # A killed server may have left writes in the page cache that recovery saw and nothing made durable.
-        self._log.sync()
         store = SuperblockStore(self._log, history.slots)
-        for _ in range(2):
-            store.write(
-                oldest=superblock.destaged, oldest_place=superblock.destaged_place, committed=self._head
-            )  # fmt: skip
-        limit = superblock.destaged_place + superblock.data_pages
-        bury_discarded(self._log, superblock.data_pages, history.recovered.end.place, limit)
+        oldest, oldest_place = superblock.destaged, superblock.destaged_place
+        changes = {"oldest": oldest, "oldest_place": oldest_place, "committed": self._head}
+        take_over(self._log, store, FoundData(), history.recovered.end.place, **changes)
         return store
 
     def _segments(self, ring: RingBuffer, reader: VolumeReader, progress: Progress) -> Iterator[PendingSegment]:

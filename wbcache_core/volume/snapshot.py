@@ -16,11 +16,10 @@ from wbcache_core.device.device import Device, Extent
 from wbcache_core.errors import DeviceError, OutOfRangeError, RequestError, SnapshotEndedError
 from wbcache_core.flow.retention import Pin, Pins
 from wbcache_core.memory.block_map import LocationMap
-from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import describe, is_final, parse_when, resolve
-from wbcache_core.memory.record_index import Records
+from wbcache_core.memory.record_index import CoveredLog, Records
 from wbcache_core.volume.extents import ExtentMapper
 from wbcache_core.volume.reader import VolumeReader
 

@@ -11,8 +11,8 @@ from wbcache_core.clock import Reading
 from wbcache_core.errors import ConfigError
 from wbcache_core.format.segment import KIND_SHIFT, TRIM, ZERO
 from wbcache_core.format.superblock import Tag
-from wbcache_core.memory.covered_log import CoveredLog
 from wbcache_core.memory.moments import parse
+from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.server.history import MOST_GROUPS, MOST_ROWS, Query, choose, describe
 
 NS = 10**9

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The step between reading a log that exists and writing it: what was found becomes durable, and final.
+
+For a server's first client, and for `wbcache rewind`.
+"""
+
+import threading
+from typing import Any
+
+from wbcache_core.device.device import Device
+from wbcache_core.errors import DeviceError
+from wbcache_core.log.superblocks import SuperblockStore
+from wbcache_core.log.writer import bury_discarded
+
+
+class FoundData:
+    """What recovery found, which a killed server may have left only in the page cache. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        """Guards the fields, held across the sync. Nothing is taken while it is held."""
+        self._is_durable = False
+        self._failure = ""
+
+    def make_durable(self, log: Device) -> None:
+        """Sync it, once. Raises DeviceError, and from then on always.
+
+        The kernel reports only once what it could not write: a second sync that succeeds proves nothing.
+        """
+        with self._lock:
+            if not self._is_durable and not self._failure:
+                self._failure = "a sync did not come to its end"
+                try:
+                    log.sync()
+                    self._is_durable, self._failure = True, ""
+                except DeviceError as error:
+                    self._failure = str(error)
+            if self._failure:
+                raise DeviceError(
+                    f"{self._failure}; what a server left in log '{log.name}' when it was killed may not be durable: "
+                    "nothing is written; start the server again when the log device is sound"
+                )
+
+
+def take_over(log: Device, store: SuperblockStore, found: FoundData, place: int, **changes: Any) -> None:
+    """Let both superblocks have these changes, and make sure that what recovery left out at the end of the log stays
+    out. `place` is where the log continues. `changes` have `oldest` and `oldest_place`: nothing below them is needed
+    any more. Raises DeviceError; then nothing is lost, and it may be called again.
+    """
+    found.make_durable(log)
+    store.log_sync.begin_anew()
+    for _ in range(2):
+        store.write(**changes)
+    # Only now, when neither superblock needs anything below `oldest`.
+    data_pages = store.current.data_pages
+    bury_discarded(log, data_pages, place, store.reclaimed_place + data_pages)
