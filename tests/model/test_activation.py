@@ -26,7 +26,8 @@ OURS = ("wbcache-commit", "wbcache-destage")
 STEPS = (
     "server/cache.py", "server/log_preparation.py", "threads.py", "log/superblocks.py", "log/takeover.py",
     "log/writer.py", "log/log_sync.py", "pairing/mark.py", "memory/generations.py", "memory/cursors.py",
-    "device/file_device.py", "device/log_file.py", "flow/committer.py", "flow/destager.py", "flow/tags.py", "volume/volume.py",
+    "device/file_device.py", "device/log_file.py", "flow/committer.py", "flow/destager.py", "flow/tags.py",
+    "volume/volume.py",
 )  # fmt: skip
 MOST_LINES = 3000
 

@@ -5,8 +5,8 @@ import pytest
 
 from tests.support.gated_origin import wait_until
 from tests.support.local_pair import QUIET
-from wbcache_core.flow.admission import wait_for_destaged
 from wbcache_core.flow import destager, sweeper
+from wbcache_core.flow.admission import wait_for_destaged
 from wbcache_core.flow.sweeper import Sweeper
 from wbcache_core.memory import heap
 from wbcache_core.memory.block_map import HOLE_FLAG, REGION_BLOCKS, ZERO_FLAG, LocationMap
