@@ -38,7 +38,7 @@ MUTATIONS = (
     ),
     Mutation(
         "drop-what-came-later",
-        "what is written to a block while the batch that drops it is on its way is read no more",
+        "what is written to a block while the batch that drops it is under way is removed from the map",
         "flow/bad_blocks.py",
         "            if self.is_given_up(block):\n                self._map.set_page(block, 0)\n",
         "            if True:\n                self._map.set_page(block, 0)\n",

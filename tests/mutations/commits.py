@@ -22,7 +22,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "undrained-log-is-not-told-of",
-        "a stop with on-exit=destage that drained nothing, because no client came, says nothing",
+        "a stop with `on-exit=destage` that drained nothing, because no client connected, says nothing",
         "server/cache.py",
         "            tell_undrained(line, pair)\n            return False\n",
         "            return True\n",
@@ -30,7 +30,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "one-thread-starts-alone",
-        "where the destager's thread cannot be started the committer runs on, and the next client gets another",
+        "where the destager's thread cannot be started, the committer keeps running, and the next client gets another",
         "threads.py",
         "        self._may_run = False\n        self._decision.release()\n        for thread in self._threads:\n"
         "            if thread.ident:\n                thread.join()\n",
@@ -39,7 +39,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "next-attempt-with-stale-superblocks",
-        "an activation after one that failed overwrites the only superblock that is whole",
+        "an activation after a failed one overwrites the only valid superblock",
         "server/cache.py",
         "                self._log, self._store, self._found, self._line",
         "                self._log, SuperblockStore(self._log, self._pair.slots), self._found, self._line",
@@ -47,7 +47,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "repeat-at-another-place",
-        "a commit whose write failed goes behind the place where it failed, which recovery then takes for the end",
+        "a commit whose write failed is written after the position where it failed, which recovery then "
+        "mistakes for the end",
         "log/writer.py",
         "        prepared = self._prepared\n        assert prepared\n",
         "        prepared, self._prepared = self._prepared, None\n        assert prepared\n"
@@ -56,7 +57,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "sync-again",
-        "a failed sync of the log counts as a failed write: it is tried again, and believed",
+        "a failed sync of the log counts as a failed write: it is retried, and the retry is believed",
         "log/log_sync.py",
         "                except Exception as error:\n",
         "                except ArithmeticError as error:\n",
@@ -64,7 +65,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "sync-error-taken-by-another",
-        "a commit counts as durable though the sync of a superblock has got its error",
+        "a commit counts as durable although the sync of a superblock has received its error",
         "log/log_sync.py",
         "                    self._error = SyncFailedError(str(error), value)\n",
         "                    raise SyncFailedError(str(error), value) from None\n",
