@@ -12,7 +12,7 @@ from tests.support.abandon import abandon
 from tests.support.matching import same
 from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.format.superblock import DATA_START
-from wbcache_core.log.writer import COMMIT_PAGES
+from wbcache_core.log.geometry import COMMIT_PAGES
 from wbcache_core.memory.open_segment import MAX_RANGES_PER_PAGE
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config

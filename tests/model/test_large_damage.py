@@ -10,7 +10,7 @@ from tests.support.local_pair import QUIET
 from wbcache_core.errors import DamagedLogError
 from wbcache_core.flow import destager
 from wbcache_core.format.superblock import DATA_START
-from wbcache_core.log.writer import COMMIT_PAGES
+from wbcache_core.log.geometry import COMMIT_PAGES
 from wbcache_core.units import MIB, PAGE_BYTES
 
 VOLUME_BYTES = 96 * MIB

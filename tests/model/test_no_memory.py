@@ -25,8 +25,8 @@ STRUCTURES = tuple(
 )
 MAP = tuple(f"memory/{name}.py" for name in ("block_map", "interval_leaf", "sparse_leaf", "ordered_table"))
 COMMIT = (
-    "flow/committer.py", "flow/failure.py", "log/writer.py", "log/log_sync.py", "memory/cursors.py",
-    "memory/commit_attempts.py", "format/segment.py", *STRUCTURES,
+    "flow/committer.py", "flow/failure.py", "log/segment_encoder.py", "log/writer.py", "log/log_sync.py",
+    "memory/cursors.py", "memory/commit_attempts.py", "format/segment.py", *STRUCTURES,
 )  # fmt: skip
 WRITE = (
     "volume/volume.py", "flow/admission.py", "flow/failure.py", "memory/cursors.py", "memory/ring.py",

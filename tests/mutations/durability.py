@@ -273,7 +273,7 @@ MUTATIONS = (
     Mutation(
         "look-at-one-place",
         "recovery does not look for the next segment at the beginning of the next lap",
-        "log/writer.py",
+        "log/geometry.py",
         "return [place] if left >= MAX_SEGMENT_PAGES else [place, place + left]",
         "return [place] if left else []",
         "tests/model/test_lap_end.py",
@@ -289,7 +289,7 @@ MUTATIONS = (
     Mutation(
         "leave-torn-segments",
         "what recovery left out at the end is not overwritten",
-        "log/writer.py",
+        "log/takeover.py",
         "        if candidate < limit:",
         "        if candidate < 0:",
         "tests/crash/test_torn_ends.py",
@@ -297,7 +297,7 @@ MUTATIONS = (
     Mutation(
         "bury-with-zeros",
         "what recovery left out is overwritten with zeros, which may be exactly what it lacked",
-        "log/writer.py",
+        "log/takeover.py",
         '    page[:] = b"\\xff" * PAGE_BYTES',
         "    page[:] = bytes(PAGE_BYTES)",
         "tests/crash/test_torn_ends.py",
@@ -305,7 +305,7 @@ MUTATIONS = (
     Mutation(
         "claim-what-is-not-synced",
         "each segment of a commit says that the previous ones are durable, though one sync covers them all",
-        "log/writer.py",
+        "log/segment_encoder.py",
         "            encoding, count, self._uuid, first, end.time.wall_ns, committed, end.generation, end.previous,",
         "            encoding, count, self._uuid, first, end.time.wall_ns, first, end.generation, end.previous,",
         CUTS.format("slow log"),
@@ -369,7 +369,7 @@ MUTATIONS = (
     Mutation(
         "wrap-a-segment",
         "a segment runs over the end of the log",
-        "log/writer.py",
+        "log/geometry.py",
         "return place if pages <= left else place + left",
         "return place",
         "tests/unit/log/test_reader.py",

@@ -14,8 +14,9 @@ import time
 
 from wbcache_core.errors import CommitFailedError, DeviceError, LogFailedError, SyncFailedError
 from wbcache_core.flow.failure import fail, fail_log, raise_if_log_failed
+from wbcache_core.log.geometry import COMMIT_PAGES
 from wbcache_core.log.superblocks import SuperblockStore
-from wbcache_core.log.writer import COMMIT_PAGES, LogWriter
+from wbcache_core.log.writer import LogWriter
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.record_index import CoveredLog

@@ -26,9 +26,9 @@ from wbcache_core.format.segment import (
     decode,
 )
 from wbcache_core.format.superblock import Superblock
+from wbcache_core.log.geometry import COMMIT_PAGES, LogEnd, fit, next_places
 from wbcache_core.log.reader import LogReader, page_views
 from wbcache_core.log.window import LogWindow
-from wbcache_core.log.writer import COMMIT_PAGES, LogEnd, fit, next_places
 from wbcache_core.memory.block_map import CLEAR_FLAGS, LocationMap
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.policy import Policy

@@ -16,7 +16,7 @@ from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import FormatError
 from wbcache_core.format.segment import MAX_ENTRIES, RAW, Descriptor, decode, indices_with_magic
 from wbcache_core.format.superblock import DATA_START
-from wbcache_core.log.writer import fit, next_places
+from wbcache_core.log.geometry import fit, next_places
 from wbcache_core.memory.open_segment import MAX_RANGES_PER_PAGE
 from wbcache_core.memory.segment_table import Located
 from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT

@@ -7,10 +7,12 @@ For a server's first client, and for `wbcache rewind`.
 import threading
 from typing import Any
 
-from wbcache_core.device.device import Device
+from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import DeviceError
+from wbcache_core.format.superblock import DATA_START
+from wbcache_core.log.geometry import next_places
 from wbcache_core.log.superblocks import SuperblockStore
-from wbcache_core.log.writer import bury_discarded
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
 
 class FoundData:
@@ -40,6 +42,22 @@ class FoundData:
                     f"{self._failure}; what a server left in log '{log.name}' when it was killed may not be durable: "
                     "nothing is written; start the server again when the log device is sound"
                 )
+
+
+def bury_discarded(device: Device, data_pages: int, place: int, limit: int) -> None:
+    """Make sure that nothing recovery left out at the end of the log can ever be mistaken for the next segment.
+
+    A torn segment there has the LSN and the predecessor that the next one is going to have. It could be found first if
+    the next one goes to the following lap, or be completed by a later write that is torn as well. So the page of its
+    descriptor is overwritten at both positions that are searched, before anything is committed; with ones, because
+    zeros could be exactly what a torn descriptor lacks. Positions from `limit` on are in use. Raises DeviceError.
+    """
+    page = aligned_buffer(PAGE_BYTES)
+    page[:] = b"\xff" * PAGE_BYTES
+    for candidate in next_places(place, data_pages):
+        if candidate < limit:
+            device.write([page], DATA_START + (candidate % data_pages << PAGE_SHIFT))
+    device.sync()
 
 
 def take_over(log: Device, store: SuperblockStore, found: FoundData, place: int, **changes: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Puts closed segments into the log: checksums, descriptors, one vectored write, one sync.
+"""Puts closed segments into the log: a position for each, one vectored write, one sync.
 
 Not thread-safe: only the leader of a commit uses it.
 """
@@ -7,23 +7,18 @@ Not thread-safe: only the leader of a commit uses it.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from xxhash import xxh3_64_intdigest
-
 from wbcache_core import clock
 from wbcache_core.background import let_requests_run
-from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device, aligned_buffer
-from wbcache_core.format.frames import lengths_of
-from wbcache_core.format.segment import MAX_SEGMENT_PAGES, RAW, ZSTD, Descriptor, encode
+from wbcache_core.format.segment import Descriptor
 from wbcache_core.format.superblock import DATA_START
-from wbcache_core.log.compressor import FrameCompressor
+from wbcache_core.log.geometry import LogEnd, fit
 from wbcache_core.log.log_sync import LogSync
+from wbcache_core.log.segment_encoder import SegmentEncoder
+from wbcache_core.log.takeover import bury_discarded
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.ring import RingBuffer
-from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
-
-COMMIT_PAGES = 8192
-"""At most this many LSNs (32 MiB) are written between two syncs; recovery looks no further for later segments."""
+from wbcache_core.units import PAGE_SHIFT
 
 
 class WrittenSegment(NamedTuple):
@@ -44,46 +39,7 @@ class _Generation(NamedTuple):
     segments: list[WrittenSegment]
     runs: list[tuple[int, list[memoryview]]]
     """What to write, by position: views of the ring and of the compressed data."""
-    end: "LogEnd"
-
-
-class LogEnd(NamedTuple):
-    """Where the log continues: what recovery hands to the writer."""
-
-    place: int
-    previous: int
-    generation: int
-    time: Reading
-    """What the clocks said when that generation was written."""
-
-
-def fit(place: int, pages: int, data_pages: int) -> int:
-    """The position of a segment of that many pages: `place`, or the next lap if it would wrap around the end of the
-    log."""
-    left = data_pages - place % data_pages
-    return place if pages <= left else place + left
-
-
-def next_places(place: int, data_pages: int) -> list[int]:
-    """Where the segment after one that ends at `place` may be: there, or at the next lap."""
-    left = data_pages - place % data_pages
-    return [place] if left >= MAX_SEGMENT_PAGES else [place, place + left]
-
-
-def bury_discarded(device: Device, data_pages: int, place: int, limit: int) -> None:
-    """Make sure that nothing recovery left out at the end of the log can ever be mistaken for the next segment.
-
-    A torn segment there has the LSN and the predecessor that the next one is going to have. It could be found first if
-    the next one goes to the following lap, or be completed by a later write that is torn as well. So the page of its
-    descriptor is overwritten at both positions that are searched, before anything is committed; with ones, because
-    zeros could be exactly what a torn descriptor lacks. Positions from `limit` on are in use. Raises DeviceError.
-    """
-    page = aligned_buffer(PAGE_BYTES)
-    page[:] = b"\xff" * PAGE_BYTES
-    for candidate in next_places(place, data_pages):
-        if candidate < limit:
-            device.write([page], DATA_START + (candidate % data_pages << PAGE_SHIFT))
-    device.sync()
+    end: LogEnd
 
 
 class LogWriter:
@@ -101,18 +57,13 @@ class LogWriter:
         self._device = device
         self._sync = sync or LogSync(device)
         self._data_pages = data_pages
-        self._uuid = uuid
-        self._ring = ring
         self.end = end
-        self._compressor = FrameCompressor(zstd_level) if zstd_level is not None else None
-        self._scratch = aligned_buffer(min(ring.pages, COMMIT_PAGES + MAX_SEGMENT_PAGES) * PAGE_BYTES)
-        self._scratch_used = 0
+        self._encoder = SegmentEncoder(uuid, ring, zstd_level)
         self._prepared: _Generation | None = None
 
     def close(self) -> None:
         """End the threads that compress."""
-        if self._compressor:
-            self._compressor.close()
+        self._encoder.close()
 
     @property
     def is_prepared(self) -> bool:
@@ -127,7 +78,7 @@ class LogWriter:
         """
         assert not self._prepared
         end = self._next_generation()
-        self._scratch_used = 0
+        self._encoder.begin()
         written: list[WrittenSegment] = []
         runs: list[tuple[int, list[memoryview]]] = []
         for segment in segments:
@@ -168,7 +119,7 @@ class LogWriter:
         limit = reclaimed_place + self._data_pages
         held: tuple[int, memoryview] | None = None
         for segment in segments:
-            self._scratch_used = 0
+            self._encoder.begin()
             one, views = self._prepare(segment, committed, tail)
             tail = tail._replace(place=one.end_place, previous=one.descriptor.checksum)
             assert tail.place <= limit, "the log would overwrite what is still needed"
@@ -193,37 +144,7 @@ class LogWriter:
     def _prepare(
         self, segment: PendingSegment, committed: int, end: LogEnd
     ) -> tuple[WrittenSegment, list[memoryview]]:
-        """Fill the descriptor's slot in the ring; returns the segment and the bytes to write."""
-        first, count = segment.first_lsn, segment.page_count
-        pages = self._ring.pages_of(first + 1, count)
-        sums = list(map(xxh3_64_intdigest, pages))
-        encoding, payload_bytes = RAW, count << PAGE_SHIFT
-        frame_lengths: tuple[int, ...] = ()
-        views = self._ring.spans(first, 1 + count)
-        compressed = self._compress(pages) if self._compressor and count > 1 else None
-        if compressed:
-            encoding, (frame_lengths, payload) = ZSTD, compressed
-            payload_bytes = sum(frame_lengths)
-            views = [self._ring.page(first), payload]
-        descriptor = Descriptor(
-            encoding, count, self._uuid, first, end.time.wall_ns, committed, end.generation, end.previous,
-            payload_bytes, frame_lengths, tuple(segment.heads), tuple(segment.arguments(sums)),
-            boot=end.time.boot, boot_ns=end.time.boot_ns,
-        )  # fmt: skip
-        encode(descriptor, self._ring.page(first))
+        """The segment with its position, and the bytes to write."""
+        descriptor, sums, views = self._encoder.encode(segment, committed, end)
         place = fit(end.place, descriptor.log_pages, self._data_pages)
         return WrittenSegment(descriptor, place, sums), views
-
-    def _compress(self, pages: list[memoryview]) -> tuple[tuple[int, ...], memoryview] | None:
-        """Frame lengths and padded payload in the scratch buffer, or None if that saves no page."""
-        assert self._compressor
-        frames = self._compressor.compress(pages)
-        if frames is None:
-            return None
-        payload = b"".join(frames)
-        padded = pages_of(len(payload)) << PAGE_SHIFT
-        view = self._scratch[self._scratch_used : self._scratch_used + padded]
-        view[: len(payload)] = payload
-        view[len(payload) :] = bytes(padded - len(payload))
-        self._scratch_used += padded
-        return lengths_of(frames), view

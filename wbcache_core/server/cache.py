@@ -32,11 +32,12 @@ from wbcache_core.flow.retention import Pins
 from wbcache_core.flow.tags import Tags
 from wbcache_core.flow.throttle import Throttle
 from wbcache_core.format.superblock import Tag
+from wbcache_core.log.geometry import LogEnd
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import line_of
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.takeover import FoundData
-from wbcache_core.log.writer import LogEnd, LogWriter
+from wbcache_core.log.writer import LogWriter
 from wbcache_core.memory.block_map import LocationMap
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import LAST_FLUSH

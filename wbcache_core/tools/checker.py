@@ -17,10 +17,10 @@ from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import DamagedLogError, DamagedPageError, DeviceError, LogRefusedError
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, OLDEST_VERSION, Descriptor
 from wbcache_core.format.superblock import SLOT_OFFSETS, Superblock
+from wbcache_core.log.geometry import fit
 from wbcache_core.log.reader import LogReader, page_views
 from wbcache_core.log.recovery import Found, Recovered, from_oldest, recover
 from wbcache_core.log.superblocks import newest
-from wbcache_core.log.writer import fit
 from wbcache_core.memory.block_map import entry_lsn
 from wbcache_core.pairing import fingerprint, pairing
 from wbcache_core.pairing.mark import OriginSide

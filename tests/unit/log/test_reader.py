@@ -12,8 +12,9 @@ from wbcache_core.device.device import aligned_buffer
 from wbcache_core.errors import DamagedPageError, DeviceError
 from wbcache_core.format.segment import TRIM
 from wbcache_core.format.superblock import DATA_START
+from wbcache_core.log.geometry import LogEnd
 from wbcache_core.log.reader import LogPiece, LogReader, page_views
-from wbcache_core.log.writer import LogEnd, LogWriter
+from wbcache_core.log.writer import LogWriter
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.memory.segment_table import Located
