@@ -65,8 +65,8 @@ _make_importable()
 
 from wbcache_core import __version__
 from wbcache_core.errors import ExportNameError, StoppedError, WbcacheError, errno_for_client
-from wbcache_core.format import segment as segment_bytes
-from wbcache_core.format import superblock as superblock_bytes
+from wbcache_core.format import segment as segment_format
+from wbcache_core.format import superblock as superblock_format
 from wbcache_core.memory import moments
 from wbcache_core.nbdkit_process import exit_status, thread_state
 from wbcache_core.nbdkit_process.client_sockets import ClientSockets, allow_more_descriptors
@@ -179,8 +179,8 @@ def _request(function):
 
 def dump_plugin():
     print(f"wbcache_version={__version__}")
-    print(f"wbcache_segment_format={segment_bytes.VERSION}")
-    print(f"wbcache_superblock_format={superblock_bytes.VERSION}")
+    print(f"wbcache_segment_format={segment_format.VERSION}")
+    print(f"wbcache_superblock_format={superblock_format.VERSION}")
     print("wbcache_compress=off,zstd")
     print("wbcache_history=off,size,time")
     print("wbcache_history_full=drop,hold")

@@ -7,7 +7,7 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from tests.cli.history import PAGE, History
-from wbcache_core.format import superblock as superblock_bytes
+from wbcache_core.format import superblock as superblock_format
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def test_a_batch_under_way(wbcache, history, tmp_path):
     log, _ = history.save(tmp_path)
     superblock = history.superblock
     later = superblock.with_changes(sequence=superblock.sequence + 1, batch_end=superblock.committed + 5)
-    slot = superblock_bytes.SLOT_OFFSETS[later.sequence % 2]
-    history.log[slot : slot + PAGE] = superblock_bytes.encode(later)
+    slot = superblock_format.SLOT_OFFSETS[later.sequence % 2]
+    history.log[slot : slot + PAGE] = superblock_format.encode(later)
     log, _ = history.save(tmp_path)
     assert wbcache("info", "--json", log).json["origin_alone"]["batch_under_way"]
     assert "perhaps partly over it" in wbcache("info", log).stdout

@@ -13,8 +13,8 @@ from tests.corruption.log_images import SHAPES, Damaged, log_image
 from tests.corruption.sweep import SEARCH_PAGES
 from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.errors import DamagedLogError, LogVersionError, SuperblockError
-from wbcache_core.format import segment as segment_bytes
-from wbcache_core.format import superblock as superblock_bytes
+from wbcache_core.format import segment as segment_format
+from wbcache_core.format import superblock as superblock_format
 from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS
 from wbcache_core.log import recovery
 from wbcache_core.log.superblocks import newest, read_slots
@@ -38,9 +38,9 @@ class Table:
         self.descriptors = []
         view = memoryview(self.image.log)
         for offset in range(DATA_START, self.image.used_bytes, PAGE_BYTES):
-            if segment_bytes.has_magic(view[offset : offset + PAGE_BYTES]):
+            if segment_format.has_magic(view[offset : offset + PAGE_BYTES]):
                 self.offsets.append(offset)
-                self.descriptors.append(segment_bytes.decode(view[offset : offset + PAGE_BYTES]))
+                self.descriptors.append(segment_format.decode(view[offset : offset + PAGE_BYTES]))
         assert len(self.descriptors) == len(self.image.states) - 1, "a segment a commit"
 
     def damaged(self, superblocks, segments):
@@ -62,7 +62,7 @@ class Table:
             page[512:] = bytes(PAGE_BYTES - 512)
         elif state == LATER_VERSION:
             page[VERSION_AT] += 1
-            page[-8:] = superblock_bytes.xxh3_64_intdigest(page[:-8]).to_bytes(8, "little")
+            page[-8:] = superblock_format.xxh3_64_intdigest(page[:-8]).to_bytes(8, "little")
         log[offset : offset + PAGE_BYTES] = page
 
     def _put_segment(self, log, number, state):
@@ -77,9 +77,9 @@ class Table:
         elif state == EARLIER_LAP:
             page[:] = log[self.offsets[0] : self.offsets[0] + PAGE_BYTES]
         elif state == OTHER_VOLUME:
-            other = segment_bytes.decode(memoryview(page))
+            other = segment_format.decode(memoryview(page))
             other.uuid = bytes(16)
-            segment_bytes.encode(other, memoryview(page))
+            segment_format.encode(other, memoryview(page))
         log[offset : offset + PAGE_BYTES] = page
 
     def expected(self, superblocks, segments):

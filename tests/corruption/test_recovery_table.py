@@ -24,8 +24,8 @@ from wbcache_core.errors import (
     SuperblockError,
     WrongPairError,
 )
-from wbcache_core.format import segment as segment_bytes
-from wbcache_core.format import superblock as superblock_bytes
+from wbcache_core.format import segment as segment_format
+from wbcache_core.format import superblock as superblock_format
 from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS
 from wbcache_core.log.superblocks import newest, read_slots
 from wbcache_core.server.cache import Cache
@@ -80,12 +80,12 @@ class Case(Damaged):
         found = []
         for offset in range(DATA_START, self.image.used_bytes, PAGE_BYTES):
             page = memoryview(self.log)[offset : offset + PAGE_BYTES]
-            if segment_bytes.has_magic(page):
-                found.append((offset, segment_bytes.decode(page)))
+            if segment_format.has_magic(page):
+                found.append((offset, segment_format.decode(page)))
         return found
 
     def put(self, offset, descriptor):
-        segment_bytes.encode(descriptor, memoryview(self.log)[offset : offset + PAGE_BYTES])
+        segment_format.encode(descriptor, memoryview(self.log)[offset : offset + PAGE_BYTES])
 
     def wipe(self, offset, length=PAGE_BYTES):
         self.log[offset : offset + length] = bytes(length)
@@ -143,8 +143,8 @@ class TestEndOfTheLog:
     def test_a_segment_of_another_volume_is_the_end(self, crashed):
         """The log device was used for another log before."""
         _, last = crashed.descriptors()[-1]
-        foreign = segment_bytes.Descriptor(
-            segment_bytes.RAW, 0, b"another volume!!", last.end_lsn, last.time_ns + 1, last.end_lsn,
+        foreign = segment_format.Descriptor(
+            segment_format.RAW, 0, b"another volume!!", last.end_lsn, last.time_ns + 1, last.end_lsn,
             last.generation + 1, last.checksum, 0, (), (), (),
         )  # fmt: skip
         crashed.put(crashed.image.used_bytes, foreign)
@@ -183,13 +183,13 @@ class TestEndOfTheLog:
     def test_what_a_newer_wbcache_wrote_is_refused_by_name(self, crashed):
         """Not taken for the end of the log: it may be flushed data."""
         offset, last = crashed.descriptors()[-1]
-        last.version = segment_bytes.VERSION + 1
+        last.version = segment_format.VERSION + 1
         crashed.put(offset, last)
         crashed.refused(LogVersionError, f"LSN {last.first_lsn} with what a newer wbcache wrote .*version 3")
 
     def test_what_a_newer_wbcache_wrote_for_another_volume_is_the_end(self, crashed):
         offset, last = crashed.descriptors()[-1]
-        last.version, last.uuid = segment_bytes.VERSION + 1, b"another volume!!"
+        last.version, last.uuid = segment_format.VERSION + 1, b"another volume!!"
         crashed.put(offset, last)
         assert crashed.read() == crashed.image.states[-2]
 
@@ -207,7 +207,7 @@ class TestDamageInsideTheDurableLog:
         """Then the origin alone may be no moment of the volume."""
         superblock = crashed.superblock
         slot = SLOT_OFFSETS[superblock.sequence % 2]
-        raw = superblock_bytes.encode(superblock.with_changes(batch_end=superblock.destaged + 5))
+        raw = superblock_format.encode(superblock.with_changes(batch_end=superblock.destaged + 5))
         crashed.log[slot : slot + PAGE_BYTES] = raw
         crashed.wipe(crashed.descriptors()[-2][0])
         late = f"with writes up to LSN {superblock.destaged + 5} perhaps partly over it"
@@ -292,10 +292,10 @@ class TestSuperblocks:
 
     @pytest.mark.parametrize("slot", SLOT_OFFSETS)
     def test_a_newer_format_is_refused(self, crashed, slot):
-        superblock = superblock_bytes.decode(memoryview(crashed.log)[slot : slot + PAGE_BYTES])
-        page = bytearray(superblock_bytes.encode(superblock))
+        superblock = superblock_format.decode(memoryview(crashed.log)[slot : slot + PAGE_BYTES])
+        page = bytearray(superblock_format.encode(superblock))
         page[VERSION_AT] += 1
-        page[-8:] = superblock_bytes.xxh3_64_intdigest(page[:-8]).to_bytes(8, "little")
+        page[-8:] = superblock_format.xxh3_64_intdigest(page[:-8]).to_bytes(8, "little")
         crashed.log[slot : slot + PAGE_BYTES] = page
         crashed.refused(LogVersionError, "use the wbcache that wrote it")
 

@@ -11,7 +11,7 @@ from tests.support.abandon import abandon
 from tests.support.checker import check_pair
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
-from wbcache_core.format import segment as segment_bytes
+from wbcache_core.format import segment as segment_format
 from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS, VERSION
 from wbcache_core.units import MIB, PAGE_BYTES
 
@@ -57,7 +57,7 @@ def test_segments_of_version_2_follow_those_of_version_1(pair):
     abandon(cache)
     image = memoryview(pair.log.read_bytes())
     pages = [image[at : at + PAGE_BYTES] for at in range(DATA_START, len(image), PAGE_BYTES)]
-    found = [segment_bytes.decode(page) for page in pages if segment_bytes.has_magic(page)]
+    found = [segment_format.decode(page) for page in pages if segment_format.has_magic(page)]
     assert [(one.generation, one.version) for one in found] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)]
     check_pair(pair.log, pair.origin)
     cache = pair.start(history="1h", **QUIET)

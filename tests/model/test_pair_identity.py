@@ -11,8 +11,8 @@ from tests.support.abandon import abandon
 from tests.support.local_pair import QUIET, LocalPair
 from wbcache_core.errors import OtherLogError, WrongPairError
 from wbcache_core.format.origin_facts import FILE, OriginFacts
-from wbcache_core.pairing import identity as origin_identity
-from wbcache_core.pairing import mark as origin_mark
+from wbcache_core.pairing import identity as identity_module
+from wbcache_core.pairing import mark as mark_module
 from wbcache_core.pairing.mark import CLEAN, DIRTY, OriginSide
 from wbcache_core.server.cache import Cache
 from wbcache_core.units import MIB, PAGE_BYTES
@@ -40,7 +40,7 @@ def twins(tmp_path):
 def known_inodes(monkeypatch):
     """Whatever file system the tests run on."""
     monkeypatch.setattr(
-        origin_identity, "_facts_of_file", lambda fd: OriginFacts(FILE, os.fstat(fd).st_ino, os.fstat(fd).st_dev)
+        identity_module, "_facts_of_file", lambda fd: OriginFacts(FILE, os.fstat(fd).st_ino, os.fstat(fd).st_dev)
     )
 
 
@@ -183,7 +183,7 @@ def test_a_mark_that_could_not_be_written_is_written_for_a_later_client(pair, mo
     pair.make_origin(MIB)
     error = OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patched:
-        for place in (origin_mark._Attribute, origin_mark._File):
+        for place in (mark_module._Attribute, mark_module._File):
             patched.setattr(place, "write", lambda *_: (_ for _ in ()).throw(error))
         cache = pair.start(**QUIET)
         cache.activate()

@@ -5,7 +5,7 @@ import struct
 
 from xxhash import xxh3_64_intdigest
 
-from wbcache_core.format import segment as segment_bytes
+from wbcache_core.format import segment as segment_format
 from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS
 
 PAGE = 4096
@@ -50,6 +50,6 @@ def descriptor_offsets(path):
     found = []
     for offset in range(DATA_START, len(content), PAGE):
         page = content[offset : offset + PAGE]
-        if page.startswith(segment_bytes.MAGIC):
+        if page.startswith(segment_format.MAGIC):
             found.append(offset)
     return found

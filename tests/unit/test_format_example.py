@@ -9,8 +9,8 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.device.file_device import FileDevice
-from wbcache_core.format import segment as segment_bytes
-from wbcache_core.format import superblock as superblock_bytes
+from wbcache_core.format import segment as segment_format
+from wbcache_core.format import superblock as superblock_format
 from wbcache_core.format.origin_facts import BLOCK, OriginFacts
 from wbcache_core.log import recovery
 from wbcache_core.log.reader import LogReader
@@ -46,19 +46,19 @@ def dumped_page(kind):
 
 def test_superblock_is_what_the_code_writes():
     page = dumped_page("superblock")
-    assert superblock_bytes.encode(superblock_bytes.decode(memoryview(page))) == page
+    assert superblock_format.encode(superblock_format.decode(memoryview(page))) == page
 
 
 def test_descriptor_is_what_the_code_writes():
     page = dumped_page("descriptor")
     written = bytearray(PAGE_BYTES)
-    segment_bytes.encode(segment_bytes.decode(memoryview(page)), memoryview(written))
+    segment_format.encode(segment_format.decode(memoryview(page)), memoryview(written))
     assert written == page
 
 
 def test_the_superblock_says_what_the_text_says():
     page = dumped_page("superblock")
-    assert superblock_bytes.decode(memoryview(page)) == superblock_bytes.Superblock(
+    assert superblock_format.decode(memoryview(page)) == superblock_format.Superblock(
         uuid=bytes.fromhex("00112233445566778899aabbccddeeff"),
         sequence=6,
         log_bytes=16 * MIB,
@@ -75,7 +75,7 @@ def test_the_superblock_says_what_the_text_says():
         batch_end=97,
         committed=97,
         written_ns=TIME_NS + 5 * SECOND_NS,
-        tags=(superblock_bytes.Tag("before-upgrade", 9, 97, TIME_NS),),
+        tags=(superblock_format.Tag("before-upgrade", 9, 97, TIME_NS),),
         origin_facts=OriginFacts(BLOCK, hardware="naa.5000c500a1b2c3d4", serial="S3X1"),
     )
     assert xxh3_64_intdigest(bytes(PAGE_BYTES)) == 0x93D76FE148C689BA
@@ -84,9 +84,9 @@ def test_the_superblock_says_what_the_text_says():
 
 def test_the_descriptor_says_what_the_text_says():
     page = dumped_page("descriptor")
-    descriptor = segment_bytes.decode(memoryview(page))
-    assert descriptor == segment_bytes.Descriptor(
-        encoding=segment_bytes.RAW,
+    descriptor = segment_format.decode(memoryview(page))
+    assert descriptor == segment_format.Descriptor(
+        encoding=segment_format.RAW,
         page_count=1,
         uuid=bytes.fromhex("00112233445566778899aabbccddeeff"),
         first_lsn=97,
@@ -96,7 +96,7 @@ def test_the_descriptor_says_what_the_text_says():
         previous=PREVIOUS,
         payload_bytes=PAGE_BYTES,
         frame_lengths=(0,) * 16,
-        heads=(5, segment_bytes.TRIM << segment_bytes.KIND_SHIFT | 512),
+        heads=(5, segment_format.TRIM << segment_format.KIND_SHIFT | 512),
         arguments=(0xA03DE37A157C16BD, 512),
         boot=0x5EED1234,
         boot_ns=3600 * SECOND_NS,
@@ -146,7 +146,7 @@ def test_recovery_of_a_log_made_of_the_example(tmp_path):
         ):
             file.seek(offset)
             file.write(page)
-    superblock = superblock_bytes.decode(memoryview(dumped_page("superblock")))
+    superblock = superblock_format.decode(memoryview(dumped_page("superblock")))
     assert superblock.data_pages == 4080
     device = FileDevice(str(path), "log")
     try:
@@ -163,7 +163,7 @@ def test_recovery_of_a_log_made_of_the_example(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["MAGIC", "VERSION"])
-@pytest.mark.parametrize("module", [superblock_bytes, segment_bytes])
+@pytest.mark.parametrize("module", [superblock_format, segment_format])
 def test_the_document_names_magics_and_versions(module, name):
     value = getattr(module, name)
     assert (value.decode() if isinstance(value, bytes) else str(value)) in DOCUMENT.read_text()

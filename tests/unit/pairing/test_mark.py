@@ -10,7 +10,7 @@ import pytest
 
 from wbcache_core.errors import FormatError
 from wbcache_core.format.origin_facts import FILE, OriginFacts
-from wbcache_core.pairing import mark as origin_mark
+from wbcache_core.pairing import mark as mark_module
 from wbcache_core.pairing.mark import ATTRIBUTE, CLEAN, DIRTY, SIDECAR_SUFFIX, Mark, OriginSide, decode, encode
 
 ONE, TWO = b"1" * 16, b"2" * 16
@@ -31,7 +31,7 @@ def no_attributes(monkeypatch):
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
     for name in ("getxattr", "setxattr", "removexattr"):
-        monkeypatch.setattr(origin_mark.os, name, refuse)
+        monkeypatch.setattr(mark_module.os, name, refuse)
 
 
 def state_of(path):
@@ -103,7 +103,7 @@ def test_an_export_is_marked_in_the_registry():
 
 def test_where_no_mark_can_be_kept_it_is_said(origin, monkeypatch, caplog):
     no_attributes(monkeypatch)
-    monkeypatch.setattr(origin_mark._File, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only")))
+    monkeypatch.setattr(mark_module._File, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only")))
     assert not OriginSide.at(str(origin)).put(ONE, "log", DIRTY)
     assert "cannot be marked" in caplog.text
     assert state_of(origin) is None
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_synced_keeps_marks(origin, monkeypatch, caplog,
 def test_a_folder_whose_sync_fails_is_tried_no_more(origin, monkeypatch):
     """An I/O error leaves it open whether the mark is durable: it is kept elsewhere."""
     no_attributes(monkeypatch)
-    monkeypatch.setattr(origin_mark, "sync_folder", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+    monkeypatch.setattr(mark_module, "sync_folder", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
     assert not OriginSide.at(str(origin)).put(ONE, "log", DIRTY)
 
 
