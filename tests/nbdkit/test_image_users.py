@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.support import clients, mounts
+from tests.support.gated_origin import wait_until
 from tests.support.nbdkit_server import REPOSITORY, NbdkitServer
 from tests.support.refusal import assert_refused, run_served
 
@@ -157,6 +158,8 @@ def background_server(folder, words):
     pid_file = folder / "daemon.pid"
     plugin = REPOSITORY / "plugin" / "wbcache.py"
     clients.run("nbdkit", "-U", folder / "daemon.sock", "-P", pid_file, "python", plugin, *words)
+    # It is written by the process in the background, after the one in front has ended.
+    wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
     pid = int(pid_file.read_text())
     try:
         yield
