@@ -79,6 +79,7 @@ from wbcache_core.server.control.server import ControlServer
 from wbcache_core.server.control.socket import ControlSocket
 from wbcache_core.server.writers import Writers
 from wbcache_core.units import MIB, PAGE_BYTES, quoted
+from wbcache_core.volume.export import DESCRIPTIONS, AckExport, level_of
 
 API_VERSION = 2
 
@@ -257,11 +258,11 @@ def open(readonly):
         name = _export_name()
         if name.startswith(_SNAPSHOT):
             return _open_snapshot(name[len(_SNAPSHOT) :])
+        volume = _cache.volume
         if name:
-            name = quoted(name)
-            raise ExportNameError(f"there is no export {name}: '' is the live volume, @WHEN a past moment of it")
+            volume = AckExport(volume, level_of(name))
         # nbdkit has no way to tell a client why it is refused. Of a read-only export each client says that itself.
-        return Connection(_cache.volume, read_only="" if readonly else _writers.admit())
+        return Connection(volume, read_only="" if readonly else _writers.admit())
     except Exception as error:
         failure = _failure(error)
     raise failure
@@ -293,6 +294,7 @@ def close(h):
 def list_exports(readonly, is_tls):
     oldest, newest, tags = _cache.window_ends()
     exports = [("", "the live volume; " + moments.describe_window(oldest, newest))]
+    exports += [(name, f"the live volume; {description}") for name, description in DESCRIPTIONS]
     for which, generation in (("oldest", oldest), ("newest", newest)):
         if generation:
             exports.append((f"{_SNAPSHOT}{generation.number}", f"{which}: {moments.describe(generation)}"))

@@ -40,11 +40,11 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds for `250ms`, `5s`, `2m`, `1h` or a bare number of seconds. Raises ConfigError."""
+    """Seconds for `250ms`, `5s`, `2m`, `1h` or a bare number of seconds, to the nanosecond. Raises ConfigError."""
     match = _TIME.fullmatch(text.strip())
     if not match:
         raise ConfigError(f"'{text}' is not a time; write seconds or one like 250ms, 5s, 2m")
-    seconds = float(match[1]) * _TIME_FACTOR[match[2].lower()]
+    seconds = round(float(match[1]) * _TIME_FACTOR[match[2].lower()], 9)
     if seconds > _LONGEST_DURATION:
         raise ConfigError(f"'{text}' is too long: at most {_LONGEST_DURATION // 3600} hours")
     return seconds

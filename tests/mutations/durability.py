@@ -209,10 +209,17 @@ MUTATIONS = (
         "fua-is-ignored",
         "a FUA write is acknowledged like any other",
         "volume/volume.py",
-        "        if fua or policy.ack:\n            self._reach(end, policy.fua if fua else policy.ack)\n"
-        "\n    def trim",
-        "        if policy.ack:\n            self._reach(end, policy.ack)\n\n    def trim",
+        "max(policy.fua, level) if fua else level",
+        "level",
         CUTS.format("one client"),
+    ),
+    Mutation(
+        "exports-have-no-level",
+        "the writes of an export `ack=log` or `write-through` wait for no more than the server's `ack`",
+        "volume/volume.py",
+        "level = policy.ack if ack is None else ack",
+        "level = policy.ack",
+        "tests/nbdkit/test_export_levels.py",
     ),
     Mutation(
         "stop-without-commit",

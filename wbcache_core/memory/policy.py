@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 RAM, LOG, ORIGIN = 0, 1, 2
 """Levels of ack, flush and fua, weakest first: a request waits for the cursor `head`, `committed` or `destaged`."""
+LEVEL_NAMES = ("ram", "log", "origin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,7 @@ from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import Config
 from wbcache_core.server.history import Facts
 from wbcache_core.server.opening import OpenedPair, open_pair
+from wbcache_core.server.settings import Settings
 from wbcache_core.server.stopping import commit_and_drain, tell_undrained
 from wbcache_core.threads import StartTogether
 from wbcache_core.volume.reader import VolumeReader
@@ -134,6 +135,7 @@ class Cache:
         self._destager = self._new_destager()
         reader = VolumeReader(line, ring, self._locations, self._table, self._reader, self._origin)
         self._snapshots = Snapshots(line, self._covered, self._pins, reader, self._origin)
+        self.settings = Settings(config, line)
         self.volume = Volume(line, ring, self._locations, reader, self._origin, self._throttle, self._committer)
 
     def _new_destager(self) -> Destager:

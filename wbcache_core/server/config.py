@@ -14,7 +14,7 @@ from wbcache_core.device.nbd_times import NbdTimes
 from wbcache_core.errors import ConfigError
 from wbcache_core.flow.consumer import batch_lsns
 from wbcache_core.format.superblock import MIN_LOG_BYTES
-from wbcache_core.memory.policy import LOG, ORIGIN, RAM, Policy
+from wbcache_core.memory.policy import LEVEL_NAMES, LOG, RAM, Policy
 from wbcache_core.pairing.pairing import DISCARD_LOG, ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
 from wbcache_core.units import GIB, MIB, PAGE_SHIFT, format_size, pages_of, parse_duration, parse_size
 
@@ -23,8 +23,8 @@ DROP, HOLD = "drop", "hold"
 IN_USE = "in-use"
 FORCE_WORDS = (ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG, DISCARD_LOG, IN_USE)
 
-_LEVELS = {"ram": RAM, "log": LOG, "origin": ORIGIN}
-_DURABLE = {"log": LOG, "origin": ORIGIN}
+_LEVELS = {name: level for level, name in enumerate(LEVEL_NAMES)}
+_DURABLE = {name: level for name, level in _LEVELS.items() if level != RAM}
 _MIN_RING_BYTES = MIB
 _MAX_DEPTH = 256
 
@@ -188,7 +188,7 @@ class Config:
             # A batch below the high watermark, so that writers are not slowed while the history is giving way.
             give_way_pages=max(high_pages - batch_lsns(data_pages), 0),
             history_pages=pages_of(self.history.byte_count),
-            history_ns=int(self.history.seconds * 1e9),
+            history_ns=round(self.history.seconds * 1e9),
             hold=self.history_full == HOLD,
             drain_at_stop=self.on_exit == DESTAGE,
         )

@@ -24,6 +24,7 @@ from wbcache_core.tools.replay import run_replay
 from wbcache_core.tools.rewind import run_rewind
 from wbcache_core.tools.salvage.lost_superblocks import UNCERTAIN_LOG
 from wbcache_core.tools.salvage.salvage import run_salvage
+from wbcache_core.tools.settings import run_get, run_set, setting
 from wbcache_core.tools.status import run_give_up, run_status
 from wbcache_core.tools.tags import run_history, run_resolve, run_tag, run_untag
 
@@ -108,6 +109,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_resolve(commands)
     _add_history(commands)
     _add_status(commands)
+    _add_get(commands)
+    _add_set(commands)
     _add_give_up(commands)
     _add_plugin_path(commands)
     return parser
@@ -292,6 +295,34 @@ def _add_status(commands: _Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _add_get(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "get", help="parameters of a running server",
+        description="Shows the parameters that may change while the server runs: their values, and how they were at "
+        "the start if that was different.",
+    )  # fmt: skip
+    parser.add_argument(
+        "socket", metavar="SOCKET", type=_local_path, help="the socket that the server was given with control="
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help="only these parameters")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_set(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "set", help="change parameters of a running server",
+        description="Changes parameters while the server runs, until it ends: all that are named, or none if one of "
+        "them is refused. wbcache get shows which may be changed.",
+    )  # fmt: skip
+    parser.add_argument(
+        "socket", metavar="SOCKET", type=_local_path, help="the socket that the server was given with control="
+    )
+    parser.add_argument(
+        "values", metavar="NAME=VALUE", nargs="+", type=_argument(setting), help="as on nbdkit's command line"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _add_give_up(commands: _Commands) -> None:
     parser = commands.add_parser(
         "give-up", help="give up bytes that the origin rejects",
@@ -364,6 +395,10 @@ def _run(arguments: argparse.Namespace) -> int:
         return run_history(arguments.target, arguments.limit, arguments.all, arguments.json)
     if arguments.command == "status":
         return run_status(arguments.socket, arguments.json)
+    if arguments.command == "get":
+        return run_get(arguments.socket, arguments.names, arguments.json)
+    if arguments.command == "set":
+        return run_set(arguments.socket, arguments.values, arguments.json)
     if arguments.command == "give-up":
         return run_give_up(arguments.socket, arguments.offset, arguments.length)
     if arguments.command == "plugin-path":

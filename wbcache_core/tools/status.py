@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from wbcache_core.errors import ControlError
-from wbcache_core.server.control.client import ask, is_socket
+from wbcache_core.server.control.client import ask, check_socket
 from wbcache_core.units import format_size
 
 Facts: TypeAlias = dict[str, Any]
@@ -16,8 +15,7 @@ Facts: TypeAlias = dict[str, Any]
 def run_status(path: str, as_json: bool) -> int:
     """Print it; returns the exit status: 1 while log or origin fails, or the origin rejects blocks. Raises
     ControlError."""
-    if not is_socket(path):
-        raise ControlError(f"'{path}' is not a socket; status asks a running server: name its control=PATH")
+    check_socket(path, "status")
     facts = ask(path, "status")
     print(json.dumps(facts, indent=2) if as_json else "\n".join(f"{label:<11} {text}" for label, text in _lines(facts)))
     return 1 if facts["errors"]["log"] or facts["errors"]["origin"] or facts["bad_blocks"]["bytes"] else 0
@@ -25,8 +23,7 @@ def run_status(path: str, as_json: bool) -> int:
 
 def run_give_up(path: str, offset: int, length: int) -> int:
     """Have a running server give up bytes that its origin rejects; returns the exit status. Raises ControlError."""
-    if not is_socket(path):
-        raise ControlError(f"'{path}' is not a socket; give-up asks a running server: name its control=PATH")
+    check_socket(path, "give-up")
     facts = ask(path, "give-up", offset=offset, length=length)
     if facts["done"]:
         print(f"{facts['bytes']} bytes are given up: the volume reads there what the origin has, old data or an error")

@@ -16,7 +16,7 @@ from wbcache_core.format.segment import MAX_ENTRIES, TRIM, ZERO
 from wbcache_core.memory.block_map import CLEAR_FLAGS, LSN_MASK, ZERO_FLAG, LocationMap
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.open_segment import PendingSegment
-from wbcache_core.memory.policy import LOG, ORIGIN
+from wbcache_core.memory.policy import LOG, ORIGIN, Policy
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.units import PAGE_BYTES, PAGE_MASK, PAGE_SHIFT, pages_of
 from wbcache_core.volume.extents import ExtentMapper
@@ -56,8 +56,11 @@ class Volume:
             self._check_range(len(buffer), offset)
         self._reader.read_into(buffer, offset)
 
-    def write(self, data: bytes | bytearray | memoryview, offset: int, fua: bool = False) -> None:
-        """Write data at offset; returns when the cursor of `ack`, or of `fua`, has passed it."""
+    def write(
+        self, data: bytes | bytearray | memoryview, offset: int, fua: bool = False, ack: int | None = None
+    ) -> None:
+        """Write data at offset; returns when the cursor of `ack`, or of `fua`, has passed it. `ack` is a level that
+        replaces the policy's."""
         count = len(data)
         line = self._line
         if not line.soft_limit:
@@ -85,19 +88,19 @@ class Volume:
             self._check_range(count, offset)
             end = self._write_pieces(memoryview(data), offset)
         policy = line.policy
-        if fua or policy.ack:
-            self._reach(end, policy.fua if fua else policy.ack)
+        if fua or ack or policy.ack:
+            self._acknowledge(end, policy, fua, ack)
 
-    def trim(self, count: int, offset: int, fua: bool = False) -> None:
-        """Discard: the range reads as zeros and is deallocated on the origin if possible."""
-        self._clear(TRIM, count, offset, fua)
+    def trim(self, count: int, offset: int, fua: bool = False, ack: int | None = None) -> None:
+        """Discard: the range reads as zeros and is deallocated on the origin if possible. `ack` as for write()."""
+        self._clear(TRIM, count, offset, fua, ack)
 
-    def zero(self, count: int, offset: int, fua: bool = False, may_trim: bool = True) -> None:
-        """Zero a range; without may_trim it stays allocated on the origin. Always fast: one entry per GiB."""
-        if may_trim:
-            self._clear(TRIM, count, offset, fua)
-        else:
-            self._clear(ZERO, count, offset, fua)
+    def zero(
+        self, count: int, offset: int, fua: bool = False, may_trim: bool = True, ack: int | None = None
+    ) -> None:
+        """Zero a range; without may_trim it stays allocated on the origin. Always fast: one entry per GiB. `ack` as
+        for write()."""
+        self._clear(TRIM if may_trim else ZERO, count, offset, fua, ack)
 
     def flush(self) -> None:
         """Return when the cursor of `flush` has passed every request acknowledged before."""
@@ -121,6 +124,11 @@ class Volume:
             raise OutOfRangeError(
                 f"request of {count} bytes at {offset} reaches beyond the end of the volume ({self.size} bytes)"
             )
+
+    def _acknowledge(self, end: int, policy: Policy, fua: bool, ack: int | None) -> None:
+        """Return when a request whose last LSN is below end may be answered."""
+        level = policy.ack if ack is None else ack
+        self._reach(end, max(policy.fua, level) if fua else level)
 
     def _reach(self, end: int, level: int) -> None:
         """Return when the cursor of that level has passed every LSN below end."""
@@ -220,7 +228,7 @@ class Volume:
                     return line.head
             base = self._reader.read_block(block)
 
-    def _clear(self, kind: int, count: int, offset: int, fua: bool) -> None:
+    def _clear(self, kind: int, count: int, offset: int, fua: bool, ack: int | None) -> None:
         """Trim or zero: a range entry for the whole pages, patches for the ends."""
         self._check_range(count, offset)
         end_offset = offset + count
@@ -235,8 +243,8 @@ class Volume:
                 end = self._append_range(kind, block, min(_RANGE_BLOCKS, last - block))
             end = max(end, self._zero_pieces(last << PAGE_SHIFT, end_offset))
         policy = self._line.policy
-        if fua or policy.ack:
-            self._reach(end, policy.fua if fua else policy.ack)
+        if fua or ack or policy.ack:
+            self._acknowledge(end, policy, fua, ack)
 
     def _zero_pieces(self, offset: int, end: int) -> int:
         """Zero parts of pages, at most two."""

@@ -23,6 +23,12 @@ def is_socket(path: str) -> bool:
         return False
 
 
+def check_socket(path: str, command: str) -> None:
+    """Raises ControlError if a path that was given to a command for running servers is not a socket."""
+    if not is_socket(path):
+        raise ControlError(f"'{path}' is not a socket; {command} asks a running server: name its control=PATH")
+
+
 def ask(path: str, command: str, **fields: object) -> Facts:
     """Send one request; returns the server's answer. Raises ControlError, also if the server refuses."""
     request = json.dumps({"command": command, **fields}).encode() + b"\n"

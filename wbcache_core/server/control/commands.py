@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What can be asked through `control=`: status, history, tag, untag, resolve, give-up; see docs/control-socket.md.
+"""What can be asked through `control=`, from status to give-up; see docs/control-socket.md.
 
 A request is a JSON object on one line, and so is the answer, in which `ok` says whether it was done.
 """
@@ -27,11 +27,15 @@ COMMANDS: dict[str, dict[str, type]] = {
     "untag": {"name": str},
     "resolve": {"when": str},
     "give-up": {"offset": int, "length": int},
+    "get": {},
+    "set": {"values": dict},
 }
 """The fields of each command besides `command`."""
-_REQUIRED = {"tag": ("name",), "untag": ("name",), "resolve": ("when",), "give-up": ("offset", "length")}
+_REQUIRED = {
+    "tag": ("name",), "untag": ("name",), "resolve": ("when",), "give-up": ("offset", "length"), "set": ("values",),
+}  # fmt: skip
 _FORM = 'a request is an object in one line, such as {"command": "status"}'
-_JSON_NAMES = {int: "a number", bool: "true or false", str: "a string"}
+_JSON_NAMES = {int: "a number", bool: "true or false", str: "a string", dict: "an object"}
 
 
 def _line(facts: Facts) -> bytes:
@@ -96,6 +100,10 @@ class ControlCommands:
             return _attempt(self._status)
         if request["command"] == "history":
             return _attempt(lambda: self._history(request))
+        if request["command"] == "get":
+            return _attempt(self._get)
+        if request["command"] == "set":
+            return _attempt(lambda: self._set(request["values"]))
         if request["command"] == "resolve":
             return lambda: _attempt(lambda: {"moment": moment(self._cache.resolve(request["when"]))})
         if request["command"] == "tag":
@@ -115,6 +123,17 @@ class ControlCommands:
         except ConfigError as error:
             raise ControlError(f"'limit': {error}") from None
         return self._cache.history(query)
+
+    def _get(self) -> Facts:
+        settings = self._cache.settings.all()
+        return {"settings": [{"name": one.name, "value": one.now, "at_start": one.before} for one in settings]}
+
+    def _set(self, values: dict[str, object]) -> Facts:
+        texts = {name: value for name, value in values.items() if isinstance(value, str)}
+        if not values or len(texts) < len(values):
+            raise ControlError('\'values\' has to have parameters with their new values, such as {"ack": "log"}')
+        changed = self._cache.settings.change(texts)
+        return {"changed": [{"name": one.name, "was": one.before, "is": one.now} for one in changed]}
 
     def _tag(self, name: str, when: str | None) -> Facts:
         tag = self._cache.tag(name, when)

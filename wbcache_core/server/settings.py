@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The parameters that may change while the server runs: what they are, as text, and changes to several at once."""
+
+import copy
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from wbcache_core.errors import ConfigError
+from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.policy import LEVEL_NAMES
+from wbcache_core.server.config import Config, History
+from wbcache_core.units import GIB, KIB, MIB
+
+_log = logging.getLogger("wbcache")
+
+
+class Setting(NamedTuple):
+    """A parameter with two of its values, as they may be written on the command line."""
+
+    name: str
+    before: str
+    now: str
+
+
+def _size(byte_count: int) -> str:
+    for unit, letter in ((GIB, "G"), (MIB, "M"), (KIB, "K")):
+        if byte_count and byte_count % unit == 0:
+            return f"{byte_count // unit}{letter}"
+    return str(byte_count)
+
+
+def _duration(seconds: float) -> str:
+    for unit, letter in ((3600, "h"), (60, "m")):
+        if seconds and seconds % unit == 0:
+            return f"{seconds // unit:.0f}{letter}"
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def _history(history: History) -> str:
+    if history.byte_count:
+        return _size(history.byte_count)
+    return _duration(history.seconds) if history.seconds else "off"
+
+
+_TEXTS: dict[str, Callable[[Config], str]] = {
+    "ack": lambda config: LEVEL_NAMES[config.ack],
+    "flush": lambda config: LEVEL_NAMES[config.flush],
+    "fua": lambda config: LEVEL_NAMES[config.fua],
+    "commit-interval": lambda config: _duration(config.commit_interval),
+    "commit-size": lambda config: _size(config.commit_size),
+    "destage-delay": lambda config: _duration(config.destage_delay),
+    "low-watermark": lambda config: f"{config.low_watermark}%",
+    "high-watermark": lambda config: f"{config.high_watermark}%",
+    "history": lambda config: _history(config.history),
+    "history-full": lambda config: config.history_full,
+    "on-exit": lambda config: config.on_exit,
+}
+NAMES = tuple(_TEXTS)
+
+
+class Settings:
+    """`_lock` guards `_config`, and is held until the line has the policy; the volume lock is taken while it is."""
+
+    def __init__(self, config: Config, line: NumberLine) -> None:
+        self._lock = threading.Lock()
+        self._line = line
+        self._at_start = self._config = copy.copy(config)
+
+    def all(self) -> list[Setting]:
+        """Each with its value at the start and the one in force."""
+        with self._lock:
+            return [Setting(name, text(self._at_start), text(self._config)) for name, text in _TEXTS.items()]
+
+    def change(self, values: Mapping[str, str]) -> list[Setting]:
+        """Put new values in force, all or none; returns each that was named, with its value before and now.
+
+        Requests, commits and destaging follow them from then on. Raises ConfigError: then nothing has changed.
+        """
+        with self._lock:
+            changed = copy.copy(self._config)
+            for name, value in values.items():
+                if name.replace("_", "-") not in _TEXTS:
+                    raise ConfigError(
+                        f"'{name}' cannot be changed while the server runs; what can: {', '.join(NAMES)}"
+                    )
+                changed.set(name, value)
+            changed.check()
+            names = [name.replace("_", "-") for name in values]
+            settings = [Setting(name, _TEXTS[name](self._config), _TEXTS[name](changed)) for name in names]
+            self._line.apply(changed.policy(self._line.data_pages))
+            self._config = changed
+        for name, before, now in settings:
+            _log.info("%s is %s from now on; it was %s", name, now, before)
+        return settings
