@@ -31,7 +31,7 @@ def measure(bench):
         "wbcache": turn(lambda: servers.wbcache(bench, origin, large_log, **servers.ABSORBING)),
         "null plugin, pinned": turn(lambda: servers.null(bench, _SIZE, pin=True)),
         "file": turn(lambda: servers.file(bench, origin)),
-        "wbcache, default ring": turn(lambda: servers.wbcache(bench, origin, log)),
+        "wbcache, ring of 64 MiB": turn(lambda: servers.wbcache(bench, origin, log, ring_size="64M")),
         "null plugin, not pinned": turn(lambda: servers.null(bench, _SIZE, pin=False)),
         "memory": turn(lambda: servers.memory(bench, _SIZE)),
         "cache filter": turn(lambda: servers.cache_filter(bench, origin)),
@@ -51,5 +51,5 @@ def measure(bench):
             target = Target(targets[peer]) if peer in targets else None
             outcome.add(f"{TITLE}: against {peer}", ratio(found, "wbcache", peer), target=target)
     outcome.add(f"{TITLE}: null plugin, pinned, against file", ratio(found, "null plugin, pinned", "file"))
-    cpu_rows(outcome, TITLE, found, ("wbcache", "wbcache, default ring", "null plugin, pinned", "file"))
+    cpu_rows(outcome, TITLE, found, ("wbcache", "wbcache, ring of 64 MiB", "null plugin, pinned", "file"))
     return outcome

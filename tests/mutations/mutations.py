@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """All mutations, one module an area."""
 
-from tests.mutations import bad_origins, clocks, commits, durability, forgetting, nbd_origins, pairs
+from tests.mutations import bad_origins, clocks, commits, durability, forgetting, nbd_origins, pairs, ring_memory
 
 MUTATIONS = (
     *durability.MUTATIONS,
@@ -11,4 +11,5 @@ MUTATIONS = (
     *clocks.MUTATIONS,
     *commits.MUTATIONS,
     *forgetting.MUTATIONS,
+    *ring_memory.MUTATIONS,
 )

@@ -12,4 +12,6 @@ def abandon(cache):
         if cache._active:
             cache._destager.join()
             cache._committer.join()
+            if cache._keeper:
+                cache._keeper.join()
         cache._close()

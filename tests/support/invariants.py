@@ -21,7 +21,7 @@ def check_line(line):
     assert 1 <= line.oldest <= line.destaged <= line.committed <= line.head
     assert line.reclaimed_place <= line.destaged_place <= line.write_place
     assert 0 <= line.free_pages <= line.data_pages
-    assert line.head - line.committed <= line.ring_pages
+    assert line.head - line.committed <= line.volatile_pages <= line.ring_pages
 
 
 def check_generations(generations):

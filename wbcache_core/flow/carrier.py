@@ -93,7 +93,7 @@ class Carrier:
         pages = line.head - line.committed + needed
         # What a segment that does not fit before the end of the log leaves unused.
         unused = MAX_SEGMENT_PAGES if line.write_place % line.data_pages + pages > line.data_pages else 0
-        if pages > line.ring_pages or pages + unused > line.free_pages:
+        if pages > line.volatile_pages or pages + unused > line.free_pages:
             raise DeviceError(f"{line.origin_incomplete}; the log has no room to carry them forward")
 
     def _put(self, blocks: list[int], pages: dict[int, memoryview | None]) -> None:

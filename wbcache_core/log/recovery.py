@@ -290,13 +290,18 @@ def _committed_according_to_later_segments(window: LogWindow, superblock: Superb
 
 
 def line_of(
-    superblock: Superblock, recovered: Recovered | None, ring_pages: int, policy: Policy, carry_pages: int = 0
+    superblock: Superblock,
+    recovered: Recovered | None,
+    ring_pages: int,
+    policy: Policy,
+    carry_pages: int = 0,
+    volatile_pages: int | None = None,
 ) -> NumberLine:
     """The number line of a log as it stands before anything is written: all of it is durable, nothing is in the ring.
 
     `recovered` is None for a log that is not formatted yet.
     """
-    line = NumberLine(ring_pages, superblock.data_pages, policy, carry_pages)
+    line = NumberLine(ring_pages, superblock.data_pages, policy, carry_pages, volatile_pages)
     line.committed = line.destaged = line.oldest = line.head = superblock.destaged
     line.destaged_place = line.write_place = superblock.destaged_place
     line.reclaimed_place = superblock.oldest_place

@@ -32,6 +32,10 @@ _MOST_TIMES = 4096
 """Entries of the timeline, for what may be held back for weeks."""
 
 
+NO_MARK = 1 << 64
+"""No LSN reaches this."""
+
+
 class NumberLine:
     """The cursors, and their positions in the log (`..._place`, see format/superblock.py).
 
@@ -40,18 +44,29 @@ class NumberLine:
     `lock` is the volume lock: held for memory copies and look-ups, never across I/O, a sleep or a log message.
     """
 
-    def __init__(self, ring_pages: int, data_pages: int, policy: Policy, carry_pages: int = 0) -> None:
-        """Writers leave carry_pages of the log free, for blocks that have to be carried forward."""
+    def __init__(
+        self, ring_pages: int, data_pages: int, policy: Policy, carry_pages: int = 0, volatile_pages: int | None = None
+    ) -> None:
+        """Writers leave carry_pages of the log free, for blocks that have to be carried forward.
+
+        volatile_pages is at most ring_pages, and by default that.
+        """
         self.lock = threading.Lock()
         self.moved = threading.Condition(self.lock)
         """Notified when a cursor has moved, space was reclaimed, or something has failed or is stopping."""
         self.commit_wanted = threading.Condition(self.lock)
         self.destage_wanted = threading.Condition(self.lock)
+        self.ring_wanted = threading.Condition(self.lock)
+        """Notified at a commit after `head` has passed `ring_mark`."""
         self.ring_pages = ring_pages
+        """So many of the newest LSNs are kept in the ring; never less than volatile_pages. See resize_ring()."""
+        self.volatile_pages = volatile_pages or ring_pages
+        """At most so many LSNs are not committed."""
         self.data_pages = data_pages
         self.head = self.committed = self.destaged = self.oldest = 1
         self.ring_start = 1
-        """The ring never held an LSN below this one: the head when the server started."""
+        """The ring has no LSN below this one: the head when the server started, or later what resize_ring() found."""
+        self.ring_mark = NO_MARK
         self.open_segment: PendingSegment | None = None
         self.closed_segments: deque[PendingSegment] = deque()
         self.timeline: deque[tuple[int, float]] = deque()
@@ -134,6 +149,14 @@ class NumberLine:
         """Lock held."""
         return self.dirty_pages > self.policy.high_pages
 
+    def resize_ring(self, pages: int) -> None:
+        """From now on the ring keeps so many of the newest LSNs: not less than volatile_pages, not more than it has
+        slots. Lock held."""
+        assert pages >= self.volatile_pages
+        # What it does not keep now may be released, and does not come back when it grows.
+        self.ring_start = self.ring_floor
+        self.ring_pages = pages
+
     def refresh_limits(self) -> None:
         """To be called after anything moved. Lock held.
 
@@ -143,7 +166,7 @@ class NumberLine:
         if self.log_error or self.writes_ended or self.stopping or not self.writable:
             self.limit = self.soft_limit = 0
             return
-        room = min(self.ring_pages - self.carry_ring, self.free_pages - MAX_SEGMENT_PAGES - self._carry_pages)
+        room = min(self.volatile_pages - self.carry_ring, self.free_pages - MAX_SEGMENT_PAGES - self._carry_pages)
         self.limit = self.committed + max(room, 0)
         self.soft_limit = 0 if self.throttled else min(self.limit, self.committed + self.policy.commit_pages)
 
@@ -167,6 +190,7 @@ class NumberLine:
             self.moved.notify_all()
             self.commit_wanted.notify_all()
             self.destage_wanted.notify_all()
+            self.ring_wanted.notify_all()
 
     def open_next_segment(self) -> PendingSegment:
         """A segment with the next LSN for its descriptor. Lock held; there is room and no open segment."""
@@ -212,6 +236,8 @@ class NumberLine:
                 self._thin_out_timeline()
         self.refresh_limits()
         self.moved.notify_all()
+        if self.head > self.ring_mark:
+            self.ring_wanted.notify()
 
     def _thin_out_timeline(self) -> None:
         """Make one entry of every two, with the older time, and keep to that distance. Lock held."""

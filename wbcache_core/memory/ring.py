@@ -7,6 +7,7 @@ uncompressed log, descriptors included.
 """
 
 import contextlib
+import ctypes
 import mmap
 
 from wbcache_core.errors import ConfigError
@@ -15,6 +16,10 @@ from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size
 
 _MADV_POPULATE_WRITE = 23
 """Linux 5.14; Python's mmap has no name for it."""
+
+# mmap.madvise() keeps the interpreter, which is too long for much memory.
+_libc = ctypes.CDLL(None)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class RingBuffer:
@@ -47,8 +52,20 @@ class RingBuffer:
 
     def populate(self) -> None:
         """Have the kernel allocate all the memory now, so that no write has to wait for it. Best effort."""
-        with contextlib.suppress(OSError, ValueError):
-            self._mapping.madvise(_MADV_POPULATE_WRITE)
+        self.allocate(0, self.pages)
+
+    def allocate(self, lsn: int, count: int) -> None:
+        """Have the kernel allocate the memory of count slots from lsn, whatever they hold. Best effort."""
+        for view in self.spans(lsn, count):
+            _libc.madvise(ctypes.addressof(ctypes.c_char.from_buffer(view)), len(view), _MADV_POPULATE_WRITE)
+
+    def release(self, lsn: int, count: int) -> None:
+        """Return the memory of count slots from lsn to the kernel. What they hold is lost."""
+        start = (lsn % self.pages) << PAGE_SHIFT
+        first = min(count << PAGE_SHIFT, self._bytes - start)
+        self._mapping.madvise(mmap.MADV_DONTNEED, start, first)
+        if first < count << PAGE_SHIFT:
+            self._mapping.madvise(mmap.MADV_DONTNEED, 0, (count << PAGE_SHIFT) - first)
 
     def offset(self, lsn: int) -> int:
         """Byte offset of the slot of lsn in `memory`."""

@@ -29,6 +29,7 @@ from wbcache_core.flow.consumer import Consumer
 from wbcache_core.flow.destager import Destager
 from wbcache_core.flow.origin_writer import OriginWriter
 from wbcache_core.flow.retention import Pins
+from wbcache_core.flow.ring_keeper import RingKeeper
 from wbcache_core.flow.tags import Tags
 from wbcache_core.flow.throttle import Throttle
 from wbcache_core.format.superblock import Tag
@@ -43,6 +44,7 @@ from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import LAST_FLUSH
 from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.ring import RingBuffer
+from wbcache_core.memory.ring_size import VOLATILE_BYTES, automatic_ring
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.pairing.mark import CLEAN, DIRTY
 from wbcache_core.server import history, log_preparation
@@ -53,6 +55,7 @@ from wbcache_core.server.opening import OpenedPair, open_pair
 from wbcache_core.server.settings import Settings
 from wbcache_core.server.stopping import commit_and_drain, tell_undrained
 from wbcache_core.threads import StartTogether
+from wbcache_core.units import PAGE_SHIFT
 from wbcache_core.volume.reader import VolumeReader
 from wbcache_core.volume.snapshot import Snapshot, Snapshots
 from wbcache_core.volume.volume import Volume
@@ -81,10 +84,10 @@ class Cache:
         self._is_marked = False
         """Whether the origin's mark names this log."""
         self._settled = threading.Event()
-        ring = RingBuffer(config.ring_size)
+        given = None if config.ring_size is None else RingBuffer(config.ring_size)
         opened = open_pair(config, origin, log)
         try:
-            self._assemble(ring, opened)
+            self._assemble(given or automatic_ring(opened.superblock.log_bytes), opened)
         except BaseException:
             opened.close()
             raise
@@ -110,8 +113,15 @@ class Cache:
         config, data_pages, recovered = self._config, superblock.data_pages, pair and pair.recovered
         self._ring, self._superblock = ring, superblock
         self._pair = pair  # until the log says what it says
-        line = line_of(superblock, recovered, ring.pages, config.policy(data_pages), pages_to_carry(data_pages))
+        volatile_pages = ring.pages
+        if config.ring_size is None:
+            volatile_pages = min(ring.pages, VOLATILE_BYTES >> PAGE_SHIFT)
+        line = line_of(
+            superblock, recovered, ring.pages, config.policy(data_pages, volatile_pages), pages_to_carry(data_pages),
+            volatile_pages,
+        )  # fmt: skip
         self._line = line
+        self._keeper = RingKeeper(line, ring) if config.ring_size is None else None
         self._table = recovered.table if recovered else SegmentTable()
         self._locations = recovered.locations if recovered else LocationMap()
         self._covered = recovered.covered if recovered else CoveredLog(superblock.origin_bytes)
@@ -211,9 +221,12 @@ class Cache:
         if line.origin_settles_at > time.monotonic():
             _log.info("the origin is left alone for %.0f s: requests of a killed server may still be carried out there",
                       line.origin_settles_at - time.monotonic())  # fmt: skip
-        self._ring.populate()
+        if not self._keeper:
+            self._ring.populate()
         together = StartTogether()
         try:
+            if self._keeper:
+                self._keeper.start(together)
             self._committer.start(together)
             self._destager.start(together)
             line.admit_writers()
@@ -248,8 +261,15 @@ class Cache:
         volume = str(uuid.UUID(bytes=self._superblock.uuid))
         names = {"origin": self._origin.name, "log": self._config.log, "volume": volume}
         return names | status_facts.gather(
-            self._line, self._covered, self._pins, self._snapshots, self._throttle, self._bad
+            self._line, self._covered, self._pins, self._snapshots, self._throttle, self._bad, self._ring_bytes
         )  # fmt: skip
+
+    @property
+    def _ring_bytes(self) -> int:
+        """Memory that the ring has now."""
+        if self._keeper:
+            return self._keeper.held_bytes
+        return self._ring.pages << PAGE_SHIFT if self._active else 0
 
     def counters(self) -> status_facts.Counters:
         """Cursors that only grow."""
@@ -384,6 +404,8 @@ class Cache:
             # First the one that may still have something committed.
             self._destager.join()
             self._committer.join()
+            if self._keeper:
+                self._keeper.join()
         if not line.log_error:
             try:
                 self._tags.write(committed=line.committed)

@@ -15,6 +15,7 @@ from wbcache_core.errors import ConfigError
 from wbcache_core.flow.consumer import batch_lsns
 from wbcache_core.format.superblock import MIN_LOG_BYTES
 from wbcache_core.memory.policy import LEVEL_NAMES, LOG, RAM, Policy
+from wbcache_core.memory.ring_size import VOLATILE_BYTES
 from wbcache_core.pairing.pairing import DISCARD_LOG, ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
 from wbcache_core.units import GIB, MIB, PAGE_SHIFT, format_size, pages_of, parse_duration, parse_size
 
@@ -100,7 +101,8 @@ class Config:
     origin: str = ""
     log: str = ""
     log_size: int = GIB
-    ring_size: int = 64 * MIB
+    ring_size: int | None = None
+    """None for a size that follows the memory there is, see memory/ring_size.py."""
     ack: int = RAM
     flush: int = LOG
     fua: int = LOG
@@ -137,7 +139,7 @@ class Config:
             "origin": absolute_device_name,
             "log": lambda text: absolute_path(local_path(text)),
             "log_size": size,
-            "ring_size": size,
+            "ring_size": lambda text: None if text == "auto" else size(text),
             "ack": lambda text: _LEVELS[_choice(text, _LEVELS)],
             "flush": lambda text: _DURABLE[_choice(text, _DURABLE)],
             "fua": lambda text: _DURABLE[_choice(text, _DURABLE)],
@@ -173,15 +175,16 @@ class Config:
     def nbd_times(self) -> NbdTimes:
         return NbdTimes(self.origin_settle, self.origin_timeout, self.origin_connect_timeout)
 
-    def policy(self, data_pages: int) -> Policy:
-        """What of it may change while the server runs, for a log with so many pages of data."""
+    def policy(self, data_pages: int, volatile_pages: int | None = None) -> Policy:
+        """What of it may change while the server runs, for a log with so many pages of data, and a ring of which so
+        many may be volatile, if that is not what the parameters say."""
         high_pages = data_pages * self.high_watermark // 100
         return Policy(
             ack=self.ack,
             flush=self.flush,
             fua=max(self.fua, self.ack),
             commit_interval=self.commit_interval,
-            commit_pages=min(self.commit_size >> PAGE_SHIFT, data_pages // 8),
+            commit_pages=min(self.commit_size >> PAGE_SHIFT, data_pages // 8, (volatile_pages or data_pages) // 2),
             destage_delay=self.destage_delay,
             low_pages=data_pages * self.low_watermark // 100,
             high_pages=high_pages,
@@ -208,11 +211,12 @@ class Config:
             raise ConfigError(
                 f"log-size={self.log_size} is too small: a log needs at least {format_size(MIN_LOG_BYTES)}"
             )
-        if self.ring_size < _MIN_RING_BYTES:
+        if self.ring_size is not None and self.ring_size < _MIN_RING_BYTES:
             raise ConfigError(
                 f"ring-size={self.ring_size} is too small: the ring needs at least {format_size(_MIN_RING_BYTES)}"
             )
-        self.commit_size = min(self.commit_size or self.ring_size // 4, self.ring_size // 2)
+        most = VOLATILE_BYTES if self.ring_size is None else self.ring_size
+        self.commit_size = min(self.commit_size or most // 4, most // 2)
         for name in ("commit_interval", "origin_timeout", "origin_connect_timeout"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name.replace('_', '-')} has to be longer than 0")

@@ -89,7 +89,7 @@ class Settings:
             changed.check()
             names = [name.replace("_", "-") for name in values]
             settings = [Setting(name, _TEXTS[name](self._config), _TEXTS[name](changed)) for name in names]
-            self._line.apply(changed.policy(self._line.data_pages))
+            self._line.apply(changed.policy(self._line.data_pages, self._line.volatile_pages))
             self._config = changed
         for name, before, now in settings:
             _log.info("%s is %s from now on; it was %s", name, now, before)

@@ -29,7 +29,13 @@ class Counters(NamedTuple):
 
 
 def gather(
-    line: NumberLine, covered: CoveredLog, pins: Pins, snapshots: Snapshots, throttle: Throttle, bad: BadBlocks
+    line: NumberLine,
+    covered: CoveredLog,
+    pins: Pins,
+    snapshots: Snapshots,
+    throttle: Throttle,
+    bad: BadBlocks,
+    ring_bytes: int,
 ) -> Facts:
     """Ready for JSON; docs/control-socket.md names the fields. Takes the volume lock once, for a few numbers."""
     with line.lock:
@@ -44,6 +50,7 @@ def gather(
                 "log": line.data_pages << PAGE_SHIFT,
                 "log_free": line.free_pages << PAGE_SHIFT,
                 "ring": line.ring_pages << PAGE_SHIFT,
+                "ring_memory": ring_bytes,
             },
             "throttling": {"active": line.throttled, "waiting_for_log_space": line.room_waiters},
         }  # fmt: skip

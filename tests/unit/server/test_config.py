@@ -27,7 +27,7 @@ def test_defaults():
         origin="/images/disk",
         log="/images/disk.wblog",
         log_size=GIB,
-        ring_size=64 * MIB,
+        ring_size=None,
         ack=RAM,
         flush=LOG,
         fua=LOG,

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A whole cache whose ring follows the memory of the machine, which comes and goes: no reader notices."""
+
+import functools
+import os
+import random
+
+import pytest
+
+from tests.model.test_concurrency import BUSY, check_structures
+from tests.support.abandon import abandon
+from tests.support.checker import check_pair
+from tests.support.matching import same
+from tests.support.owned_cells import OwnedCells
+from wbcache_core.flow import ring_keeper
+from wbcache_core.flow.ring_keeper import RingKeeper
+from wbcache_core.memory.ring import RingBuffer
+from wbcache_core.memory.ring_size import SHARE
+from wbcache_core.server import cache as cache_module
+from wbcache_core.units import MIB
+
+SECONDS = 3.0
+RING, VOLATILE = 3 * MIB, MIB
+
+
+@pytest.mark.parametrize(
+    "parameters", [BUSY, BUSY | {"ack": "log"}, BUSY | {"compress": "zstd"}], ids=["busy", "ack=log", "compressed"]
+)
+def test_nothing_is_lost_while_the_ring_shrinks_and_grows(pair, monkeypatch, parameters):
+    seed = int(os.environ.get("WBCACHE_TEST_SEED") or random.randrange(2**32))
+    chance = random.Random(seed)
+    shares = []
+
+    def unused():
+        shares.append(chance.randrange(RING + MIB))
+        return shares[-1] * SHARE
+
+    monkeypatch.setattr(cache_module, "automatic_ring", lambda log_bytes: RingBuffer(RING))
+    monkeypatch.setattr(cache_module, "VOLATILE_BYTES", VOLATILE)
+    monkeypatch.setattr(cache_module, "RingKeeper", functools.partial(RingKeeper, unused=unused, ahead_pages=64))
+    monkeypatch.setattr(ring_keeper, "share", lambda unused: unused // SHARE)
+    pair.make_origin(2 * MIB + 5 * 512)
+    cache = pair.start(ring_size="auto", **parameters)
+    cells = OwnedCells(cache.volume, writer_count=4, cell_bytes=512, seed=seed)
+    cells.run(SECONDS, also=[cache.volume.flush, lambda: check_structures(cache)])
+    cells.check()
+    assert len(shares) > 5, "the ring was not looked at often enough for this test to tell anything"
+    live = bytearray(cache.volume.size)
+    cache.volume.read_into(live, 0)
+    cache.volume.flush()
+    abandon(cache)
+    check_pair(pair.log, pair.origin)
+    cache = pair.start()
+    found = bytearray(cache.volume.size)
+    cache.volume.read_into(found, 0)
+    same(found, live)
+    cache.drain()
+    same(pair.origin.read_bytes(), live)
