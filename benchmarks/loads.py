@@ -35,15 +35,19 @@ class Sample:
 
 
 def fio(bench, server, mode, *, size, block=4096, depth=16, seconds=None, amount=None, ramp_s=0.0, options=()):
-    """Random or sequential requests of one kind (randwrite, read, ...) over the first `size` bytes.
+    """Random or sequential requests (randwrite, read, ...) over the first `size` bytes.
 
-    For `seconds`, or until `amount` bytes are done. CPU time counts the ramp too, so do requests.
+    For `seconds`, or until `amount` bytes are done. CPU time counts the ramp too, so do requests. With randrw 70 of
+    100 are reads, and the latencies are theirs.
     """
     words = [
         "fio", "--name=load", "--thread=1", "--ioengine=nbd", f"--uri={server.uri}", f"--rw={mode}", f"--bs={block}",
         f"--iodepth={depth}", f"--size={size}", "--random_generator=tausworthe64", "--scramble_buffers=0",
         "--output-format=json", *options,
     ]  # fmt: skip
+    is_mixed = mode == "randrw"
+    if is_mixed:
+        words.append("--rwmixread=70")
     if amount:
         words.append(f"--io_size={amount}")
     if seconds:
@@ -62,8 +66,9 @@ def fio(bench, server, mode, *, size, block=4096, depth=16, seconds=None, amount
     # With a ramp fio leaves its requests out of the count: scale the CPU time to what was counted.
     share = min(found["runtime"] / 1000 / elapsed_s, 1.0) if ramp_s else 1.0
     percentiles = found["clat_ns"]["percentile"]
+    counted = (found, job["write"]) if is_mixed else (found,)
     return Sample(
-        found["iops"], found["total_ios"], block, cpu_s * share,
+        sum(kind["iops"] for kind in counted), sum(kind["total_ios"] for kind in counted), block, cpu_s * share,
         percentiles["50.000000"] / 1000, percentiles["99.900000"] / 1000,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from benchmarks.measurements import (
     log_growth,
     map_growth,
     memory,
+    mixed_load,
     opening_snapshots,
     random_reads,
     recovery_time,
@@ -26,6 +27,7 @@ from benchmarks.measurements import (
 MEASUREMENTS = {
     module.__name__.rpartition(".")[2].replace("_", "-"): module
     for module in (
+        mixed_load,
         absorbed_writes,
         sustained_writes,
         random_reads,

@@ -51,6 +51,6 @@ def measure(bench):
         what = f"{TITLE}: 99.9th percentile against the median, {name}"
         outcome.add(what, Spread.of(tails), target=limits.get(name))
     written = [sample.requests * sample.request_bytes / (64 * MIB) for sample in found["wbcache"]]
-    outcome.add(f"{TITLE}: written, in sizes of the ring", Spread.of(written), target=Target(10))
+    outcome.add(f"{TITLE}: written, in units of 64 MiB", Spread.of(written), target=Target(10))
     cpu_rows(outcome, TITLE, found, ("wbcache", f"wbcache, {few}"))
     return outcome
