@@ -56,6 +56,7 @@ def test_defaults():
         ("log", "/dev/nvme0n1p1", "/dev/nvme0n1p1"),
         ("log_size", "4M", 4 * MIB),
         ("ring_size", "1M", MIB),
+        ("ring_size", "auto", None),
         ("ack", "ram", RAM),
         ("ack", "log", LOG),
         ("ack", "origin", ORIGIN),
@@ -118,6 +119,8 @@ def test_values(name, text, value):
         ("history-full", "wait"),
         ("log-size", "16E"),
         ("ring-size", "1023K"),
+        ("ring-size", "0"),
+        ("ring-size", "Auto"),
         ("ring-size", "-1"),
         ("ring-size", "9" * 5000),
         ("ack", "disk"),
@@ -212,6 +215,15 @@ def test_a_relative_path_is_seen_from_the_folder_of_the_start(tmp_path, monkeypa
 def test_commit_size_is_a_quarter_of_the_ring_and_at_most_half(given_size, used):
     parameters = {"ring_size": "16M"} | ({"commit_size": given_size} if given_size else {})
     assert parse(**parameters).commit_size == used
+
+
+@pytest.mark.parametrize(("given_size", "used"), [(None, 16 * MIB), ("1M", MIB), ("1G", 32 * MIB)])
+def test_with_auto_commit_size_depends_on_what_may_be_volatile(given_size, used):
+    config = parse(**({"commit_size": given_size} if given_size else {}))
+    assert config.commit_size == used
+    assert config.policy(65536).commit_pages == min(used, 32 * MIB) // 4096
+    # Where memory was so scarce at the start that the ring is smaller than that.
+    assert config.policy(65536, volatile_pages=400).commit_pages == min(used // 4096, 200)
 
 
 def test_the_last_of_two_values_counts():

@@ -68,6 +68,10 @@ def test_what_cannot_be_changed_is_named_with_what_can():
 
 
 def test_commit_size_is_limited_by_the_ring():
+    settings, line = made()
+    line.volatile_pages = 100
+    assert settings.change({"commit-size": "1G"}) == [Setting("commit-size", "16M", "32M")]
+    assert line.policy.commit_pages == 50
     settings, _ = made(ring_size="8M")
     assert settings.change({"commit-size": "1G"}) == [Setting("commit-size", "2M", "4M")]
     assert settings.change({"commit-size": "0"}) == [Setting("commit-size", "4M", "2M")]
