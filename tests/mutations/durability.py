@@ -214,6 +214,22 @@ MUTATIONS = (
         CUTS.format("one client"),
     ),
     Mutation(
+        "a-drain-waits-for-nobody",
+        "during a drain, writes are answered before the origin has them, and it counts as done while they are dirty",
+        "volume/volume.py",
+        "            self._reach(end, ORIGIN)\n        except",
+        "            pass\n        except",
+        "tests/model/test_drain.py",
+    ),
+    Mutation(
+        "a-drain-forgets-what-passed-by",
+        "a drain counts as done although writes were answered without the origin while that failed",
+        "volume/volume.py",
+        "                    line.drain_target = max(line.drain_target, end)",
+        "                    line.drain_target += 0",
+        "tests/model/test_drain.py",
+    ),
+    Mutation(
         "exports-have-no-level",
         "the writes of an export `ack=log` or `write-through` wait for no more than the server's `ack`",
         "volume/volume.py",

@@ -84,6 +84,8 @@ class NumberLine:
         """The destager waits without a time limit and has to be told of new dirty data."""
         self.origin_target = 0
         """Somebody waits for `destaged` to reach this LSN."""
+        self.drain_target = 0
+        """What a drain while the server runs has to bring to the origin, up to this LSN; 0 if there is none."""
         self.room_waiters = 0
         """Writers that wait for log space."""
         self.writable = False

@@ -35,3 +35,5 @@ class Policy:
     hold: bool
     """Writers wait for snapshots and tags instead of ending them."""
     drain_at_stop: bool
+    draining: bool
+    """A drain while the server runs: a write is not answered before the origin has it, unless the origin fails."""

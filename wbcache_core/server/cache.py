@@ -50,6 +50,7 @@ from wbcache_core.pairing.mark import CLEAN, DIRTY
 from wbcache_core.server import history, log_preparation
 from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import Config
+from wbcache_core.server.drain import Drain
 from wbcache_core.server.history import Facts
 from wbcache_core.server.opening import OpenedPair, open_pair
 from wbcache_core.server.settings import Settings
@@ -146,6 +147,7 @@ class Cache:
         reader = VolumeReader(line, ring, self._locations, self._table, self._reader, self._origin)
         self._snapshots = Snapshots(line, self._covered, self._pins, reader, self._origin)
         self.settings = Settings(config, line)
+        self._drain = Drain(line, self._pins, self.settings)
         self.volume = Volume(line, ring, self._locations, reader, self._origin, self._throttle, self._committer)
 
     def _new_destager(self) -> Destager:
@@ -259,7 +261,7 @@ class Cache:
     def status(self) -> Facts:
         """The state of everything at this moment, ready for JSON. Waits for no device."""
         volume = str(uuid.UUID(bytes=self._superblock.uuid))
-        names = {"origin": self._origin.name, "log": self._config.log, "volume": volume}
+        names = {"origin": self._origin.name, "log": self._config.log, "volume": volume, "drain": self._drain.facts()}
         return names | status_facts.gather(
             self._line, self._covered, self._pins, self._snapshots, self._throttle, self._bad, self._ring_bytes
         )  # fmt: skip
@@ -325,6 +327,16 @@ class Cache:
         self._committer.commit_all()
         with self._line.lock:
             wait_for_destaged(self._line, self._line.committed)
+
+    def begin_drain(self) -> Facts:
+        """Have everything written before destaged, and make all writes wait for the origin until cancel_drain().
+        Raises WbcacheError."""
+        self.activate()
+        return self._drain.begin()
+
+    def cancel_drain(self) -> Facts:
+        """Let writes wait for what the parameters say again."""
+        return self._drain.cancel()
 
     def interrupt(self) -> None:
         """The server is about to stop: wake every blocked request. Called again, it ends a drain. Never blocks long."""

@@ -194,6 +194,7 @@ class Config:
             history_ns=round(self.history.seconds * 1e9),
             hold=self.history_full == HOLD,
             drain_at_stop=self.on_exit == DESTAGE,
+            draining=False,
         )
 
     def check(self) -> None:

@@ -2,6 +2,7 @@
 """The parameters that may change while the server runs: what they are, as text, and changes to several at once."""
 
 import copy
+import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -61,12 +62,14 @@ NAMES = tuple(_TEXTS)
 
 
 class Settings:
-    """`_lock` guards `_config`, and is held until the line has the policy; the volume lock is taken while it is."""
+    """`_lock` guards `_config` and `_is_draining`, and is held until the line has the policy; the volume lock is taken
+    while it is."""
 
     def __init__(self, config: Config, line: NumberLine) -> None:
         self._lock = threading.Lock()
         self._line = line
         self._at_start = self._config = copy.copy(config)
+        self._is_draining = False
 
     def all(self) -> list[Setting]:
         """Each with its value at the start and the one in force."""
@@ -89,8 +92,24 @@ class Settings:
             changed.check()
             names = [name.replace("_", "-") for name in values]
             settings = [Setting(name, _TEXTS[name](self._config), _TEXTS[name](changed)) for name in names]
-            self._line.apply(changed.policy(self._line.data_pages, self._line.volatile_pages))
             self._config = changed
+            self._apply()
         for name, before, now in settings:
             _log.info("%s is %s from now on; it was %s", name, now, before)
         return settings
+
+    def drain(self, is_wanted: bool) -> None:
+        """Have all writes wait for the origin, and hold nothing back from it, whatever the parameters say; or let the
+        parameters count again."""
+        with self._lock:
+            self._is_draining = is_wanted
+            self._apply()
+
+    def _apply(self) -> None:
+        """`_lock` held."""
+        policy = self._config.policy(self._line.data_pages, self._line.volatile_pages)
+        if self._is_draining:
+            policy = dataclasses.replace(
+                policy, draining=True, destage_delay=0.0, low_pages=0, history_pages=0, history_ns=0, hold=False
+            )
+        self._line.apply(policy)

@@ -16,6 +16,7 @@ from wbcache_core.server.history import DEFAULT_ROWS, MOST_GROUPS
 from wbcache_core.tools import standard_streams
 from wbcache_core.tools.check import run_check
 from wbcache_core.tools.diff import run_diff
+from wbcache_core.tools.drain import run_drain
 from wbcache_core.tools.dump import Filter, parse_range, run_dump
 from wbcache_core.tools.info import run_info
 from wbcache_core.tools.picture import run_picture
@@ -109,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_resolve(commands)
     _add_history(commands)
     _add_status(commands)
+    _add_drain(commands)
     _add_get(commands)
     _add_set(commands)
     _add_give_up(commands)
@@ -295,6 +297,21 @@ def _add_status(commands: _Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _add_drain(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "drain", help="destage everything while the server runs",
+        description="Has a running server destage everything that was written so far. From then on, writes wait for "
+        "the origin, so that it ends under any load, and nothing is dirty afterwards; --cancel ends that.",
+    )  # fmt: skip
+    parser.add_argument(
+        "socket", metavar="SOCKET", type=_local_path, help="the socket that the server was given with control="
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--wait", action="store_true", help="return when the origin has everything, and show progress")
+    what.add_argument("--cancel", action="store_true", help="let writes be acknowledged as the parameters say again")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _add_get(commands: _Commands) -> None:
     parser = commands.add_parser(
         "get", help="parameters of a running server",
@@ -395,6 +412,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return run_history(arguments.target, arguments.limit, arguments.all, arguments.json)
     if arguments.command == "status":
         return run_status(arguments.socket, arguments.json)
+    if arguments.command == "drain":
+        return run_drain(arguments.socket, arguments.wait, arguments.cancel, arguments.json)
     if arguments.command == "get":
         return run_get(arguments.socket, arguments.names, arguments.json)
     if arguments.command == "set":

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from wbcache_core.server.control.client import ask, check_socket
+from wbcache_core.server.drain import DRAINED, DRAINING, INCOMPLETE
 from wbcache_core.units import format_size
 
 Facts: TypeAlias = dict[str, Any]
@@ -45,6 +46,12 @@ def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
     waiting = throttling["waiting_for_log_space"]
     speed_of_writers = "slowed" if throttling["active"] else "at full speed"
     yield "writers", f"{speed_of_writers}, {waiting} waiting for log space" if waiting else speed_of_writers
+    if facts["drain"]["state"] == DRAINING:
+        yield "drain", f"{format_size(facts['drain']['bytes_left'])} left; writes wait for the origin"
+    elif facts["drain"]["state"] == DRAINED:
+        yield "drain", "done; writes wait for the origin"
+    elif facts["drain"]["state"] == INCOMPLETE:
+        yield "drain", "done, except for bad sectors; writes wait for the origin"
     window = facts["window"]
     if window:
         ends = [f"{window[end]['generation']} ({window[end]['time']})" for end in ("oldest", "newest")]

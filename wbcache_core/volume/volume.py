@@ -7,7 +7,7 @@ method raises only RequestError and DeviceError.
 """
 
 from wbcache_core.device.device import Device, Extent
-from wbcache_core.errors import OutOfRangeError
+from wbcache_core.errors import OriginFailedError, OutOfRangeError, StoppedError
 from wbcache_core.flow.admission import end_writes, wait_for_destaged, wait_for_room
 from wbcache_core.flow.committer import Committer
 from wbcache_core.flow.failure import raise_if_log_failed
@@ -88,7 +88,7 @@ class Volume:
             self._check_range(count, offset)
             end = self._write_pieces(memoryview(data), offset)
         policy = line.policy
-        if fua or ack or policy.ack:
+        if fua or ack or policy.ack or policy.draining:
             self._acknowledge(end, policy, fua, ack)
 
     def trim(self, count: int, offset: int, fua: bool = False, ack: int | None = None) -> None:
@@ -129,6 +129,21 @@ class Volume:
         """Return when a request whose last LSN is below end may be answered."""
         level = policy.ack if ack is None else ack
         self._reach(end, max(policy.fua, level) if fua else level)
+        if policy.draining:
+            self._wait_in_drain(end)
+
+    def _wait_in_drain(self, end: int) -> None:
+        """Have nothing new become dirty, unless the origin fails: the drain then has more to do, and clients go on."""
+        line = self._line
+        try:
+            self._reach(end, ORIGIN)
+        except StoppedError:
+            # It is accepted, and the stop commits it.
+            pass
+        except OriginFailedError:
+            with line.lock:
+                if line.drain_target:
+                    line.drain_target = max(line.drain_target, end)
 
     def _reach(self, end: int, level: int) -> None:
         """Return when the cursor of that level has passed every LSN below end."""
@@ -243,7 +258,7 @@ class Volume:
                 end = self._append_range(kind, block, min(_RANGE_BLOCKS, last - block))
             end = max(end, self._zero_pieces(last << PAGE_SHIFT, end_offset))
         policy = self._line.policy
-        if fua or ack or policy.ack:
+        if fua or ack or policy.ack or policy.draining:
             self._acknowledge(end, policy, fua, ack)
 
     def _zero_pieces(self, offset: int, end: int) -> int:

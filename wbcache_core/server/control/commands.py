@@ -27,6 +27,7 @@ COMMANDS: dict[str, dict[str, type]] = {
     "untag": {"name": str},
     "resolve": {"when": str},
     "give-up": {"offset": int, "length": int},
+    "drain": {"cancel": bool},
     "get": {},
     "set": {"values": dict},
 }
@@ -108,6 +109,8 @@ class ControlCommands:
             return lambda: _attempt(lambda: {"moment": moment(self._cache.resolve(request["when"]))})
         if request["command"] == "tag":
             return lambda: _attempt(lambda: self._tag(request["name"], request.get("when")))
+        if request["command"] == "drain":
+            return lambda: _attempt(lambda: self._drain(request.get("cancel", False)))
         if request["command"] == "give-up":
             return lambda: _attempt(lambda: self._give_up(request["offset"], request["length"]))
         return lambda: _attempt(lambda: self._untag(request["name"]))
@@ -144,6 +147,14 @@ class ControlCommands:
         byte_count, is_done = self._cache.give_up(offset, length)
         _log.warning("giving up %d bytes that the origin rejects, from %d on, as requested", byte_count, offset)
         return {"bytes": byte_count, "done": is_done}
+
+    def _drain(self, cancel: bool) -> Facts:
+        if cancel:
+            _log.info("a drain is cancelled")
+            return {"drain": self._cache.cancel_drain()}
+        facts = self._cache.begin_drain()
+        _log.info("draining %d bytes to the origin; writes wait for it from now on", facts["bytes_left"])
+        return {"drain": facts}
 
     def _untag(self, name: str) -> Facts:
         self._cache.untag(name)
