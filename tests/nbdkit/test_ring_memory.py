@@ -63,6 +63,7 @@ def test_a_ring_of_auto_commits_like_the_least_one(pair, folder):
 
 
 def test_many_idle_servers_take_no_memory_for_their_rings(folder):
+    """And those that were written to a little take little."""
     with ExitStack() as stack:
         controls = []
         for number in range(SERVERS):
@@ -74,5 +75,9 @@ def test_many_idle_servers_take_no_memory_for_their_rings(folder):
             server = stack.enter_context(pair.serve(control=control, log_size="8M"))
             handle = stack.enter_context(clients.connection(server.uri))
             handle.flush()
-            controls.append(control)
-        assert sum(map(ring_memory, controls)) == 0
+            controls.append((control, handle))
+        assert sum(ring_memory(control) for control, _ in controls) == 0
+        for control, handle in controls:
+            handle.pwrite(b"w" * MIB, 0)
+            handle.flush()
+            assert MIB <= wait_for_ring_memory(control, MIB) < 4 * MIB

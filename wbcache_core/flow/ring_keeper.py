@@ -22,11 +22,11 @@ from wbcache_core.units import MIB, PAGE_SHIFT
 _log = logging.getLogger("wbcache")
 
 AHEAD_PAGES = 32 * MIB >> PAGE_SHIFT
-"""So much is allocated ahead of the writers; more when they have used half of it."""
+"""So much is allocated ahead of the writers, but not more than they have written; more when they have used half."""
 LOOK_SECONDS = 10.0
 """A ring that holds more than the least looks this often whether memory has become short."""
 _PIECE_PAGES = 2 * MIB >> PAGE_SHIFT
-"""Released under one hold of the lock, or allocated in one call."""
+"""Released under one hold of the lock."""
 
 
 class RingKeeper:
@@ -46,7 +46,7 @@ class RingKeeper:
         self._ahead = min(ahead_pages, ring.pages)
         self.low = self.high = line.head
         """Only slots of LSNs from low to high may have memory."""
-        self._looked_at = line.head
+        self._first = self._looked_at = line.head
         """The head at the last look."""
         self._thread: threading.Thread | None = None  # only start() and join() use it
 
@@ -97,7 +97,10 @@ class RingKeeper:
         self.high = max(self.high, head)
         self.low = max(self.low, self.high - most)
         self._release(floor)
-        self._allocate(min(head + self._ahead, self.low + most))
+        end = min(head + min(self._ahead, head - self._first), self.low + most)
+        if self.high < end:
+            self._ring.allocate(self.high, end - self.high)
+            self.high = end
 
     def _release(self, floor: int) -> None:
         """Release the slots of LSNs below a floor that the line has had: they are not read any more."""
@@ -110,9 +113,3 @@ class RingKeeper:
                 if first < self.low:
                     self._ring.release(first, self.low - first)
             let_requests_run()
-
-    def _allocate(self, end: int) -> None:
-        while self.high < end:
-            count = min(_PIECE_PAGES, end - self.high)
-            self._ring.allocate(self.high, count)
-            self.high += count

@@ -172,10 +172,11 @@ def test_memory_goes_back_to_the_kernel():
 
 def test_memory_is_there_before_the_writers():
     machine = Machine(64 * MIB >> PAGE_SHIFT, 8 * MIB >> PAGE_SHIFT, 16 * MIB >> PAGE_SHIFT)
-    machine.write(1)
-    machine.keeper.look()
-    assert 16 * MIB <= machine.keeper.held_bytes <= 17 * MIB
-    assert resident_bytes(machine.ring) >= 16 * MIB
+    for mib, ahead in ((1, 1), (4, 5), (4, 9), (10, 16), (10, 16)):
+        machine.write(mib * MIB >> PAGE_SHIFT)
+        machine.keeper.look()
+        written = machine.line.head - 1 << PAGE_SHIFT
+        assert machine.keeper.held_bytes == written + ahead * MIB <= resident_bytes(machine.ring)
 
 
 def test_the_thread_looks_when_writers_come_near_the_end(without_least, monkeypatch):
@@ -189,7 +190,7 @@ def test_the_thread_looks_when_writers_come_near_the_end(without_least, monkeypa
         # Nothing to do before the first commit.
         threading.Event().wait(0.05)
         assert not looks
-        machine.write(1)
+        machine.write(AHEAD)
         machine.commit()
         wait_until(lambda: machine.keeper.high == machine.line.head + AHEAD)
         machine.write(AHEAD // 2)
