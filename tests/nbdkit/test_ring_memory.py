@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`ring-size=auto` in real servers: memory is taken as the ring is used, and many servers fit one machine."""
 
+import re
 import time
 from contextlib import ExitStack
 
 from tests.nbdkit.test_memory_given_back import resident_bytes
 from tests.support import clients
-from tests.support.control import ask
+from tests.support.control import ask, wbcache
 from tests.support.nbdkit_server import CachePair
 from wbcache_core.memory.ring_size import LEAST_BYTES
 from wbcache_core.units import MIB
@@ -47,6 +48,7 @@ def test_memory_is_taken_as_the_ring_is_used(pair, folder):
             taken = resident_bytes(server.pid) - before
             assert taken <= ring_memory(control) + SLACK
             assert ring_memory(control) <= min(size, 48 * MIB + 48 * MIB)
+            assert re.search(r"ring +[0-9.]+ MiB of memory; it keeps up to", wbcache("status", control)[1])
             for offset in range(0, 48 * MIB, MIB):
                 assert handle.pread(MIB, offset) == offset.to_bytes(8, "little") * (MIB // 8)
 

@@ -41,6 +41,7 @@ def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "cursors", ", ".join(f"{name} {lsn}" for name, lsn in facts["cursors"].items()) + " (LSN)"
     dirty, volatile, log = (format_size(sizes[name]) for name in ("dirty", "volatile", "log"))
     yield "dirty", f"{dirty} of {log}, {volatile} of it only in memory"
+    yield "ring", f"{format_size(sizes['ring_memory'])} of memory; it keeps up to {format_size(sizes['ring'])}"
     speed = {name: f"{format_size(int(rates[f'{name}_bytes_per_second']))}/s" for name in ("written", "destaged")}
     yield "rates", f"{speed['written']} written, {speed['destaged']} destaged, over {rates['seconds']:.0f} s"
     waiting = throttling["waiting_for_log_space"]
