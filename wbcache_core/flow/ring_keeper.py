@@ -22,11 +22,13 @@ from wbcache_core.units import MIB, PAGE_SHIFT
 _log = logging.getLogger("wbcache")
 
 AHEAD_PAGES = 32 * MIB >> PAGE_SHIFT
-"""So much is allocated ahead of the writers, but not more than they have written; more when they have used half."""
+"""So much is allocated ahead of the writers; more when they have used half of it."""
+_AT_FIRST = 4
+"""But not more than so many times what they have written: most servers write little."""
 LOOK_SECONDS = 10.0
 """A ring that holds more than the least looks this often whether memory has become short."""
 _PIECE_PAGES = 2 * MIB >> PAGE_SHIFT
-"""Released under one hold of the lock."""
+"""Released under one hold of the lock, or allocated in one call: threads that need the address space wait for it."""
 
 
 class RingKeeper:
@@ -97,10 +99,7 @@ class RingKeeper:
         self.high = max(self.high, head)
         self.low = max(self.low, self.high - most)
         self._release(floor)
-        end = min(head + min(self._ahead, head - self._first), self.low + most)
-        if self.high < end:
-            self._ring.allocate(self.high, end - self.high)
-            self.high = end
+        self._allocate(min(head + min(self._ahead, _AT_FIRST * (head - self._first)), self.low + most))
 
     def _release(self, floor: int) -> None:
         """Release the slots of LSNs below a floor that the line has had: they are not read any more."""
@@ -113,3 +112,9 @@ class RingKeeper:
                 if first < self.low:
                     self._ring.release(first, self.low - first)
             let_requests_run()
+
+    def _allocate(self, end: int) -> None:
+        while self.high < end:
+            count = min(_PIECE_PAGES, end - self.high)
+            self._ring.allocate(self.high, count)
+            self.high += count

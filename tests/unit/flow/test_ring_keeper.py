@@ -172,7 +172,7 @@ def test_memory_goes_back_to_the_kernel():
 
 def test_memory_is_there_before_the_writers():
     machine = Machine(64 * MIB >> PAGE_SHIFT, 8 * MIB >> PAGE_SHIFT, 16 * MIB >> PAGE_SHIFT)
-    for mib, ahead in ((1, 1), (4, 5), (4, 9), (10, 16), (10, 16)):
+    for mib, ahead in ((1, 4), (1, 8), (4, 16), (10, 16), (10, 16)):
         machine.write(mib * MIB >> PAGE_SHIFT)
         machine.keeper.look()
         written = machine.line.head - 1 << PAGE_SHIFT
