@@ -79,7 +79,7 @@ def test_the_memory_of_a_batch_is_not_kept_while_the_next_one_has_time(pair, mon
     with line.lock:
         wait_for_destaged(line, 100)
         assert line.destaged < line.committed
-    wait_until(lambda: cache._destager._consumer._image is None)
+    wait_until(lambda: cache._destager._executor._image is None)
     with line.lock:
         assert line.destaged < line.committed
 

@@ -17,7 +17,7 @@ from tests.support.injected_errors import error_at
 from tests.support.invariants import check_line
 from tests.support.local_pair import QUIET
 from wbcache_core.errors import RequestError
-from wbcache_core.flow import consumer
+from wbcache_core.flow import batch_executor
 from wbcache_core.units import MIB, PAGE_BYTES
 
 STRUCTURES = tuple(
@@ -190,14 +190,14 @@ def test_no_memory_for_a_batch(pair, monkeypatch):
     cache = pair.start(**QUIET)
     cache.volume.write(page(b"a"), 0, fua=True)
     failures = [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()]
-    allocate = consumer.aligned_buffer
+    allocate = batch_executor.aligned_buffer
 
     def fail_twice(length):
         if failures:
             raise failures.pop()
         return allocate(length)
 
-    monkeypatch.setattr(consumer, "aligned_buffer", fail_twice)
+    monkeypatch.setattr(batch_executor, "aligned_buffer", fail_twice)
     in_background(cache.drain).result(PATIENCE_S)
     assert not failures
     assert pair.origin.read_bytes()[:PAGE_BYTES] == page(b"a")

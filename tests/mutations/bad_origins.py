@@ -8,8 +8,8 @@ MUTATIONS = (
         "pass-refused-blocks",
         "`destaged` passes a block that the origin rejected",
         "flow/destager.py",
-        "        if not pages:\n            return writes, batch.end_lsn, []",
-        "        if pages is not None:\n            return writes, batch.end_lsn, []",
+        "        if not written.contents:\n            return written, batch.end_lsn, []",
+        "        if written is not None:\n            return written, batch.end_lsn, []",
         "tests/model/test_bad_blocks.py::test_a_restart_finds_it_again_from_the_log_alone",
     ),
     Mutation(

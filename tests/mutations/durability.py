@@ -87,9 +87,9 @@ MUTATIONS = (
     Mutation(
         "skip-checksum-of-destage",
         "a page goes to the origin whatever its checksum",
-        "flow/consumer.py",
-        "        bad = batch.bad_pages()\n        if bad:\n            # The log",
-        "        bad = []\n        if bad:\n            # The log",
+        "flow/batch_executor.py",
+        "        bad = batch.bad_pages()\n        if bad and self._recent:",
+        "        bad = []\n        if bad and self._recent:",
         "tests/corruption/test_recovery_table.py",
     ),
     Mutation(

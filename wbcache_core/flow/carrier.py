@@ -6,7 +6,7 @@ more: the origin has passed it, without these blocks. Room for this is kept free
 they are full.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from wbcache_core.errors import CommitFailedError, DeviceError, LogFailedError, StoppedError
 from wbcache_core.flow.admission import end_writes
@@ -43,7 +43,7 @@ class Carrier:
         self._bad = bad
         self._commit_until = commit_until
 
-    def carry(self, pages: dict[int, memoryview | None], batch_end: int) -> tuple[int, list[int]]:
+    def carry(self, pages: Mapping[int, bytes | memoryview | None], batch_end: int) -> tuple[int, list[int]]:
         """Make sure that the log has these blocks at or above batch_end, durable, unless they are given up.
 
         `pages` are their contents at batch_end, None for zeros. Returns the LSN below which no moment can be opened any
@@ -63,7 +63,7 @@ class Carrier:
         """Whether the volume has nothing later than the batch. Lock held."""
         return entry_lsn(self._map.get(block)) < batch_end
 
-    def _append(self, blocks: list[int], pages: dict[int, memoryview | None], batch_end: int) -> None:
+    def _append(self, blocks: list[int], pages: Mapping[int, bytes | memoryview | None], batch_end: int) -> None:
         """Append those that nobody has written since. Raises StoppedError, DeviceError."""
         line = self._line
         needed = len(blocks) + 1
@@ -96,7 +96,7 @@ class Carrier:
         if pages > line.volatile_pages or pages + unused > line.free_pages:
             raise DeviceError(f"{line.origin_incomplete}; the log has no room to carry them forward")
 
-    def _put(self, blocks: list[int], pages: dict[int, memoryview | None]) -> None:
+    def _put(self, blocks: list[int], pages: Mapping[int, bytes | memoryview | None]) -> None:
         """Like Volume.write(), into a segment of their own. Lock held; there is room."""
         line = self._line
         line.close_segment()

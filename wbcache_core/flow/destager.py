@@ -14,11 +14,10 @@ from typing import Any
 from wbcache_core.errors import DamagedPageError, DeviceError, OriginFailedError, StoppedError, SyncFailedError
 from wbcache_core.flow.admission import only_carried_below
 from wbcache_core.flow.bad_blocks import BadBlocks
-from wbcache_core.flow.batch import DestageBatch
+from wbcache_core.flow.batch_executor import BatchExecutor, Loaded, Written
 from wbcache_core.flow.carrier import Carrier
 from wbcache_core.flow.consumer import Consumer
 from wbcache_core.flow.failure import fail
-from wbcache_core.flow.origin_writer import OriginWriter
 from wbcache_core.flow.retention import Pin, Pins
 from wbcache_core.flow.sweeper import Sweeper
 from wbcache_core.flow.tags import Tags
@@ -52,7 +51,7 @@ class Destager:
         pins: Pins,
         tags: Tags,
         store: SuperblockStore,
-        writer: OriginWriter,
+        executor: BatchExecutor,
         throttle: Throttle,
         bad: BadBlocks,
         carrier: Carrier,
@@ -65,7 +64,7 @@ class Destager:
         self._tags = tags
         self._consumer = consumer
         self._store = store
-        self._writer = writer
+        self._executor = executor
         self._throttle = throttle
         self._bad = bad  # guarded by the volume lock
         self._carrier = carrier
@@ -92,7 +91,7 @@ class Destager:
         Ends early if the origin fails, if cancel() is called, and at the first tag. No lock held.
         """
         line = self._line
-        self._writer.be_patient()
+        self._executor.be_patient()
         with line.lock:
             # Whatever failed earlier may work by now: the stop makes one more attempt.
             if not self._has_ended:
@@ -132,7 +131,7 @@ class Destager:
                 # Whoever waits for the end of a drain waits for this thread.
                 self._has_ended = True
                 self._line.moved.notify_all()
-            self._writer.close()
+            self._executor.close()
 
     def _work(self) -> None:
         """Run until the stop. Raises only internal errors."""
@@ -146,13 +145,13 @@ class Destager:
                 if end > self._line.destaged:
                     self._destage(end)
                 else:
-                    self._writer.check_idle()
+                    self._executor.check_idle()
                 self._reclaim()
                 self._give_memory_back()
             except StoppedError:
                 break
             except (DamagedPageError, DeviceError) as error:
-                self._consumer.release()
+                self._executor.release()
                 self._stall(error)
 
     def _wait_for_work(self) -> int | None:
@@ -173,7 +172,7 @@ class Destager:
                     return line.destaged
             if not 0 < timeout < _FOREVER:
                 line.destager_idle, timeout = True, _FOREVER
-            pause = min(timeout, self._writer.check_seconds)
+            pause = min(timeout, self._executor.check_seconds)
             was_notified = line.destage_wanted.wait(pause if pause < _FOREVER else None)
             line.destager_idle = False
             if not was_notified and pause < timeout:
@@ -218,19 +217,19 @@ class Destager:
         batch_end = max(batch.end_lsn, self._superseded_below)
         if self._store.current.batch_end < batch_end:
             self._write_superblock(batch_end=batch_end, committed=line.committed)
-        writes, carried_end, dropped = self._write_to_origin(batch)
+        written, carried_end, dropped = self._write_to_origin(batch)
         # A larger batch may have failed half-way before.
         batch_end = max(batch.end_lsn, self._store.current.batch_end, carried_end)
         generation, time_ns = self._last_whole_generation(batch, batch_end)
         self._write_superblock(
             destaged=batch.end_lsn,
             destaged_place=self._consumer.place_after(batch),
-            destaged_previous=batch.last.checksum,
+            destaged_previous=batch.last_checksum,
             destaged_generation=generation,
             destaged_time_ns=time_ns,
             batch_end=batch_end,
             committed=line.committed,
-            samples=self._new_samples(batch, dropped),
+            samples=self._new_samples(written, dropped),
         )
         with line.lock:
             recovered, line.origin_error = line.origin_error, None
@@ -245,59 +244,49 @@ class Destager:
             _log.warning("destaging goes on")
         _log.debug(
             "destaged batch: LSN %d to %d, %d pages in %d writes, %.3f s",
-            batch.start_lsn, batch.end_lsn, len(batch), writes, seconds,
+            batch.start_lsn, batch.end_lsn, written.pages, written.requests, seconds,
         )  # fmt: skip
 
-    def _write_to_origin(self, batch: DestageBatch) -> tuple[int, int, list[int]]:
+    def _write_to_origin(self, batch: Loaded) -> tuple[Written, int, list[int]]:
         """Write the batch, except what the origin rejects, which is carried forward.
 
-        Returns the number of requests, the LSN below which no moment can be opened any more because of that, and
-        the blocks that are given up. Raises DeviceError, StoppedError.
+        Also returns the LSN below which no moment can be opened any more because of that, and the blocks that are given
+        up. Raises DeviceError, StoppedError.
         """
         with self._line.lock:
             bad = self._bad.postponed()
-        postponed = [block for block in bad if bad[block] and batch.has(block)]
-        tried = [block for block in bad if not bad[block] and batch.has(block)]
-        pages = {block: batch.page(block) for block in postponed}
-        for block in postponed:
-            batch.leave_out(block)
-        writes = self._writer.write(batch, postponed)
-        refused = self._writer.refused
-        pages |= {block: batch.page(block) for block in refused}
-        for block in refused:
-            batch.leave_out(block)
+        written = self._executor.write(
+            [block for block in bad if bad[block]], [block for block in bad if not bad[block]]
+        )  # fmt: skip
         with self._line.lock:
-            messages = self._bad.note(tried, refused)
+            messages = self._bad.note(written.tried, written.refused)
         for message in messages:
             _log.error("%s", message)
-        if not pages:
-            return writes, batch.end_lsn, []
-        return writes, *self._carrier.carry(pages, batch.end_lsn)
+        if not written.contents:
+            return written, batch.end_lsn, []
+        return written, *self._carrier.carry(written.contents, batch.end_lsn)
 
-    def _new_samples(self, batch: DestageBatch, dropped: list[int]) -> tuple[int, ...]:
+    def _new_samples(self, written: Written, dropped: list[int]) -> tuple[int, ...]:
         """The samples of the origin after the batch. Raises DeviceError."""
-        changed = batch.new_checksum()
 
         def checksum(block: int) -> int | None:
             # Only the origin knows the content of a block that was given up.
-            return self._writer.sample(block) if block in dropped else changed(block)
+            return self._executor.sample(block) if block in dropped else written.sample_sums.get(block)
 
-        return fingerprint.updated(self._writer.origin_bytes, self._store.current.samples, checksum)
+        return fingerprint.updated(self._executor.origin_bytes, self._store.current.samples, checksum)
 
-    def _last_whole_generation(self, batch: DestageBatch, batch_end: int) -> tuple[int, int]:
+    def _last_whole_generation(self, batch: Loaded, batch_end: int) -> tuple[int, int]:
         """Number and time of the last commit that is completely on the origin with this batch. Raises DeviceError."""
-        last = batch.last
         if batch_end > batch.end_lsn:
             # Something is missing that is later in the log: since then the origin has had no commit completely.
             return self._store.current.destaged_generation, self._store.current.destaged_time_ns
-        if not self._consumer.goes_on(last.generation, batch.end_lsn):
-            return last.generation, last.time_ns
-        before = batch.last_before(last.generation)
-        if before:
-            return before.generation, before.time_ns
+        if not self._consumer.goes_on(batch.generation, batch.end_lsn):
+            return batch.generation, batch.time_ns
+        if batch.earlier:
+            return batch.earlier
         return self._store.current.destaged_generation, self._store.current.destaged_time_ns
 
-    def _load(self, end: int) -> DestageBatch:
+    def _load(self, end: int) -> Loaded:
         """The batch from `destaged` on. Raises DamagedPageError, DeviceError."""
         try:
             return self._consumer.load(self._line.destaged, end, self._is_superseded)
@@ -377,7 +366,7 @@ class Destager:
         with self._line.lock:
             if self._is_batch_due():
                 return
-        self._consumer.release()
+        self._executor.release()
         self._sweeper.sweep_while_idle(self._is_batch_due)
 
     def _report_ended(self) -> None:
@@ -404,7 +393,7 @@ class Destager:
         self._back_off = min(max(2 * self._back_off, _FIRST_BACK_OFF), _LONGEST_BACK_OFF)
         with self._line.lock:
             self._retry_at = time.monotonic() + self._back_off
-            self._line.origin_settles_at = self._writer.settles_at
+            self._line.origin_settles_at = self._executor.settles_at
         message = f"destaging is stalled: {error}; it is retried, and writes go on until the log is full"
         known = self._line.origin_error
         if known is None or str(known) != message:

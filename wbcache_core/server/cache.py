@@ -23,9 +23,10 @@ from wbcache_core.errors import (
 )
 from wbcache_core.flow.admission import wait_for_destaged
 from wbcache_core.flow.bad_blocks import BadBlocks, pages_to_carry
+from wbcache_core.flow.batch_executor import BatchExecutor, DirectExecutor
 from wbcache_core.flow.carrier import Carrier
 from wbcache_core.flow.committer import Committer
-from wbcache_core.flow.consumer import Consumer
+from wbcache_core.flow.consumer import Consumer, SegmentsInRing
 from wbcache_core.flow.destager import Destager
 from wbcache_core.flow.origin_writer import OriginWriter
 from wbcache_core.flow.retention import Pins
@@ -155,13 +156,18 @@ class Cache:
         carrier = Carrier(
             line, self._ring, self._locations, self._table, self._pins, self._bad, self._committer.commit_until
         )  # fmt: skip
-        origin = OriginWriter(
+        executor = self._new_executor()
+        return Destager(
+            line, Consumer(line, self._table, self._reader, executor), self._locations, self._table, self._covered,
+            self._pins, self._tags, self._store, executor, self._throttle, self._bad, carrier,
+        )  # fmt: skip
+
+    def _new_executor(self) -> BatchExecutor:
+        line = self._line
+        writer = OriginWriter(
             self._origin, self._config.destage_depth, lambda: line.destager_must_stop, self._bad.most
         )  # fmt: skip
-        return Destager(
-            line, Consumer(line, self._ring, self._table, self._reader), self._locations, self._table, self._covered,
-            self._pins, self._tags, self._store, origin, self._throttle, self._bad, carrier,
-        )  # fmt: skip
+        return DirectExecutor(self._reader, line.data_pages, writer, SegmentsInRing(line, self._ring))
 
     def activate(self) -> None:
         """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError.

@@ -12,7 +12,7 @@ from wbcache_core.device.file_device import system_path
 from wbcache_core.device.name import absolute_device_name, absolute_path, is_uri, local_path
 from wbcache_core.device.nbd_times import NbdTimes
 from wbcache_core.errors import ConfigError
-from wbcache_core.flow.consumer import batch_lsns
+from wbcache_core.flow.batch_executor import batch_lsns
 from wbcache_core.format.superblock import MIN_LOG_BYTES
 from wbcache_core.memory.policy import LEVEL_NAMES, LOG, RAM, Policy
 from wbcache_core.memory.ring_size import VOLATILE_BYTES
