@@ -8,12 +8,15 @@ import fcntl
 import logging
 import os
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from wbcache_core.device.bulk_writes import NOT_TAKEN, KernelAio
 from wbcache_core.device.device import Extent, Write, aligned_buffer
-from wbcache_core.device.image_claim import NO_LOCKS, claim, describe_holders
+from wbcache_core.device.image_claim import NO_LOCKS, claim, describe_holders, is_worth_waiting
+from wbcache_core.device.image_users import identity_of, identity_of_device
 from wbcache_core.device.optional_requests import BULK, MAP, TRIM, ZERO, OptionalRequests
 from wbcache_core.errors import ConfigError, DeviceError, DeviceInUseError
 from wbcache_core.units import MIB, PAGE_BYTES
@@ -75,6 +78,31 @@ def _has_discard_limits(device_number: int) -> bool:
     return queue is None or all((queue / name).read_text().strip() != "0" for name in _DISCARD_LIMITS)
 
 
+class OpenFile(NamedTuple):
+    """An open FileDevice, for another process that is handed its descriptors."""
+
+    name: str
+    role: str
+    fd: int
+    direct_fd: int
+    """-1 if there is none."""
+    is_direct: bool
+    size: int
+    writable: bool
+    can_trim: bool
+    is_block_device: bool
+
+    @property
+    def descriptors(self) -> list[int]:
+        """To be handed over."""
+        return [fd for fd in (self.fd, self.direct_fd) if fd >= 0]
+
+    def with_descriptors(self, numbers: Iterator[int]) -> "OpenFile":
+        """The same under the numbers that the descriptors have in the other process, which are taken from the front."""
+        fd = next(numbers)
+        return self._replace(fd=fd, direct_fd=next(numbers) if self.direct_fd >= 0 else -1)
+
+
 class FileDevice:
     """A regular file or a block device, claimed against other writers for as long as it is open.
 
@@ -92,13 +120,7 @@ class FileDevice:
         self.name = path
         self.role = role
         self._check_kind(path)
-        self._fd, self.writable = self._open(path, read_only)
-        self._direct_fd = -1
-        self._io_fd = self._fd
-        """_direct_fd, if it works for more than reads of one page. Any thread may reset it to _fd, none sets it
-        back."""
-        self._optional = OptionalRequests()
-        self._aio: KernelAio | None = None  # of the thread that uses write_bulk()
+        self._use(*self._open(path, read_only))
         try:
             self._lock()
             claim(self._fd, f"{role} '{path}'", system_path(path), self.writable, beside_writers)
@@ -109,6 +131,32 @@ class FileDevice:
         except BaseException:
             self.close()
             raise
+
+    def _use(self, fd: int, writable: bool, direct_fd: int = -1) -> None:
+        self._fd, self.writable, self._direct_fd = fd, writable, direct_fd
+        self._io_fd = fd
+        """_direct_fd, if it works for more than reads of one page. Any thread may reset it to _fd, none sets it
+        back."""
+        self._optional = OptionalRequests()
+        self._aio: KernelAio | None = None  # of the thread that uses write_bulk()
+
+    @classmethod
+    def from_open(cls, file: OpenFile) -> "FileDevice":
+        """The same file in another process, which has been given its descriptors, and with them its locks."""
+        device = cls.__new__(cls)
+        device.name, device.role, device.size = file.name, file.role, file.size
+        device.can_trim, device._is_block_device = file.can_trim, file.is_block_device
+        device._use(file.fd, file.writable, file.direct_fd)
+        if file.is_direct:
+            device._io_fd = file.direct_fd
+        return device
+
+    def open_file(self) -> OpenFile:
+        """For from_open(). Whoever has it shares the locks: they are held until both have closed the file."""
+        return OpenFile(
+            self.name, self.role, self._fd, self._direct_fd, self.is_direct, self.size, self.writable, self.can_trim,
+            self._is_block_device,
+        )  # fmt: skip
 
     @property
     def is_direct(self) -> bool:
@@ -143,34 +191,47 @@ class FileDevice:
     def _open_for_writing(self, path: str) -> int | None:
         """None for a file or device that may only be read."""
         # With O_EXCL and without O_CREAT the kernel refuses a block device that is mounted or part of another one.
-        flags = os.O_CLOEXEC | (os.O_EXCL if self._is_block_device else 0)
-        try:
-            fd = os.open(system_path(path), os.O_RDWR | flags)
-            if not (self._is_block_device and _is_read_only(fd)):
-                return fd
-            os.close(fd)
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                holders = describe_holders(os.stat(system_path(path)).st_rdev)
-                raise DeviceInUseError(
-                    f"{self.role} '{path}' is in use: unmount it or stop what holds it{holders}"
-                ) from None
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise self._error("open", error) from None
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if self._is_block_device else 0)
+        since = time.monotonic()
+        while True:
+            try:
+                fd = os.open(system_path(path), flags)
+                break
+            except OSError as error:
+                if error.errno == errno.EBUSY:
+                    number = os.stat(system_path(path)).st_rdev
+                    if is_worth_waiting(identity_of_device(number), since):
+                        continue
+                    raise DeviceInUseError(
+                        f"{self.role} '{path}' is in use: unmount it or stop what holds it{describe_holders(number)}"
+                    ) from None
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise self._error("open", error) from None
+                return None
+        if not (self._is_block_device and _is_read_only(fd)):
+            return fd
+        os.close(fd)
         return None
 
     def _lock(self) -> None:
         """Take the lock between our servers and tools, if the file system has locks."""
+        since = time.monotonic()
+        while not self._try_lock():
+            if not is_worth_waiting(identity_of(self._fd), since):
+                raise DeviceInUseError(
+                    f"{self.role} '{self.name}' is in use by another wbcache server or tool; stop that one first"
+                )
+
+    def _try_lock(self) -> bool:
+        """False if somebody else has it."""
         # flock, because POSIX locks are dropped when nbdkit forks into the background.
         for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
             try:
                 fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
-                return
+                return True
             except OSError as error:
                 if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
-                    raise DeviceInUseError(
-                        f"{self.role} '{self.name}' is in use by another wbcache server or tool; stop that one first"
-                    ) from None
+                    return False
                 if error.errno not in NO_LOCKS:
                     raise self._error("lock", error) from None
                 # If flock is implemented as a POSIX lock (NFS), a descriptor that cannot write can only share.
@@ -179,6 +240,7 @@ class FileDevice:
                 "%s '%s': its file system has no locks: nothing prevents a second server from using it",
                 self.role, self.name,
             )  # fmt: skip
+        return True
 
     def _measure(self) -> int:
         """The size. Raises DeviceError: some files below /proc and /sys have none."""

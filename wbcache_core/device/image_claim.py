@@ -13,9 +13,14 @@ from wbcache_core.errors import DeviceInUseError
 NO_LOCKS = frozenset((errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF, errno.EPERM))
 """The errors of a file system that lacks this kind of lock, or lacks it for a descriptor that cannot write (NFS)."""
 
+WORKER = "wbcache-worker"
+"""The name of the process that writes to a server's origin (worker/lifetime.py), and shares the server's locks."""
+
 _PATIENCE_SECONDS = 1.0
 """A program that is just ending, or only has a quick look, is gone by then."""
 _PAUSE_SECONDS = 0.1
+LEFT_BEHIND_SECONDS = 60.0
+"""How long a start waits for the end of what a killed server has left behind."""
 
 _log = logging.getLogger("wbcache")
 
@@ -69,8 +74,26 @@ def _process_that_writes(image: Identity) -> str:
     return ", ".join(str(process) for process in image_users.processes(image)[:3] if process.writes)
 
 
+def is_worth_waiting(image: Identity | None, since: float) -> bool:
+    """Whether to try again to take an image that others hold, first tried at `since`; pauses before it returns True.
+
+    What a killed server has left behind ends as soon as its last requests to the disk have. So that gets more time.
+    """
+    waited = time.monotonic() - since
+    if waited > _PATIENCE_SECONDS and not (waited < LEFT_BEHIND_SECONDS and _is_left_behind(image)):
+        return False
+    time.sleep(_PAUSE_SECONDS)
+    return True
+
+
+def _is_left_behind(image: Identity | None) -> bool:
+    """Whether only workers of servers that are gone have it open, as far as this process can see."""
+    found = image_users.processes(image) if image else []
+    return bool(found) and all(process.command == WORKER for process in found)
+
+
 def describe_holders(device_number: int) -> str:
     """In parentheses, who has claimed the block device with that number; empty if that cannot be seen."""
-    image = Identity(True, os.major(device_number), os.minor(device_number), 0)
+    image = image_users.identity_of_device(device_number)
     found = image_users.holders(image) + [str(process) for process in image_users.processes(image)]
     return f" ({', '.join(found[:4])})" if found else ""

@@ -54,6 +54,11 @@ def identity_of(fd: int) -> Identity | None:
     return _statx(fd, b"", _AT_EMPTY_PATH)
 
 
+def identity_of_device(number: int) -> Identity:
+    """Of the block device with that number."""
+    return Identity(True, os.major(number), os.minor(number), 0)
+
+
 def _identity_at(path: bytes) -> Identity | None:
     return _statx(_AT_FDCWD, path, 0)
 
