@@ -206,7 +206,7 @@ def get_ready():
     global _cache, _writers, _client_sockets, _control_socket
     allow_more_descriptors()
     _client_sockets = ClientSockets()
-    _cache = Cache(_config)
+    _cache = Cache(_config, may_spawn=True)
     _writers = Writers(_cache)
     _writers.check_user()
     if _config.control:

@@ -16,6 +16,7 @@
         DamagedLogError      the durable part of the log has a hole, or its end is missing
       LogFullError           the log has no room for what a command would append
       NoThreadError          a thread cannot be started
+      WorkerLostError        the process that writes to the origin ended or hangs; its batch is repeated
       RequestError           one request of a client cannot be served
         OutOfRangeError      it reaches beyond the end of the volume
         ReadOnlyError        the volume cannot be written
@@ -108,6 +109,10 @@ class LogFullError(WbcacheError):
 
 class NoThreadError(WbcacheError):
     errno_value = errno.ENOMEM
+
+
+class WorkerLostError(WbcacheError):
+    pass
 
 
 class RequestError(WbcacheError):

@@ -7,12 +7,13 @@ import time
 import pytest
 
 from tests.support.abandon import abandon
+from tests.support.bad_sectors import BadSectors
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, in_background, wait_until
 from tests.support.matching import same
 from wbcache_core.device import origin
 from wbcache_core.device.file_device import FileDevice
-from wbcache_core.errors import ControlError, DeviceError, OriginFailedError, OutsideWindowError, SnapshotEndedError
+from wbcache_core.errors import ControlError, OriginFailedError, OutsideWindowError, SnapshotEndedError
 from wbcache_core.flow import bad_blocks, origin_writer
 from wbcache_core.flow.admission import only_carried_below
 from wbcache_core.flow.carrier import Carrier
@@ -23,38 +24,6 @@ from wbcache_core.units import MIB, PAGE_BYTES
 
 EAGER = {"destage_delay": "0", "commit_interval": "10ms", "log_size": "4M"}
 BLOCKS = MIB // PAGE_BYTES
-
-
-class BadSectors(FileDevice):
-    """Refuses to write any byte of the blocks in `bad`; the bytes before them in a request are written."""
-
-    def __init__(self, path, bad=()):
-        super().__init__(str(path), "origin")
-        self.bad = set(bad)
-        self.refusals = []
-
-    def write(self, views, offset):
-        data = b"".join(views)
-        for block in range(offset // PAGE_BYTES, -(-(offset + len(data)) // PAGE_BYTES)):
-            if block in self.bad:
-                self.refusals.append(block)
-                super().write([memoryview(data)[: max(block * PAGE_BYTES - offset, 0)]], offset)
-                raise DeviceError("cannot write to origin: bad sector")
-        super().write(views, offset)
-
-    def zero(self, offset, length, may_trim):
-        if any(offset <= block * PAGE_BYTES < offset + length for block in self.bad):
-            raise DeviceError("cannot zero origin: bad sector")
-        super().zero(offset, length, may_trim)
-
-    def write_bulk(self, writes):
-        failed = []
-        for offset, views in writes:
-            try:
-                self.write(views, offset)
-            except DeviceError as error:
-                failed.append(((offset, views), error))
-        return failed
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """All mutations, one module an area."""
 
-from tests.mutations import bad_origins, clocks, commits, durability, forgetting, nbd_origins, pairs, ring_memory
+from tests.mutations import (
+    bad_origins,
+    clocks,
+    commits,
+    durability,
+    forgetting,
+    nbd_origins,
+    pairs,
+    ring_memory,
+    workers,
+)
 
 MUTATIONS = (
     *durability.MUTATIONS,
@@ -12,4 +22,5 @@ MUTATIONS = (
     *commits.MUTATIONS,
     *forgetting.MUTATIONS,
     *ring_memory.MUTATIONS,
+    *workers.MUTATIONS,
 )

@@ -33,6 +33,7 @@ BAD_CHOICES = [
     ("force", "discard", "origin-changed, origin-moved, other-log, discard-log, in-use"),
     ("force", "origin-changed,", "origin-changed, origin-moved, other-log, discard-log, in-use"),
     ("pin-thread-state", "yes", "on, off"),
+    ("destage-worker", "yes", "on, off"),
     ("low-watermark", "101", "percentage"),
     ("high-watermark", "75.5", "percentage"),
     ("destage-depth", "0", "1 to 256"),

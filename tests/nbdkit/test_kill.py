@@ -4,6 +4,7 @@
 import contextlib
 import os
 import random
+import signal
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from tests.support import clients
 from tests.support.nbdkit_server import HANG_UP_ERRORS
 from tests.support.stamped_blocks import blocks_of, check_after_crash, mark_flushed, read_sequences, sequence_in
 from tests.support.stamped_client import StampedClient
+from tests.support.worker_processes import workers_of
 
 MIB = 1 << 20
 ROUNDS = 50
@@ -69,6 +71,15 @@ def _load_until(server, chosen_end, seed, first_sequence, flush_share=0.05):
     return writes
 
 
+def harm_workers(server, choose):
+    """Often kill or stop what writes to the origin, a little before the server is killed or together with it."""
+    for worker in workers_of(server):
+        if choose.random() < 0.6:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, choose.choice((signal.SIGKILL, signal.SIGSTOP)))
+            time.sleep(choose.choice((0.0, 0.0, 0.2)))
+
+
 def _found(uri, blocks):
     with clients.connection(uri) as handle:
         return read_sequences(handle, blocks)
@@ -87,7 +98,7 @@ def test_killed_again_and_again(pair, seed):
             server = pair.start(wait=False, log_size=LOG_SIZE, **settings)
             time.sleep(choose.uniform(0, 0.3))
             server.kill()
-        with pair.serve(log_size=LOG_SIZE, check=False, **settings) as server:
+        with pair.serve(log_size=LOG_SIZE, check=False, tolerate=["was killed by signal 9"], **settings) as server:
             found = _found(server.uri, blocks)
             check_after_crash(state, writes, found, was_acknowledged)
             load_s = choose.uniform(0.01, LONGEST_LOAD_S)
@@ -95,6 +106,7 @@ def test_killed_again_and_again(pair, seed):
 
             def end(server=server, load_s=load_s):
                 time.sleep(load_s)
+                harm_workers(server, choose)
                 server.kill()
 
             flush_share = choose.choice(FLUSH_SHARES)

@@ -44,9 +44,9 @@ class LocalPair:
         pairs = SMALL | parameters
         return Config.from_pairs([("origin", str(self.origin)), ("log", str(self.log)), *pairs.items()])
 
-    def start(self, origin_device=None, **parameters):
+    def start(self, origin_device=None, may_spawn=False, **parameters):
         """A cache that takes writes; origin_device stands in for the origin's file."""
-        cache = Cache(self.config(**parameters), origin_device)
+        cache = Cache(self.config(**parameters), origin_device, may_spawn=may_spawn)
         self.own(cache)
         cache.activate()
         return cache

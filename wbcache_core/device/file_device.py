@@ -139,6 +139,8 @@ class FileDevice:
         back."""
         self._optional = OptionalRequests()
         self._aio: KernelAio | None = None  # of the thread that uses write_bulk()
+        self.is_locked = False
+        """Whether no other server or tool can open it while a process has these descriptors."""
 
     @classmethod
     def from_open(cls, file: OpenFile) -> "FileDevice":
@@ -228,6 +230,7 @@ class FileDevice:
         for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
             try:
                 fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
+                self.is_locked = True
                 return True
             except OSError as error:
                 if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):

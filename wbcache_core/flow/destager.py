@@ -11,7 +11,14 @@ import threading
 import time
 from typing import Any
 
-from wbcache_core.errors import DamagedPageError, DeviceError, OriginFailedError, StoppedError, SyncFailedError
+from wbcache_core.errors import (
+    DamagedPageError,
+    DeviceError,
+    OriginFailedError,
+    StoppedError,
+    SyncFailedError,
+    WorkerLostError,
+)
 from wbcache_core.flow.admission import only_carried_below
 from wbcache_core.flow.bad_blocks import BadBlocks
 from wbcache_core.flow.batch_executor import BatchExecutor, Loaded, Written
@@ -150,6 +157,8 @@ class Destager:
                 self._give_memory_back()
             except StoppedError:
                 break
+            except WorkerLostError as error:
+                _log.warning("%s; the batch is repeated", error)
             except (DamagedPageError, DeviceError) as error:
                 self._executor.release()
                 self._stall(error)
@@ -209,7 +218,7 @@ class Destager:
 
     def _destage(self, end: int) -> None:
         """Destage one batch. If it raises DeviceError or DamagedPageError, nothing has moved. Raises StoppedError
-        too."""
+        and WorkerLostError too."""
         started = time.monotonic()
         line = self._line
         self._superseded_below = 0

@@ -61,6 +61,7 @@ from wbcache_core.units import PAGE_SHIFT
 from wbcache_core.volume.reader import VolumeReader
 from wbcache_core.volume.snapshot import Snapshot, Snapshots
 from wbcache_core.volume.volume import Volume
+from wbcache_core.worker.launch import with_worker
 
 _log = logging.getLogger("wbcache")
 
@@ -71,11 +72,15 @@ class Cache:
     `_finishing` guards `_finished` and `_is_unfinished`, and is held by the one that commits and drains at the stop.
     """
 
-    def __init__(self, config: Config, origin: Device | None = None, log: Device | None = None) -> None:
+    def __init__(
+        self, config: Config, origin: Device | None = None, log: Device | None = None, may_spawn: bool = False
+    ) -> None:
         """Open, lock and recover, writing nothing. Raises WbcacheError.
 
-        Devices that are passed in are used, and closed, instead of the files that config names.
+        Devices that are passed in are used, and closed, instead of the files that config names. With may_spawn a
+        process of its own may write to the origin.
         """
+        self._may_spawn = may_spawn and config.destage_worker
         self._config = config
         self._lifecycle = threading.Lock()
         self._found = FoundData()
@@ -167,7 +172,12 @@ class Cache:
         writer = OriginWriter(
             self._origin, self._config.destage_depth, lambda: line.destager_must_stop, self._bad.most
         )  # fmt: skip
-        return DirectExecutor(self._reader, line.data_pages, writer, SegmentsInRing(line, self._ring))
+        direct = DirectExecutor(self._reader, line.data_pages, writer, SegmentsInRing(line, self._ring))
+        if not self._may_spawn:
+            return direct
+        return with_worker(
+            direct, line, self._origin, self._log, self._superblock.uuid, self._config.destage_depth, self._bad.most
+        )  # fmt: skip
 
     def activate(self) -> None:
         """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError.

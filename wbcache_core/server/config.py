@@ -110,6 +110,7 @@ class Config:
     commit_size: int = 0
     destage_delay: float = 5.0
     destage_depth: int = 64
+    destage_worker: bool = True
     origin_settle: float = NbdTimes().settle
     origin_timeout: float = NbdTimes().timeout
     origin_connect_timeout: float = NbdTimes().connect
@@ -147,6 +148,7 @@ class Config:
             "commit_size": size,
             "destage_delay": parse_duration,
             "destage_depth": _parse_depth,
+            "destage_worker": _parse_switch,
             "origin_settle": parse_duration,
             "origin_timeout": parse_duration,
             "origin_connect_timeout": parse_duration,

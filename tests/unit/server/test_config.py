@@ -13,7 +13,7 @@ from wbcache_core.units import GIB, MIB
 NAMES = (
     "origin log log-size ring-size ack flush fua commit-interval commit-size destage-delay destage-depth "
     "origin-settle origin-timeout origin-connect-timeout low-watermark high-watermark on-exit compress history "
-    "history-full force pin-thread-state"
+    "history-full force pin-thread-state destage-worker"
 ).split()
 
 
@@ -46,6 +46,7 @@ def test_defaults():
         history_full=DROP,
         force=frozenset(),
         pin_thread_state=True,
+        destage_worker=True,
     )
 
 
@@ -95,6 +96,7 @@ def test_defaults():
         ("force", "origin-changed,discard-log", {"origin-changed", "discard-log"}),
         ("force", "in-use", {"in-use"}),
         ("pin_thread_state", "off", False),
+        ("destage_worker", "off", False),
     ],
 )
 def test_values(name, text, value):
@@ -155,6 +157,7 @@ def test_values(name, text, value):
         ("force", "yes"),
         ("force", "discard-log,"),
         ("pin-thread-state", "true"),
+        ("destage-worker", "yes"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_name(name, text):

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A page of memory that server and worker share: what the server wants at the moment, and the worker's sign of life.
+
+Each field has one writer, and is a single byte or an aligned word, so nobody sees half of a value.
+"""
+
+import mmap
+import os
+
+from wbcache_core.units import PAGE_BYTES
+
+_STOP, _CALM, _TICKS = 0, 1, 8
+
+
+class SharedPage:
+    """The descriptor stays open until close(), to be handed on."""
+
+    def __init__(self, fd: int) -> None:
+        """Raises OSError."""
+        self.fd = fd
+        self._bytes = mmap.mmap(fd, PAGE_BYTES)
+        self._words = memoryview(self._bytes).cast("Q")
+
+    @classmethod
+    def new(cls) -> "SharedPage":
+        """Raises OSError."""
+        fd = os.memfd_create("wbcache-worker")
+        try:
+            os.truncate(fd, PAGE_BYTES)
+            return cls(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def want(self, stop: bool, calm: bool) -> None:
+        """By the server: whether to interrupt the batch, and whether there is no hurry."""
+        self._bytes[_STOP], self._bytes[_CALM] = stop, calm
+
+    @property
+    def is_stop_wanted(self) -> bool:
+        return self._bytes[_STOP] != 0
+
+    @property
+    def is_calm(self) -> bool:
+        return self._bytes[_CALM] != 0
+
+    def tick(self) -> None:
+        """By the worker: it is alive."""
+        self._words[_TICKS // 8] += 1
+
+    @property
+    def ticks(self) -> int:
+        return self._words[_TICKS // 8]
+
+    def close(self) -> None:
+        self._words.release()
+        self._bytes.close()
+        os.close(self.fd)
