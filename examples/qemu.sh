@@ -4,13 +4,13 @@
 #
 # Usage: qemu.sh SOCKET [ARGUMENT OF QEMU]...
 #
-#     nbdkit --unix /run/wbcache.sock python plugin/wbcache.py origin=/dev/sdX log=/dev/nvmeYnZ ack=log
+#     nbdkit --unix /run/wbcache.sock python plugin/wbcache.py origin=/dev/sdX log=/dev/nvmeYnZ
 #     examples/qemu.sh /run/wbcache.sock -m 2G -accel kvm
 #
 # What the settings do:
 #     reconnect-delay=20  while the server is away, requests wait up to 20 seconds and are then sent to the new one; without
-#                         it the guest gets I/O errors at once. This needs ack=log: otherwise a guest that survives a kill
-#                         of the server would lose acknowledged writes without notice (docs/durability.md).
+#                         it the guest gets I/O errors at once. A server that was killed and started again has lost
+#                         nothing that was acknowledged (docs/durability.md has the conditions).
 #     discard=unmap       the guest's trims reach the volume
 # A flush of the guest becomes a flush of the volume, which makes everything durable that the guest wrote before.
 #

@@ -159,5 +159,5 @@ Passed. To serve one of your disks (it keeps its content; a blank log is formatt
 To attach it to a virtual machine:
     qemu-system-x86_64 ... -blockdev driver=nbd,node-name=disk0,server.type=unix,server.path=/run/wbcache.sock \\
         -device virtio-blk-pci,drive=disk0
-With ack=log for the server and reconnect-delay=20 for qemu, the guest survives a server that is killed and restarted.
+With reconnect-delay=20 for qemu, the guest survives a server that is killed and restarted.
 EXAMPLES

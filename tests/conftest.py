@@ -10,7 +10,9 @@ import tempfile
 
 import pytest
 
-COUNTED = ("power cuts", "places of power cuts", "runs with power cuts", "past moments compared")
+COUNTED = (
+    "power cuts", "places of power cuts", "runs with power cuts", "past moments compared", "deaths of processes"
+)  # fmt: skip
 """Properties of the reports of tests."""
 
 MODULES = ("hypothesis", "sortedcontainers", "xxhash", "zstandard")
@@ -23,7 +25,12 @@ def pytest_configure():
     from hypothesis import HealthCheck, settings
 
     os.environ["WBCACHE_PAIRS"] = registry = tempfile.mkdtemp(prefix="wbcache-pairs-")
-    atexit.register(shutil.rmtree, registry, ignore_errors=True)
+    shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    os.environ["WBCACHE_SHM"] = memory = tempfile.mkdtemp(prefix="wbcache-rings-", dir=shared)
+    # Servers of tests may run as other users.
+    os.chmod(memory, 0o755)
+    for folder in (registry, memory):
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
     # Examples are new in each run. A failing one is printed as a @reproduce_failure line. Other load on the machine
     # makes single examples slow, which is no failure.
@@ -40,9 +47,11 @@ def pytest_terminal_summary(terminalreporter):
         for name, value in report.user_properties:
             if name in totals:
                 totals[name] += value
-    cuts, places, runs, compared = totals.values()
+    cuts, places, runs, compared, deaths = totals.values()
     if cuts:
         terminalreporter.write_line(f"power cuts: {cuts} verified, at {places} writes and syncs of {runs} seeded runs")
+    if deaths:
+        terminalreporter.write_line(f"deaths of processes whose memory stays: {deaths} verified in the same runs")
     if compared:
         terminalreporter.write_line(f"past moments: {compared} opened and compared, byte for byte")
 
@@ -50,10 +59,21 @@ def pytest_terminal_summary(terminalreporter):
 _numbers = itertools.count()
 
 
+@pytest.fixture
+def ring_folder():
+    """A folder for rings. Removed when everything that the test has patched is as it was."""
+    path = tempfile.mkdtemp(dir=os.environ["WBCACHE_SHM"])
+    os.chmod(path, 0o1777)
+    yield path
+    shutil.rmtree(path)
+
+
 @pytest.fixture(autouse=True)
-def registry_of_its_own(monkeypatch):
-    """Marks of origins that cannot carry their own go to a folder of the test, also those of processes it starts."""
+def registry_of_its_own(ring_folder, monkeypatch):
+    """Marks of origins that cannot carry their own go to a folder of the test, and rings in shared memory to another,
+    also those of processes it starts."""
     monkeypatch.setenv("WBCACHE_PAIRS", os.path.join(os.environ["WBCACHE_PAIRS"], str(next(_numbers))))
+    monkeypatch.setenv("WBCACHE_SHM", ring_folder)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@
         WrongPairError       log and origin do not belong together (any more)
         OtherLogError        the origin lacks what another log holds for it
         DamagedLogError      the durable part of the log has a hole, or its end is missing
+        UncommittedError     what comes next is only in the ring that a killed server left
       LogFullError           the log has no room for what a command would append
       NoThreadError          a thread cannot be started
       WorkerLostError        the process that writes to the origin ended or hangs; its batch is repeated
@@ -100,6 +101,10 @@ class OtherLogError(LogRefusedError):
 
 
 class DamagedLogError(LogRefusedError):
+    pass
+
+
+class UncommittedError(LogRefusedError):
     pass
 
 

@@ -23,7 +23,18 @@ from tests.crash.oracle import Oracle
 from tests.crash.past_moments import check_moments
 from tests.crash.replay import Replay
 from tests.crash.scenarios import SCENARIOS
-from tests.crash.workload import ORIGIN_DISK, Session, aged, first_origin, image_of, make_config
+from tests.crash.workload import (
+    LOG_DISK,
+    NOTHING_LEFT,
+    ORIGIN_DISK,
+    Left,
+    Session,
+    aged,
+    dead_ring,
+    first_origin,
+    image_of,
+    make_config,
+)
 from tests.support.invariants import check_line, check_map, check_pins
 from tests.support.simulated_disk import STYLES, MemoryDisk
 from tests.support.simulated_threads import Simulation
@@ -46,6 +57,8 @@ _LOOKED_BACK = 4
 """One in so many cuts has some past moments opened."""
 _LIVES_ON = 0.8
 """The share of sessions that begin while the server of a remote origin still has requests of the one before."""
+_KILLED = 0.7
+"""The share of sessions that follow the death of a process, where its memory can stay."""
 _TRIES = 4
 """Draws in a row that may give an image already seen before a position is left."""
 
@@ -75,19 +88,21 @@ def _decode_once(page):
     return descriptor
 
 
-def verify(disks, oracle, position, look_back=True, rng=None):
+def verify(disks, oracle, position, look_back=True, rng=None, memory_stays=False):
     """Recover from log and origin as a cut at that place left them. Raises BrokenPromiseError; returns the Outcome.
 
-    With look_back it opens past moments: some of them as rng has it, or all.
+    With memory_stays only the process died, and its ring is where it was, if it had one. With look_back it opens past
+    moments: some of them as rng has it, or all.
     """
     log, origin = (MemoryDisk(content, name) for content, name in zip(disks, ("log", "origin"), strict=True))
     try:
         cache = Cache(make_config(), origin=origin, log=log)
         volume = bytearray(cache.volume.size)
         cache.volume.read_into(volume, 0)
+        cache._ring_memory.close(is_empty=False)
     except WbcacheError as error:
         raise BrokenPromiseError(f"{type(error).__name__}: {error}") from error
-    prefixes = oracle.check_volume(volume, position)
+    prefixes = oracle.check_volume(volume, position, memory_stays)
     _check_inside(cache)
     if look_back:
         _look_back(cache, oracle, position, volume, rng)
@@ -101,6 +116,16 @@ def verify(disks, oracle, position, look_back=True, rng=None):
         raise BrokenPromiseError("checker: " + "; ".join(report.findings + strange))
     _, last, tags = cache.window_ends()
     return Outcome(prefixes, cache._writer.end.generation, volume, tags, last)
+
+
+def replay_of(session):
+    return Replay(session.images, session.journal.events, session.left.memory)
+
+
+def verify_kill(disks, oracle, replay, look_back=True, rng=None):
+    """Like verify(), when only the process died there."""
+    with dead_ring(disks[LOG_DISK], Left(bytes(replay.memory), ((), ()))):
+        return verify(disks, oracle, replay.position, look_back, rng, memory_stays=True)
 
 
 def _look_back(cache, oracle, position, volume, rng):
@@ -132,7 +157,7 @@ def complete(disks, volume, seed):
 def _is_inside_commit(cache):
     """Whether `destaged` is between two segments of one commit. A segment says where its commit begins."""
     destaged = cache._line.destaged
-    if cache._line.head == destaged:
+    if cache._line.committed == destaged:
         return False
     return cache._reader.descriptor(cache._table.locate(destaged)).committed < destaged
 
@@ -160,6 +185,8 @@ class Chain:
         self._seed = seed
         self._scenario = SCENARIOS[scenario_name]
         self.cuts = 0
+        self.kills = 0
+        """How many of the cuts left the power on."""
         self.events = 0
         self.compared = 0
         """Past moments that were opened and compared."""
@@ -170,15 +197,15 @@ class Chain:
         before = first_origin(scenario, seed)
         images = [bytearray(LOG_BYTES), bytearray(image_of(before))]
         oracle = Oracle(before, scenario.clients)
-        first_value, late = 3, ()
+        first_value, late, left = 3, (), NOTHING_LEFT
         if scenario.age:
             images = aged(images, scenario.age, seed)
         for number in range(count):
-            session = Session(scenario, f"{self._name} {seed} {number}", images, oracle, first_value, late)
+            session = Session(scenario, f"{self._name} {seed} {number}", images, oracle, first_value, late, left)
             self._guard(session.run, number)
             yield session
             if number + 1 < count:
-                images, oracle, first_value, late = self._after(session, number)
+                images, oracle, first_value, late, left = self._after(session, number)
 
     def _guard(self, function, number, **place):
         try:
@@ -191,13 +218,16 @@ class Chain:
             ) from error
 
     def _after(self, session, number):
-        """(images, oracle, first value, late requests) for a session that follows a cut of this one."""
+        """(images, oracle, first value, late requests, what a process left) for a session that follows a cut of this
+        one, or the death of its process."""
         rng = random.Random(f"{session.seed} next")
-        replay = Replay(session.images, session.journal.events)
+        replay = replay_of(session)
         end = len(session.journal)
         position = end if rng.random() < 0.2 else rng.randint(end // 3, end)
         while replay.position < position:
             replay.advance()
+        if self._scenario.memory_stays and rng.random() < _KILLED:
+            return self._after_kill(session, number, replay, rng)
         survivors = variant(replay, session.seed, rng.randrange(40))
         late = ()
         if self._scenario.is_remote and rng.random() < _LIVES_ON:
@@ -209,7 +239,17 @@ class Chain:
         oracle = session.oracle.after_cut(
             position, outcome.prefixes, outcome.generation, outcome.tags, outcome.newest, outcome.volume
         )
-        return images, oracle, next(session.values), late
+        return images, oracle, next(session.values), late, NOTHING_LEFT
+
+    def _after_kill(self, session, number, replay, rng):
+        images, pieces = [bytes(disk) for disk in replay.durable], replay.left_by_process(rng)
+        left = Left(bytes(replay.memory), tuple(pieces))
+        with replay.after_cut(pieces) as disks:
+            outcome = self._guard(partial(verify_kill, disks, session.oracle, replay), number)
+        oracle = session.oracle.after_kill(
+            replay.position, outcome.prefixes, outcome.generation, outcome.tags, outcome.newest
+        )  # fmt: skip
+        return images, oracle, next(session.values), (), left
 
     def explore(self, cuts, sessions=SESSIONS):
         """Verify that many different cuts, in all sessions alike, every place at least once."""
@@ -223,14 +263,18 @@ class Chain:
             self._explore_session(session, number, cuts // sessions)
 
     def _explore_session(self, session, number, budget):
-        replay = Replay(session.images, session.journal.events)
+        replay = replay_of(session)
         end = len(session.journal)
         self.events += end
         seen = set()
-        done = 0
+        done = killed = 0
+        kills = budget // 2 if self._scenario.memory_stays else 0
         while True:
-            share = (budget - done) / (end - replay.position + 1)
-            done += self._explore_place(replay, session, number, max(share, 1), seen)
+            places = end - replay.position + 1
+            killed += self._explore_kill(replay, session, number, (kills - killed) / places)
+            share = (budget - kills - done) / places
+            if not replay.is_memory_next:
+                done += self._explore_place(replay, session, number, max(share, 1), seen)
             if replay.position == end:
                 break
             replay.advance()
@@ -256,6 +300,24 @@ class Chain:
             index += 1
         return done
 
+    def _explore_kill(self, replay, session, number, share):
+        """Only the process dies, between two stores into memory or beside a write or sync, at that share of all
+        places."""
+        rng = random.Random(f"{session.seed} {replay.position} kill")
+        if rng.random() >= share:
+            return 0
+        self.cuts += 1
+        self.kills += 1
+        self._guard(partial(self._examine_kill, replay, session, rng), number, position=replay.position, variant="kill")
+        return 1
+
+    def _examine_kill(self, replay, session, rng):
+        with replay.after_cut(replay.left_by_process(rng)) as disks:
+            outcome = verify_kill(disks, session.oracle, replay, self.kills % _LOOKED_BACK == 0, rng)
+            if self.kills % _COMPLETED == 0:
+                with dead_ring(disks[LOG_DISK], Left(bytes(replay.memory), ((), ()))):
+                    complete(disks, outcome.volume, session.seed)
+
     def _examine(self, replay, session, survivors, index, count):
         rng = random.Random(f"{session.seed} {replay.position} {index} moments")
         with replay.after_cut(survivors) as disks:
@@ -268,9 +330,12 @@ class Chain:
         session = next(one for count, one in enumerate(self.sessions(number + 1)) if count == number)
         if position is None:
             return
-        replay = Replay(session.images, session.journal.events)
+        replay = replay_of(session)
         while replay.position < position:
             replay.advance()
+        if index == "kill":
+            self._examine_kill(replay, session, random.Random(f"{session.seed} {replay.position} kill"))
+            return
         with replay.after_cut(variant(replay, session.seed, index)) as disks:
             outcome = verify(disks, session.oracle, position)
             complete(disks, outcome.volume, session.seed)
@@ -283,7 +348,7 @@ def main():
     parser.add_argument("--cuts", type=int, default=3000)
     parser.add_argument("--session", type=int)
     parser.add_argument("--position", type=int)
-    parser.add_argument("--variant", type=int, default=0)
+    parser.add_argument("--variant", type=lambda text: text if text == "kill" else int(text), default=0)
     chosen = parser.parse_args()
     logging.disable(logging.ERROR)
     chain = Chain(chosen.scenario, chosen.seed)

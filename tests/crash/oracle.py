@@ -125,6 +125,8 @@ class Oracle:
         self.before = before
         self.clients = [Client(number) for number in range(client_count)]
         self.claims = []
+        self.answers = []
+        """(place of the journal, client, steps): what a process that dies there has answered."""
         self.past = PastMoments()
         self.given_up = GivenUp()
         self._owners = {}
@@ -170,6 +172,32 @@ class Oracle:
         successor.given_up = self.given_up.after_cut(position, newest_version, found)
         return successor
 
+    def after_kill(self, position, prefixes, generation, tags, newest):
+        """The history that a new session begins with when only the process died there, and left these prefixes. What
+        was not durable is not so now either."""
+        successor = Oracle(self.before, len(self.clients))
+        longest = [length for _, length in prefixes]
+        for old, new, (shortest, length) in zip(self.clients, successor.clients, prefixes, strict=True):
+            for first_sector, count, value in old.steps[:length]:
+                successor._add_step(new, first_sector, count, value)
+            new.requests = [
+                replace(
+                    one,
+                    end=min(one.end, length),
+                    # What nobody can see may be from after that, and counts as if it were there.
+                    answered_before=tuple(map(min, one.answered_before, longest)),
+                    generation=min(one.generation, generation - (one.end > shortest)),
+                )
+                for one in old.requests
+                if one.first < length
+            ]  # fmt: skip
+            new.answered = length
+            successor.answers.append((0, new.number, shortest))
+        successor._owners = self._owners
+        successor.claims = [replace(claim, position=0) for claim in self.claims if claim.position <= position]
+        successor.past = self.past.after_cut(newest, tags)
+        return successor
+
     def answered(self):
         return tuple(client.answered for client in self.clients)
 
@@ -203,8 +231,9 @@ class Oracle:
                 losses[sector] = [Loss(first, len(history))]
         self.given_up.add(position, losses)
 
-    def answer(self, client, request):
+    def answer(self, client, request, position=0):
         client.answered = request.end
+        self.answers.append((position, client.number, request.end))
 
     def claim(self, position, steps, generation, on_origin):
         self.claims.append(Claim(position, steps, generation, on_origin))
@@ -214,12 +243,16 @@ class Oracle:
         history = self._histories.get(sector)
         return history[-1][1] if history else self.before[sector]
 
-    def check_volume(self, image, position):
-        """(shortest, longest) prefixes of an image that was found after a cut there. Raises BrokenPromiseError."""
+    def check_volume(self, image, position, memory_stays=False):
+        """(shortest, longest) prefixes of an image that was found after a cut there, or, with memory_stays, after only
+        the process died. Raises BrokenPromiseError."""
         durable = [0] * len(self.clients)
         for claim in self.claims:
             if claim.position <= position:
                 durable = list(map(max, durable, claim.steps))
+        for answered_at, client, steps in self.answers if memory_stays else ():
+            if answered_at <= position:
+                durable[client] = max(durable[client], steps)
         return self._check_prefixes(image, durable, [len(client.steps) for client in self.clients], position)
 
     def check_past(self, image, generation, cut=math.inf):

@@ -167,8 +167,9 @@ def check_moments(cache, oracle, position, volume, rng):
         return
     line = cache._line
     floor = max(line.destaged, cache._superblock.batch_end)
-    past.check_window(generations, cache._writer.end.generation, line.head, floor)
-    past.check_state(generations[-1], volume, partial(oracle.check_past, cut=position))
+    past.check_window(generations, cache._writer.end.generation, line.committed, floor)
+    if line.head == line.committed:
+        past.check_state(generations[-1], volume, partial(oracle.check_past, cut=position))
     for when, generation in _choose(generations, tags, rng):
         snapshot = cache.open_snapshot(when)
         if snapshot.generation != generation:

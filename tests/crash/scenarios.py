@@ -140,5 +140,21 @@ SCENARIOS = {
         endings=(CUT, STOP),
         settings={"destage_delay": "20ms", "destage_depth": "4", "flush": "origin", "fua": "origin"},
     ),
+    "the process dies": Scenario(clients=2, requests=25, memory_stays=True),
+    "the process dies, one client": Scenario(
+        memory_stays=True, requests=50, pause=0.003, flush_share=0.04, settings={"commit_interval": "50ms"}
+    ),
+    "the process dies, and the ring wraps": Scenario(
+        **_LARGE, clients=2, memory_stays=True, endings=(CUT, STOP), settings={"ring_size": "1M", "compress": "off"}
+    ),
+    "the process dies, and the log fails at times": Scenario(
+        clients=2,
+        requests=40,
+        memory_stays=True,
+        failing=(LOG_AT_TIMES,),
+        endings=(CUT, CUT, STOP),
+        flush_share=0.2,
+        settings={"destage_delay": "50ms"},
+    ),
     "slow origin": Scenario(clients=2, requests=40, origin_latency=0.05, settings={"destage_depth": "8"}),
 }

@@ -29,18 +29,20 @@ def test_there_are_enough():
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_power_cuts(name, record_property):
-    explored = compared = places = number = 0
+    explored = killed = compared = places = number = 0
     while explored < CUTS:
         chain = Chain(name, f"{SEED}.{number}")
         chain.explore(CUTS - explored)
         explored += chain.cuts
+        killed += chain.kills
         compared += chain.compared
         places += chain.events
         number += 1
     assert explored >= CUTS
     assert compared >= COMPARISONS
     for key, value in (
-        ("power cuts", explored),
+        ("power cuts", explored - killed),
+        ("deaths of processes", killed),
         ("places of power cuts", places),
         ("runs with power cuts", number),
         ("past moments compared", compared),

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Seeded clients of one cache, everything they do told to the oracle: one session between two power cuts."""
 
+import contextlib
 import itertools
 import random
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from unittest import mock
 
 from tests.crash.given_up import GiverUp
@@ -11,11 +13,14 @@ from tests.crash.oracle import PAGE, SECTOR, SECTORS, content
 from tests.crash.snapshot_clients import SnapshotReader, Tagger
 from tests.support.abandon import abandon
 from tests.support.bulk_writes import BulkWrites
+from tests.support.recorded_ring import RingRecorder, place
 from tests.support.remote_disk import RemoteDisk
-from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk
+from tests.support.simulated_disk import Journal, MemoryDisk, SimulatedDisk, put
 from tests.support.simulated_threads import Simulation
+from wbcache_core.device.shared_memory import path_of
 from wbcache_core.errors import CommitFailedError, RequestError
 from wbcache_core.flow import bad_blocks, origin_writer
+from wbcache_core.log.superblocks import newest, read_slots
 from wbcache_core.memory.policy import LOG, ORIGIN
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config
@@ -63,6 +68,8 @@ class Scenario:
     writes fail, and it comes back."""
     age: int = 0
     """Bytes that go through the log before the first session, so that it is near its end."""
+    memory_stays: bool = False
+    """The ring is in shared memory, and some sessions end with the process alone."""
     readers: int = 0
     """Threads that read past moments."""
     has_tagger: bool = False
@@ -163,12 +170,40 @@ class SessionClient:
             volume.trim(count * SECTOR, first * SECTOR, fua)
         else:
             volume.zero(count * SECTOR, first * SECTOR, fua, may_trim=False)
-        session.oracle.answer(self._client, request)
+        session.oracle.answer(self._client, request, len(session.journal))
         level = max(session.config.ack, session.config.fua if fua else 0)
         if level >= LOG:
             steps = list(request.answered_before)
             steps[self._client.number] = request.end
             session.claim(tuple(steps), level)
+
+
+class Left(NamedTuple):
+    """What a process that died left: the content of its ring, and of each disk the pieces that it did not sync."""
+
+    memory: bytes
+    unsynced: tuple
+
+
+NOTHING_LEFT = Left(b"", ((), ()))
+
+
+@contextlib.contextmanager
+def dead_ring(log_image, left):
+    """Let the ring be there that a dead process left; in the end there is none."""
+    with contextlib.ExitStack() as stack:
+        if left.memory:
+            superblock = newest(read_slots(MemoryDisk(put_all(log_image, left.unsynced[LOG_DISK]))))
+            path = path_of(superblock.uuid)
+            place(path, left.memory)
+            stack.callback(place, path, b"")
+        yield
+
+
+def put_all(image, pieces):
+    content = bytearray(image)
+    put(content, pieces)
+    return content
 
 
 class BulkDisk(BulkWrites, SimulatedDisk):
@@ -177,14 +212,16 @@ class BulkDisk(BulkWrites, SimulatedDisk):
 
 class Session:
     """A cache from start to its end. `images` are log and origin before it; `oracle` goes on with its history. `late`
-    are requests of the session before that the origin's server has not carried out yet."""
+    are requests of the session before that the origin's server has not carried out yet. `left` is what a process that
+    died left: its ring, and what it wrote to the disks and did not sync."""
 
-    def __init__(self, scenario, seed, images, oracle, first_value, late=()):
+    def __init__(self, scenario, seed, images, oracle, first_value, late=(), left=NOTHING_LEFT):
         self.scenario = scenario
         self.seed = seed
         self.images = [bytes(image) for image in images]
         self.oracle = oracle
         self.late = late
+        self.left = left
         self.journal = Journal()
         self.layout = Layout(scenario)
         self.values = itertools.count(first_value)
@@ -212,6 +249,8 @@ class Session:
             "destage_delay": self._random.choice(("50ms", "300ms", "2s")),
             "destage_depth": self._random.choice(("1", "4")),
         }
+        if self.scenario.memory_stays:
+            settings["ring_memory"] = "shared"
         return settings | self.scenario.settings
 
     @property
@@ -223,7 +262,8 @@ class Session:
         # Sessions are short. Bad sectors are found, carried forward and tried again in them.
         with mock.patch.object(origin_writer, "_RETRY_PAUSES", (0.002,) if self.scenario.bad_pages else _PAUSES):
             with mock.patch.object(bad_blocks, "_FIRST_REST", 0.03), self.simulation.patched():
-                self.simulation.run(self._main)
+                with dead_ring(self.images[LOG_DISK], self.left):
+                    self.simulation.run(self._main)
         for generation, image in self.seen:
             self.oracle.past.check_state(generation, image, self.oracle.check_past)
         self.oracle.past.compared += len(self.seen)
@@ -232,7 +272,12 @@ class Session:
         log, origin = self._make_disks()
         choice = self._random.sample(range(self.scenario.pages), self.scenario.bad_pages)
         origin.faults.bad_pages = {*choice[: self.scenario.bad_pages // 2]}
+        for disk, pieces in zip((log, origin), self.left.unsynced, strict=True):
+            disk.inherit(pieces)
+        recorder = RingRecorder(self.journal)
         self.cache = Cache(self.config, origin=origin, log=log)
+        if self.scenario.memory_stays:
+            recorder.attach(self.cache)
         self.cache.activate()
         if choice:
             self.simulation.spawn(self._change_bad_pages, origin, choice)
@@ -262,6 +307,7 @@ class Session:
         for thread in beside:
             thread.join()
         if self.ending == CUT:
+            recorder.is_over = True
             abandon(self.cache)
             return
         self.cache.stop()
@@ -358,7 +404,7 @@ def aged(images, byte_count, seed):
 
 
 def make_config(**settings):
-    pairs = {"origin": "origin", "log": "log", "ring_size": "1M", **settings}
+    pairs = {"origin": "origin", "log": "log", "ring_size": "1M", "ring_memory": "private", **settings}
     return Config.from_pairs(pairs.items())
 
 

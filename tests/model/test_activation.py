@@ -24,7 +24,8 @@ from wbcache_core.units import MIB, PAGE_BYTES
 
 OURS = ("wbcache-commit", "wbcache-destage")
 STEPS = (
-    "server/cache.py", "server/log_preparation.py", "threads.py", "log/superblocks.py", "log/takeover.py",
+    "server/cache.py", "server/log_preparation.py", "server/ring_memory.py", "device/shared_memory.py", "threads.py",
+    "log/superblocks.py", "log/takeover.py",
     "log/writer.py", "log/log_sync.py", "pairing/mark.py", "memory/generations.py", "memory/cursors.py",
     "device/file_device.py", "device/log_file.py", "flow/committer.py", "flow/destager.py", "flow/tags.py",
     "volume/volume.py",

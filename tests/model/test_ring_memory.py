@@ -17,7 +17,7 @@ from wbcache_core.flow.ring_keeper import RingKeeper
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.memory.ring_size import SHARE
 from wbcache_core.server import cache as cache_module
-from wbcache_core.units import MIB
+from wbcache_core.units import MIB, PAGE_BYTES
 
 SECONDS = 3.0
 RING, VOLATILE = 3 * MIB, MIB
@@ -35,9 +35,9 @@ def test_nothing_is_lost_while_the_ring_shrinks_and_grows(pair, monkeypatch, par
         shares.append(chance.randrange(RING + MIB))
         return shares[-1] * SHARE
 
-    monkeypatch.setattr(cache_module, "automatic_ring", lambda log_bytes: RingBuffer(RING))
-    monkeypatch.setattr(cache_module, "VOLATILE_BYTES", VOLATILE)
-    monkeypatch.setattr(cache_module, "RingKeeper", functools.partial(RingKeeper, unused=unused, ahead_pages=64))
+    monkeypatch.setattr(cache_module, "automatic_ring", lambda log_bytes: RingBuffer(RING, VOLATILE // PAGE_BYTES))
+    monkeypatch.setattr(cache_module.RingMemory, "unused", lambda self: unused())
+    monkeypatch.setattr(cache_module, "RingKeeper", functools.partial(RingKeeper, ahead_pages=64))
     monkeypatch.setattr(ring_keeper, "share", lambda unused: unused // SHARE)
     pair.make_origin(2 * MIB + 5 * 512)
     cache = pair.start(ring_size="auto", **parameters)

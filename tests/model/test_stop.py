@@ -168,9 +168,10 @@ def test_a_drain_that_ends_early_leaves_the_stop_unfinished(pair):
     assert pair.origin.read_bytes()[:PAGE_BYTES] == page(b"m")
 
 
-def test_writes_that_are_lost_leave_the_stop_unfinished(pair, monkeypatch, caplog):
+@pytest.mark.parametrize(("memory", "fate"), [("private", "are lost"), ("shared", "stay in memory")])
+def test_writes_that_are_lost_leave_the_stop_unfinished(pair, monkeypatch, caplog, memory, fate):
     pair.make_origin(MIB)
-    cache = pair.start(**QUIET)
+    cache = pair.start(**QUIET, ring_memory=memory)
     cache.volume.write(page(b"n"), 0)
 
     def refuse(*_):
@@ -180,4 +181,4 @@ def test_writes_that_are_lost_leave_the_stop_unfinished(pair, monkeypatch, caplo
         patched.setattr(cache._log, "sync", refuse)
         cache.stop()
     assert cache.is_unfinished
-    assert "are lost" in caplog.text
+    assert fate in caplog.text

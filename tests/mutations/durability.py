@@ -8,8 +8,8 @@ MUTATIONS = (
         "drop-log-sync",
         "a commit is not synced",
         "log/writer.py",
-        "        self._sync.sync()\n        self.end, self._prepared = prepared.end, None",
-        "        self.end, self._prepared = prepared.end, None",
+        "        self._sync.sync()\n        last = prepared.segments[-1].descriptor\n",
+        "        last = prepared.segments[-1].descriptor\n",
         CUTS.format("acknowledged by the log"),
     ),
     Mutation(

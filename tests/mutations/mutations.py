@@ -10,6 +10,7 @@ from tests.mutations import (
     nbd_origins,
     pairs,
     ring_memory,
+    shared_ring,
     workers,
 )
 
@@ -23,4 +24,5 @@ MUTATIONS = (
     *forgetting.MUTATIONS,
     *ring_memory.MUTATIONS,
     *workers.MUTATIONS,
+    *shared_ring.MUTATIONS,
 )

@@ -277,6 +277,11 @@ def test_what_can_only_be_read_is_served_read_only(pair, part, kind):
             pair.log.chmod(0o666)
             path.chmod(0o644)
             user = {"prefix": AS_NOBODY, "plugin": plugin_for_everybody(pair.folder)}
+            # What the killed server left in memory is for this user too, or the start is refused.
+            words = [f"origin={pair.origin}", f"log={pair.log}"]
+            assert_refused(pair.folder, words, ["Permission denied", "wbcache-", "it may hold"], **user)
+            for ring in os.scandir(os.environ["WBCACHE_SHM"]):
+                os.chown(ring.path, NOBODY, NOBODY)
         else:
             path = stack.enter_context(read_only_loop_device(path))
         paths = {"origin": pair.origin, "log": pair.log, part: path}

@@ -22,6 +22,7 @@ MISSPELT_NAMES = {
 }
 
 BAD_CHOICES = [
+    ("ring-memory", "public", "shared, private"),
     ("ack", "rom", "ram, log, origin"),
     ("flush", "ram", "log, origin"),
     ("fua", "ram", "log, origin"),

@@ -97,7 +97,7 @@ def faulty_log(pair, folder):
 def test_write_error(pair, faulty_log, error, end):
     log = faulty_log(error=error)
     on_exit = "destage" if end == "stop-destage" else "commit"
-    with pair.serve(tolerate=NOISE, check=False, on_exit=on_exit, **SETTINGS) as server:
+    with pair.serve(tolerate=NOISE, check=False, on_exit=on_exit, ring_memory="private", **SETTINGS) as server:
         with clients.connection(server.uri) as handle:
             handle.pwrite(FLUSHED, FLUSHED_AT)
             handle.flush()
@@ -120,6 +120,29 @@ def test_write_error(pair, faulty_log, error, end):
     log.heal()
     assert pair.origin.read_bytes() in (OLD, volume((FLUSHED, FLUSHED_AT)))
     assert_kept_after_restart(pair)
+
+
+@pytest.mark.parametrize("end", ["stop", "stop-destage", "kill"])
+def test_a_ring_in_shared_memory_keeps_what_could_not_be_written(pair, faulty_log, end):
+    log = faulty_log(error="EIO")
+    on_exit = "destage" if end == "stop-destage" else "commit"
+    with pair.serve(tolerate=NOISE, check=False, on_exit=on_exit, **SETTINGS) as server:
+        with clients.connection(server.uri) as handle:
+            handle.pwrite(FLUSHED, FLUSHED_AT)
+            handle.flush()
+            log.fail("write")
+            handle.pwrite(LOST, LOST_AT)
+            assert_promises_nothing(handle, "EIO")
+            accepted = clients.read_all(handle)
+        if end == "kill":
+            server.kill()
+        else:
+            server.stop()
+            assert "stay in memory" in server.stderr_text().partition("stopping")[2], server.describe()
+    log.heal()
+    with pair.serve(on_exit="destage") as server, clients.connection(server.uri) as handle:
+        same(clients.read_all(handle), accepted)
+    same(pair.origin.read_bytes(), accepted)
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
@@ -152,7 +175,8 @@ def test_it_comes_back(pair, faulty_log, error, end):
 def test_it_is_noticed_without_a_flush(pair, faulty_log):
     """The commit in the background fails, and says so at the next request that promises anything."""
     log = faulty_log()
-    with pair.serve(tolerate=NOISE, check=False, commit_interval="100ms", **SETTINGS) as server:
+    settings = {**SETTINGS, "commit_interval": "100ms", "ring_memory": "private"}
+    with pair.serve(tolerate=NOISE, check=False, **settings) as server:
         with clients.connection(server.uri) as handle:
             handle.pwrite(FLUSHED, FLUSHED_AT)
             handle.flush()

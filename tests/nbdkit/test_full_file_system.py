@@ -121,13 +121,24 @@ def test_a_stop_loses_nothing(pair, small, room):
 
 
 def test_a_stop_without_room_says_what_is_lost(pair, small):
-    with full(pair, small) as (server, _):
+    with full(pair, small, ring_memory="private") as (server, _):
         server.terminate()
         assert server.wait() < QUICK_S
         assert "which no flush covered, could not be written and are lost" in server.stderr_text(), server.describe()
     small.make_room()
     with pair.serve(**SETTINGS) as server, clients.connection(server.uri) as handle:
         same(handle.pread(len(FIRST), FIRST_AT), FIRST)
+
+
+def test_a_stop_without_room_leaves_it_to_the_next_server(pair, small):
+    with full(pair, small) as (server, _):
+        server.terminate()
+        assert server.wait() < QUICK_S
+        assert "could not be written and stay in memory" in server.stderr_text(), server.describe()
+    status, said, _ = wbcache("info", pair.log)
+    assert status == 0 and "only in memory" in said
+    small.make_room()
+    assert_all_is_there(pair)
 
 
 def test_writers_that_fill_the_ring(pair, small):

@@ -28,7 +28,7 @@ STOP_LIMIT_S = 30
 HANG_UP_ABORT = re.compile(r"connections\.c:\d+: \w+: Assertion")
 
 UNFINISHED = 3
-UNFINISHED_STOP = re.compile(r"the origin is not complete|could not be written and are lost")
+UNFINISHED_STOP = re.compile(r"the origin is not complete|could not be written and")
 """The exit status that says the same as these messages."""
 
 # What nbdkit says for itself when the other end of a connection has gone away, or for a request that it

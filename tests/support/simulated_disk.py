@@ -18,6 +18,9 @@ STYLES = ("none", "all", "mixed", "only one", "all but one")
 """Which unsynced writes survive. Wholly at random is not enough: what breaks a cache is mostly one piece too many
 or too few."""
 
+MEMORY = -1
+"""In place of a disk's number: shared memory, which outlives the process and not the power."""
+
 _LARGE = 64
 """Sectors of a write above which a tear is made of a few runs, not of single sectors."""
 
@@ -35,18 +38,32 @@ class Piece(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A write has begun (its sectors as a Piece), or a sync has ended (the numbers of the writes it covered)."""
+    """A write has begun (its sectors as a Piece), or a sync has ended (the numbers of the writes it covered). Of
+    MEMORY: a store, or, without a piece, the end of it."""
 
     disk: int
     piece: Piece | None
     covered: frozenset
 
 
+class _Events(list):
+    def __init__(self, journal):
+        super().__init__()
+        self._journal = journal
+
+    def append(self, event):
+        if event.disk != MEMORY:
+            self._journal.before_event()
+        super().append(event)
+
+
 class Journal:
     """What a run did to its disks, in the one order that they share."""
 
     def __init__(self):
-        self.events = []
+        self.events = _Events(self)
+        self.before_event = lambda: None
+        """Called before an event of a disk is appended."""
 
     def __len__(self):
         return len(self.events)
@@ -265,6 +282,11 @@ class SimulatedDisk(MemoryDisk):
             self._running.discard(number)
         if fails:
             raise self._error(kind)
+
+    def inherit(self, pieces):
+        """Writes of a process that died: they are there, and were never synced."""
+        for piece in pieces:
+            self._running.discard(self._begin(piece.offset, piece.data))
 
     def _first_bad(self, offset, length):
         """Bytes of a write before the first page that cannot be written; None where there is none."""

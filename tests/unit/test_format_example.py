@@ -29,18 +29,18 @@ LETTERS = b"A" * PAGE_BYTES
 _LINE = re.compile(r"([0-9a-f]+): +((?:[0-9a-f]{2} ?)+)(?: .*)?")
 
 
-def dumped_page(kind):
-    """The page in the only fenced block that begins with ```hexdump kind."""
-    blocks = re.findall(rf"^```hexdump {kind}\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 1, f"{DOCUMENT.name} has {len(blocks)} blocks 'hexdump {kind}'"
-    page = bytearray(PAGE_BYTES)
+def dumped_page(kind, document=DOCUMENT, length=PAGE_BYTES):
+    """The bytes in the only fenced block that begins with ```hexdump kind."""
+    blocks = re.findall(rf"^```hexdump {kind}\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 1, f"{document.name} has {len(blocks)} blocks 'hexdump {kind}'"
+    page = bytearray(length)
     for line in blocks[0].splitlines():
         match = _LINE.fullmatch(line.rstrip())
         assert match, f"not a line of a dump: {line!r}"
         offset, content = int(match[1], 16), bytes.fromhex(match[2])
         assert any(content), f"a line of zeros: {line!r}"
         page[offset : offset + len(content)] = content
-    assert len(page) == PAGE_BYTES
+    assert len(page) == length
     return page
 
 

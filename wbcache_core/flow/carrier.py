@@ -13,6 +13,7 @@ from wbcache_core.flow.admission import end_writes
 from wbcache_core.flow.bad_blocks import CARRIED_AT_ONCE, BadBlocks
 from wbcache_core.flow.retention import Pins
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
+from wbcache_core.format.shared_ring import HEAD
 from wbcache_core.memory.block_map import LocationMap, entry_lsn
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.ring import RingBuffer
@@ -100,15 +101,15 @@ class Carrier:
         """Like Volume.write(), into a segment of their own. Lock held; there is room."""
         line = self._line
         line.close_segment()
-        segment = line.open_next_segment()
+        segment = self._ring.open_segment(line)
         try:
             for block in blocks:
                 page = pages[block]
-                self._ring.put(line.head, _ZEROS if page is None else page)
+                self._ring.put(line.head, block, _ZEROS if page is None else page)
                 self._bad.note_carried(block, line.head)
                 self._map.set_page(block, line.head)
                 segment.add_pages(block, 1)
-                line.head += 1
+                self._ring.journal.state[HEAD] = line.head = line.head + 1
         except BaseException:
             # As in Volume: the map may name an LSN that nobody has, and no other write may get it.
             end_writes(line)

@@ -40,13 +40,15 @@ class RingKeeper:
         ring: RingBuffer,
         unused: Callable[[], int] = memory_limit.unused,
         ahead_pages: int = AHEAD_PAGES,
+        is_new: bool = True,
     ) -> None:
-        """For a line that has written nothing into the ring yet."""
+        """For a line that has written nothing into the ring yet. If another server has, any slot may have memory."""
         self._line = line
         self._ring = ring
         self._unused = unused
         self._ahead = min(ahead_pages, ring.pages)
-        self.low = self.high = line.head
+        self.low = line.head - (0 if is_new else ring.pages)
+        self.high = line.head
         """Only slots of LSNs from low to high may have memory."""
         self._first = self._looked_at = line.head
         """The head at the last look."""

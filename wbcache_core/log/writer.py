@@ -11,6 +11,7 @@ from wbcache_core import clock
 from wbcache_core.background import let_requests_run
 from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.format.segment import Descriptor
+from wbcache_core.format.shared_ring import Anchor
 from wbcache_core.format.superblock import DATA_START
 from wbcache_core.log.geometry import LogEnd, fit
 from wbcache_core.log.log_sync import LogSync
@@ -57,6 +58,7 @@ class LogWriter:
         self._device = device
         self._sync = sync or LogSync(device)
         self._data_pages = data_pages
+        self._ring = ring
         self.end = end
         self._encoder = SegmentEncoder(uuid, ring, zstd_level)
         self._prepared: _Generation | None = None
@@ -105,6 +107,8 @@ class LogWriter:
         for place, views in prepared.runs:
             self._device.write(views, DATA_START + (place % self._data_pages << PAGE_SHIFT))
         self._sync.sync()
+        last = prepared.segments[-1].descriptor
+        self._ring.journal.note_commit(Anchor(last.end_lsn, last.checksum, last.generation))
         self.end, self._prepared = prepared.end, None
         return prepared.segments
 

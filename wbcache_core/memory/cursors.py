@@ -205,6 +205,15 @@ class NumberLine:
                 self.commit_wanted.notify()
         return segment
 
+    def take_over(self, segments: list[PendingSegment]) -> None:
+        """Continue after segments that another server had put into the ring and not committed. Before any thread
+        runs."""
+        self.closed_segments.extend(segments)
+        self.head = segments[-1].end_lsn
+        self.pending_since = time.monotonic()
+        # They were acknowledged a while ago.
+        self.commit_requested = True
+
     def close_segment(self) -> None:
         """Nothing is added to the open segment any more. Lock held."""
         if self.open_segment:

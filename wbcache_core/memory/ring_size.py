@@ -34,7 +34,7 @@ def automatic_ring(log_bytes: int) -> RingBuffer:
     byte_count = min(share(memory_limit.unused()), max(log_bytes, _TINY_BYTES), _MOST_BYTES)
     while True:
         try:
-            return RingBuffer(byte_count - byte_count % PAGE_BYTES)
+            return RingBuffer(byte_count - byte_count % PAGE_BYTES, VOLATILE_BYTES // PAGE_BYTES)
         except ConfigError:
             # Address space can be limited too (ulimit -v, vm.overcommit_memory=2).
             if byte_count < 2 * _TINY_BYTES:

@@ -6,7 +6,7 @@ The log alone does not tell everything: the origin may have grown, and others ma
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from wbcache_core.device.device import Device
@@ -14,10 +14,14 @@ from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import Recovered, recover
 from wbcache_core.log.superblocks import newest
+from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.pairing import pairing
 from wbcache_core.pairing.mark import OriginSide
 
 _log = logging.getLogger("wbcache")
+
+JoinRing = Callable[[str, Superblock, Recovered], list[PendingSegment]]
+"""What lies in memory beyond the end of a log, given its name; entered in the map of what was recovered."""
 
 
 class RecoveredPair(NamedTuple):
@@ -30,9 +34,13 @@ class RecoveredPair(NamedTuple):
     """The samples in the superblock are of the origin as it was earlier."""
     past_is_gone: bool
     """Others wrote to the origin: no past moment is what it was."""
+    volatile: list[PendingSegment]
+    """What only the ring of a server that was killed has, beyond `recovered.head`."""
 
 
-def recover_pair(log: Device, origin: Device, side: OriginSide, force: Collection[str]) -> RecoveredPair | None:
+def recover_pair(
+    log: Device, origin: Device, side: OriginSide, force: Collection[str], join_ring: JoinRing
+) -> RecoveredPair | None:
     """None if the log is blank. Raises LogRefusedError, DeviceError."""
     slots = pairing.read_log(log)
     recorded = newest(slots) if slots else None
@@ -41,7 +49,8 @@ def recover_pair(log: Device, origin: Device, side: OriginSide, force: Collectio
     pairing.check_size(recorded, origin, log)
     started = time.monotonic()
     recovered = recover(log, LogReader(log, recorded.data_pages, recorded.uuid), recorded, reads_ahead=True)
-    dirty = recovered.head > recorded.destaged
+    volatile = join_ring(log.name, recorded, recovered)
+    dirty = recovered.head > recorded.destaged or bool(volatile)
     changed = pairing.is_origin_changed(recorded, side, origin, log, recovered.locations, dirty, force)
     _tell(recorded, recovered, time.monotonic() - started)
     has_grown = origin.size > recorded.origin_bytes
@@ -53,7 +62,7 @@ def recover_pair(log: Device, origin: Device, side: OriginSide, force: Collectio
             origin.name,
         )
     superblock = recorded.with_changes(origin_bytes=origin.size)
-    return RecoveredPair(slots, superblock, recovered, changed or has_grown, changed)
+    return RecoveredPair(slots, superblock, recovered, changed or has_grown, changed, volatile)
 
 
 def _tell(superblock: Superblock, recovered: Recovered, seconds: float) -> None:

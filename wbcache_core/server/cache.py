@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import uuid
+from contextlib import ExitStack
 
 from wbcache_core import clock
 from wbcache_core.clock import Reading
@@ -45,15 +46,16 @@ from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import LAST_FLUSH
 from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.ring import RingBuffer
-from wbcache_core.memory.ring_size import VOLATILE_BYTES, automatic_ring
+from wbcache_core.memory.ring_size import automatic_ring
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.pairing.mark import CLEAN, DIRTY
 from wbcache_core.server import history, log_preparation
 from wbcache_core.server import status as status_facts
-from wbcache_core.server.config import Config
+from wbcache_core.server.config import SHARED, Config
 from wbcache_core.server.drain import Drain
 from wbcache_core.server.history import Facts
 from wbcache_core.server.opening import OpenedPair, open_pair
+from wbcache_core.server.ring_memory import RingMemory
 from wbcache_core.server.settings import Settings
 from wbcache_core.server.stopping import commit_and_drain, tell_undrained
 from wbcache_core.threads import StartTogether
@@ -92,12 +94,14 @@ class Cache:
         """Whether the origin's mark names this log."""
         self._settled = threading.Event()
         given = None if config.ring_size is None else RingBuffer(config.ring_size)
-        opened = open_pair(config, origin, log)
-        try:
-            self._assemble(given or automatic_ring(opened.superblock.log_bytes), opened)
-        except BaseException:
-            opened.close()
-            raise
+        self._ring_memory = RingMemory(config.ring_memory == SHARED)
+        with ExitStack() as stack:
+            stack.callback(self._ring_memory.close, is_empty=False)
+            opened = open_pair(config, origin, log, self._ring_memory.join)
+            stack.callback(opened.close)
+            ring = self._ring_memory.found or given or automatic_ring(opened.superblock.log_bytes)
+            self._assemble(ring, opened)
+            stack.pop_all()
 
     @property
     def is_writable(self) -> bool:
@@ -120,15 +124,17 @@ class Cache:
         config, data_pages, recovered = self._config, superblock.data_pages, pair and pair.recovered
         self._ring, self._superblock = ring, superblock
         self._pair = pair  # until the log says what it says
-        volatile_pages = ring.pages
-        if config.ring_size is None:
-            volatile_pages = min(ring.pages, VOLATILE_BYTES >> PAGE_SHIFT)
         line = line_of(
-            superblock, recovered, ring.pages, config.policy(data_pages, volatile_pages), pages_to_carry(data_pages),
-            volatile_pages,
+            superblock, recovered, ring.pages, config.policy(data_pages, ring.volatile_pages),
+            pages_to_carry(data_pages), ring.volatile_pages,
         )  # fmt: skip
+        if pair and pair.volatile:
+            line.take_over(pair.volatile)
         self._line = line
-        self._keeper = RingKeeper(line, ring) if config.ring_size is None else None
+        self._keeper: RingKeeper | None = None
+        found = self._ring_memory.found
+        if config.ring_size is None or found:
+            self._keeper = RingKeeper(line, ring, self._ring_memory.unused, is_new=not found)
         self._table = recovered.table if recovered else SegmentTable()
         self._locations = recovered.locations if recovered else LocationMap()
         self._covered = recovered.covered if recovered else CoveredLog(superblock.origin_bytes)
@@ -142,7 +148,7 @@ class Cache:
         floor, tags = superblock.batch_end, superblock.tags
         if pair and pair.past_is_gone:
             # If others wrote to the origin, no past moment is what it was.
-            floor, tags = line.head, ()
+            floor, tags = line.committed, ()
             self._covered.generations.drop_below(floor)
         self._covered.generations.times.mark(clock.read())
         self._pins = Pins(line, self._covered, floor, tags)
@@ -239,6 +245,7 @@ class Cache:
         if line.origin_settles_at > time.monotonic():
             _log.info("the origin is left alone for %.0f s: requests of a killed server may still be carried out there",
                       line.origin_settles_at - time.monotonic())  # fmt: skip
+        self._ring_memory.make_ready(self._ring, self._superblock, line.head, line.committed, self._writer.end)
         if not self._keeper:
             self._ring.populate()
         together = StartTogether()
@@ -418,13 +425,14 @@ class Cache:
         """Commit and drain; returns whether everything was done. `_finishing` held."""
         line, pair = self._line, f"'{self._config.log}' '{self._origin.name}'"
         if not self._active:
-            if not self._drains or line.destaged == line.committed:
+            if not self._drains or line.destaged == line.head:
                 return True
             tell_undrained(line, pair)
             return False
         try:
             is_done = commit_and_drain(
-                line, self._committer, self._destager, self._pins, self._settled, pair, self._drains
+                line, self._committer, self._destager, self._pins, self._settled, pair, self._drains,
+                self._ring_memory.path,
             )  # fmt: skip
         finally:
             line.stop(drain=False)
@@ -444,5 +452,7 @@ class Cache:
         return is_done
 
     def _close(self) -> None:
+        # What could not be committed stays where it is, and so does what nobody was let in to commit.
+        self._ring_memory.close(is_empty=self._active and self._line.head == self._line.committed)
         self._origin.close()
         self._log.close()

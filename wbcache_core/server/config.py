@@ -21,6 +21,7 @@ from wbcache_core.units import GIB, MIB, PAGE_SHIFT, format_size, pages_of, pars
 
 COMMIT, DESTAGE = "commit", "destage"
 DROP, HOLD = "drop", "hold"
+SHARED, PRIVATE = "shared", "private"
 IN_USE = "in-use"
 FORCE_WORDS = (ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG, DISCARD_LOG, IN_USE)
 
@@ -103,6 +104,7 @@ class Config:
     log_size: int = GIB
     ring_size: int | None = None
     """None for a size that follows the memory there is, see memory/ring_size.py."""
+    ring_memory: str = SHARED
     ack: int = RAM
     flush: int = LOG
     fua: int = LOG
@@ -141,6 +143,7 @@ class Config:
             "log": lambda text: absolute_path(local_path(text)),
             "log_size": size,
             "ring_size": lambda text: None if text == "auto" else size(text),
+            "ring_memory": lambda text: _choice(text, (SHARED, PRIVATE)),
             "ack": lambda text: _LEVELS[_choice(text, _LEVELS)],
             "flush": lambda text: _DURABLE[_choice(text, _DURABLE)],
             "fua": lambda text: _DURABLE[_choice(text, _DURABLE)],

@@ -15,7 +15,7 @@ from wbcache_core.format.superblock import SAMPLE_COUNT, Superblock
 from wbcache_core.pairing import pairing
 from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.pairing.pairing import DISCARD_LOG
-from wbcache_core.pairing.recovery import RecoveredPair, recover_pair
+from wbcache_core.pairing.recovery import JoinRing, RecoveredPair, recover_pair
 from wbcache_core.server.config import IN_USE, Config
 from wbcache_core.units import PAGE_BYTES
 
@@ -41,7 +41,7 @@ class OpenedPair(NamedTuple):
         self.log.close()
 
 
-def open_pair(config: Config, origin: Device | None, log: Device | None) -> OpenedPair:
+def open_pair(config: Config, origin: Device | None, log: Device | None, join_ring: JoinRing) -> OpenedPair:
     """Devices that are passed in are used, and closed, instead of those that config names. Raises WbcacheError."""
     with ExitStack() as stack:
         for given in (origin, log):
@@ -55,7 +55,7 @@ def open_pair(config: Config, origin: Device | None, log: Device | None) -> Open
             check_distinct(config, origin)
             log = LogFile(config.log, forced)
             stack.callback(log.close)
-        opened = _look(config, origin, log)
+        opened = _look(config, origin, log, join_ring)
         stack.pop_all()
         return opened
 
@@ -66,7 +66,7 @@ def check_distinct(config: Config, origin: Device) -> None:
         raise ConfigError(f"origin and log are the same: '{config.origin}' and '{config.log}'; name another log")
 
 
-def _look(config: Config, origin: Device, log: Device) -> OpenedPair:
+def _look(config: Config, origin: Device, log: Device, join_ring: JoinRing) -> OpenedPair:
     """Raises LogRefusedError, DeviceError."""
     log_bytes = log.size or config.log_size
     pairing.check_sizes(origin, log if log.size else None, log_bytes)
@@ -76,7 +76,7 @@ def _look(config: Config, origin: Device, log: Device) -> OpenedPair:
     pair, may_be_under_way = None, False
     if log.size:
         try:
-            pair = recover_pair(log, origin, side, config.force)
+            pair = recover_pair(log, origin, side, config.force, join_ring)
         except LogRefusedError as error:
             if DISCARD_LOG not in config.force:
                 raise

@@ -16,18 +16,22 @@ _log = logging.getLogger("wbcache")
 
 def commit_and_drain(
     line: NumberLine, committer: Committer, destager: Destager, pins: Pins, settled: threading.Event, pair: str,
-    drains: bool,
+    drains: bool, ring_path: str,
 ) -> bool:  # fmt: skip
     """Make durable what was accepted, signal it by `settled`, and drain if that is wanted; returns whether all is done.
 
-    `pair` names log and origin in messages. The line has been stopped. No lock held.
+    `pair` names log and origin in messages, `ring_path` the ring's file, if it outlives the server. The line has been
+    stopped. No lock held.
     """
     try:
         _commit(committer)
     except WbcacheError as error:
+        fate = "are lost"
+        if ring_path:
+            fate = f"stay in memory, in '{ring_path}', for the next server, as long as the machine runs"
         _log.error(
-            "stopping: %s; LSN %d to %d, which no flush covered, could not be written and are lost",
-            error, line.committed, line.head,
+            "stopping: %s; LSN %d to %d, which no flush covered, could not be written and %s",
+            error, line.committed, line.head, fate,
         )  # fmt: skip
         return False
     settled.set()

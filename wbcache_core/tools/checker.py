@@ -24,6 +24,7 @@ from wbcache_core.log.superblocks import newest
 from wbcache_core.memory.block_map import entry_lsn
 from wbcache_core.pairing import fingerprint, pairing
 from wbcache_core.pairing.mark import OriginSide
+from wbcache_core.server.ring_memory import describe_uncommitted
 from wbcache_core.units import PAGE_SHIFT, pages_of
 
 _FIXED = ("log_bytes",)
@@ -110,6 +111,9 @@ class _Check:
                 f"a last commit, from LSN {recovered.discarded_lsn} on, is incomplete: it was being written when the "
                 "server ended and no flush covers it, or the log has been damaged since; the next start leaves it out"
             )
+        uncommitted = describe_uncommitted(self._log.name, self._superblock, recovered)
+        if uncommitted:
+            self._report.remarks.append(uncommitted)
         self._check_cursors(recovered, segments)
         for before, after in pairwise(segments):
             self._check_order(before, after)

@@ -34,6 +34,7 @@ def run_diff(path: str, start: str, end: str, origin: str | None, raw: str | Non
         stack.callback(log.close)
         try:
             history = LogHistory(log)
+            history.tell_uncommitted()
             diff = _Diff(history, history.resolve(start), history.resolve(end))
             if origin or diff.needs_origin:
                 diff.origin = stack.enter_context(history.paired_origin(origin, log))

@@ -16,6 +16,7 @@ from wbcache_core.pairing import pairing
 from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.server import history
 from wbcache_core.server.history import Facts
+from wbcache_core.server.ring_memory import describe_uncommitted
 from wbcache_core.tools.offline_devices import ForgivingLog
 from wbcache_core.tools.standard_streams import say
 from wbcache_core.units import PAGE_SHIFT, format_size
@@ -66,7 +67,8 @@ def _add_content(facts: Facts, log: ForgivingLog, superblock: Superblock) -> Non
     facts["left_out_lsn"] = recovered.discarded_lsn
     facts["dirty"] = _dirty(recovered, superblock)
     facts["window"] = _window(recovered)
-    facts["state"] = "dirty" if recovered.head > superblock.destaged else "clean"
+    facts["uncommitted"] = describe_uncommitted(log.name, superblock, recovered) or None
+    facts["state"] = "dirty" if recovered.head > superblock.destaged or facts["uncommitted"] else "clean"
 
 
 def _identity(superblock: Superblock) -> Facts:
@@ -173,6 +175,8 @@ def _lines(facts: Facts) -> list[str]:
                 f"an incomplete last commit, from LSN {facts['left_out_lsn']}: no flush covers it, or the log "
                 "has been damaged since",
             )
+    if facts.get("uncommitted"):
+        add("in memory", facts["uncommitted"])
     if facts.get("window"):
         ends = (facts["window"][end] for end in ("oldest", "newest"))
         first, last = (f"{end['generation']} ({end['time']})" for end in ends)

@@ -23,7 +23,9 @@ from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.pairing import pairing
 from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.server.config import Config
+from wbcache_core.server.ring_memory import describe_uncommitted
 from wbcache_core.tools.offline_devices import opened_origin
+from wbcache_core.tools.standard_streams import tell
 from wbcache_core.volume.reader import VolumeReader
 
 
@@ -46,7 +48,14 @@ class LogHistory:
         self._reader = LogReader(log, superblock.data_pages, superblock.uuid)
         if kept is not None:
             kept += self._clean_part()
-        self.recovered = recover(log, self._reader, superblock, kept)
+        self.recovered = recovered = recover(log, self._reader, superblock, kept)
+        self.uncommitted = describe_uncommitted(log.name, superblock, recovered)
+        """What only the ring of a killed server has, for users; empty if nothing."""
+
+    def tell_uncommitted(self) -> None:
+        """On standard error, if there is any."""
+        if self.uncommitted:
+            tell(f"wbcache: {self.uncommitted}")
 
     def _clean_part(self) -> list[Found]:
         """The segments from `oldest` to `destaged`; none if they are damaged, since nothing needs them."""

@@ -25,7 +25,9 @@ def _opened(path: str, read_only: bool) -> Iterator[tuple[FileDevice, LogHistory
     except DeviceInUseError as error:
         raise DeviceInUseError(f"{error}, or name its socket (parameter control=) instead of the log") from None
     try:
-        yield device, LogHistory(device)
+        history = LogHistory(device)
+        history.tell_uncommitted()
+        yield device, history
     finally:
         device.close()
 

@@ -42,6 +42,7 @@ def run_picture(path: str, target: str) -> int:
         segments: list[Found] = []
         try:
             history = LogHistory(log, segments)
+            history.tell_uncommitted()
         except LogRefusedError as error:
             tell(f"wbcache: {error}")
             return 1

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from wbcache_core.device.device import Device
 from wbcache_core.device.file_device import FileDevice
-from wbcache_core.errors import DeviceError, LogFullError, LogRefusedError, WbcacheError
+from wbcache_core.errors import DeviceError, LogFullError, LogRefusedError, UncommittedError, WbcacheError
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, TRIM, ZERO
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.takeover import FoundData, take_over
@@ -50,6 +50,11 @@ def run_rewind(path: str, when: str, origin: str | None) -> int:
         stack.callback(log.close)
         try:
             rewind = Rewind(log, when)
+            if rewind.history.uncommitted:
+                raise UncommittedError(
+                    f"{rewind.history.uncommitted}; nothing has been changed; let one of them take them over first, or "
+                    "remove that file to give them up"
+                )
             if rewind.is_there_already:
                 print(f"the volume is as of {describe(rewind.target)}: there is nothing to rewind")
                 return 0
@@ -199,7 +204,7 @@ class Rewind:
                 pages = bytearray(part.block_count * PAGE_BYTES)
                 offset, length = byte_range(part, self._volume_bytes)
                 reader.read_into(memoryview(pages)[:length], offset)
-                ring.copy_in(segment.end_lsn, pages)
+                ring.copy_in(segment.end_lsn, part.block, pages)
                 progress.advance(len(pages))
             _add(segment, part)
         yield segment

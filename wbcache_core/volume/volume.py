@@ -7,12 +7,13 @@ method raises only RequestError and DeviceError.
 """
 
 from wbcache_core.device.device import Device, Extent
-from wbcache_core.errors import OriginFailedError, OutOfRangeError, StoppedError
+from wbcache_core.errors import OriginFailedError, OutOfRangeError, ReadOnlyError, StoppedError
 from wbcache_core.flow.admission import end_writes, wait_for_destaged, wait_for_room
 from wbcache_core.flow.committer import Committer
 from wbcache_core.flow.failure import raise_if_log_failed
 from wbcache_core.flow.throttle import Throttle
-from wbcache_core.format.segment import MAX_ENTRIES, TRIM, ZERO
+from wbcache_core.format.segment import KIND_SHIFT, MAX_ENTRIES, TRIM, ZERO
+from wbcache_core.format.shared_ring import HEAD
 from wbcache_core.memory.block_map import CLEAR_FLAGS, LSN_MASK, ZERO_FLAG, LocationMap
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.open_segment import PendingSegment
@@ -62,7 +63,7 @@ class Volume:
         """Write data at offset; returns when the cursor of `ack`, or of `fua`, has passed it. `ack` is a level that
         replaces the policy's."""
         count = len(data)
-        line = self._line
+        line, ring = self._line, self._ring
         if not line.soft_limit:
             self._throttle.pause(pages_of(count))
         if count == PAGE_BYTES and not offset & PAGE_MASK and offset + PAGE_BYTES <= self.size:
@@ -71,14 +72,15 @@ class Volume:
             with line.lock:
                 if line.head + 2 > line.soft_limit:
                     wait_for_room(line, 2)
-                segment = line.open_segment or line.open_next_segment()
+                segment = line.open_segment or ring.open_segment(line)
                 lsn = line.head
-                self._ring.put(lsn, data)
+                ring.put(lsn, block, data)
                 try:
                     self._map.set_page(block, lsn)
                     heads = segment.heads
                     heads.append(block)
-                    line.head = end = lsn + 1
+                    # First published, for the server after this one, then admitted to the commit.
+                    ring.journal.state[HEAD] = line.head = end = lsn + 1
                     if len(heads) == MAX_ENTRIES:
                         line.close_segment()
                 except BaseException:
@@ -148,6 +150,10 @@ class Volume:
     def _reach(self, end: int, level: int) -> None:
         """Return when the cursor of that level has passed every LSN below end."""
         if not self._line.writable:
+            if end > self._line.committed:
+                raise ReadOnlyError(
+                    "the volume is served read-only: what a server that was killed had acknowledged cannot be committed"
+                )
             # Nobody has written yet.
             return
         if level >= LOG:
@@ -179,24 +185,24 @@ class Volume:
 
     def _append(self, block: int, data: bytes | bytearray | memoryview, count: int) -> None:
         """Put whole pages at the head of the line. Lock held; there is room for them and two descriptors."""
-        line = self._line
+        line, ring = self._line, self._ring
         if count > 1:
             data = memoryview(data)
         while count:
-            segment = line.open_segment or line.open_next_segment()
+            segment = line.open_segment or ring.open_segment(line)
             pages = min(count, segment.room)
             lsn = line.head
             if pages == 1:
-                self._ring.put(lsn, data if count == 1 else data[:PAGE_BYTES])
+                ring.put(lsn, block, data if count == 1 else data[:PAGE_BYTES])
             else:
-                self._ring.copy_in(lsn, data[: pages << PAGE_SHIFT])
+                ring.copy_in(lsn, block, data[: pages << PAGE_SHIFT])
             try:
                 if pages == 1:
                     self._map.set_page(block, lsn)
                 else:
                     self._map.set_run(block, pages, lsn)
                 segment.add_pages(block, pages)
-                line.head = lsn + pages
+                ring.journal.state[HEAD] = line.head = lsn + pages
                 if not segment.room:
                     line.close_segment()
             except BaseException:
@@ -269,16 +275,19 @@ class Volume:
 
     def _append_range(self, kind: int, block: int, count: int) -> int:
         """Log one range; returns the head, which a durable cursor has to reach."""
-        line = self._line
+        line, ring = self._line, self._ring
         with line.lock:
             wait_for_room(line, 1)
             if line.open_segment and not line.open_segment.takes_range:
                 line.close_segment()
-            segment = line.open_segment or line.open_next_segment()
+            segment = line.open_segment or ring.open_segment(line)
             try:
                 # The range stands at the LSN before it: later than every page up to there, earlier than the next.
                 self._map.set_all(block, count, CLEAR_FLAGS[kind] | line.head - 1)
                 segment.add_range(kind, block, count)
+                # The segment's own LSN, too, if a write failed just when it had opened it.
+                ring.journal.state[HEAD] = line.head
+                ring.journal.note_range(kind << KIND_SHIFT | block, count, line.head - 1)
                 if not segment.room:
                     line.close_segment()
             except BaseException:

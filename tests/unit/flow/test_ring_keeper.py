@@ -12,6 +12,8 @@ import pytest
 from tests.support.gated_origin import wait_until
 from tests.support.invariants import check_line
 from tests.support.policies import policy_with
+from wbcache_core.device import shared_memory
+from wbcache_core.device.shared_memory import SharedFile
 from wbcache_core.flow import ring_keeper
 from wbcache_core.flow.ring_keeper import RingKeeper
 from wbcache_core.memory.cursors import NumberLine
@@ -57,7 +59,7 @@ class Machine:
             with self.line.lock:
                 if self.line.head == self.line.limit:
                     self.line.note_committed(self.line.head, 0)
-                self.ring.put(self.line.head, page_of(self.line.head))
+                self.ring.put(self.line.head, 0, page_of(self.line.head))
                 self.line.head += 1
 
     def commit(self):
@@ -168,6 +170,34 @@ def test_memory_goes_back_to_the_kernel():
     assert machine.keeper.held_bytes == LEAST_BYTES + ring_keeper.AHEAD_PAGES * PAGE_BYTES
     # Huge pages are given back only as a whole.
     assert resident_bytes(machine.ring) <= machine.keeper.held_bytes + 4 * MIB
+
+
+def test_shared_memory_goes_back_too():
+    machine = Machine(96 * MIB >> PAGE_SHIFT, 8 * MIB >> PAGE_SHIFT, 4 * MIB >> PAGE_SHIFT)
+    layout = machine.ring.layout
+    file = SharedFile.create(shared_memory.path_of(bytes(16)), layout.file_bytes, room=MIB)
+    shared = RingBuffer.over(layout, file.map(0, layout.journal_bytes), file.map(layout.journal_bytes, 96 * MIB))
+    machine.ring.share(shared.journal, shared.mapping)
+    machine.write(machine.ring.pages + 1000)
+    machine.keeper.look()
+    assert os.stat(file.path).st_blocks * 512 > 95 * MIB
+    machine.may_take = 0
+    machine.keeper.look()
+    machine.check()
+    assert os.stat(file.path).st_blocks * 512 <= LEAST_BYTES + layout.journal_bytes
+    assert os.stat(file.path).st_blocks * 512 <= machine.keeper.held_bytes + layout.journal_bytes
+    file.remove()
+
+
+def test_the_slots_of_a_dead_server_are_given_back(without_least):
+    machine = Machine(lsn=5 * SLOTS + 7)
+    machine.ring.populate()
+    machine.keeper = RingKeeper(machine.line, machine.ring, machine._unused, AHEAD, is_new=False)
+    assert machine.keeper.held_bytes == SLOTS * PAGE_BYTES
+    machine.write(5)
+    machine.keeper.look()
+    machine.check()
+    assert resident_bytes(machine.ring) <= machine.keeper.held_bytes == (5 + AHEAD) * PAGE_BYTES
 
 
 def test_memory_is_there_before_the_writers():

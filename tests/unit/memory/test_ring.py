@@ -49,7 +49,7 @@ def test_it_begins_with_zeros(ring):
 def test_it_holds_what_came_last(runs):
     ring, slots = RingBuffer(PAGES * PAGE_BYTES), {}
     for lsn, count in runs:
-        ring.copy_in(lsn, image(lsn, count))
+        ring.copy_in(lsn, 0, image(lsn, count))
         slots.update({at % PAGES: page_of(at) for at in range(lsn, lsn + count)})
         for start in (lsn, lsn + 3):
             expected = b"".join(slots.get(at % PAGES, bytes(PAGE_BYTES)) for at in range(start, start + count))

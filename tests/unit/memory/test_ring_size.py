@@ -59,10 +59,10 @@ def test_not_more_than_the_log_holds(monkeypatch, unused, log_bytes, ring_bytes)
 
 
 def test_address_space_may_be_short(monkeypatch):
-    def refuse(byte_count):
+    def refuse(byte_count, volatile_pages):
         if byte_count > 40 * MIB:
             raise ConfigError("no memory")
-        return RingBuffer(byte_count)
+        return RingBuffer(byte_count, volatile_pages)
 
     monkeypatch.setattr(memory_limit, "unused", lambda: 16 * GIB)
     monkeypatch.setattr(ring_size, "RingBuffer", refuse)
@@ -70,7 +70,7 @@ def test_address_space_may_be_short(monkeypatch):
 
 
 def test_no_memory_at_all_is_an_error(monkeypatch):
-    def refuse(byte_count):
+    def refuse(byte_count, volatile_pages):
         raise ConfigError("no memory")
 
     monkeypatch.setattr(ring_size, "RingBuffer", refuse)

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from wbcache_core.errors import ConfigError
 from wbcache_core.memory.policy import LOG, ORIGIN, RAM
-from wbcache_core.server.config import COMMIT, DESTAGE, DROP, HOLD, NO_HISTORY, Config, History
+from wbcache_core.server.config import COMMIT, DESTAGE, DROP, HOLD, NO_HISTORY, PRIVATE, SHARED, Config, History
 from wbcache_core.units import GIB, MIB
 
 NAMES = (
-    "origin log log-size ring-size ack flush fua commit-interval commit-size destage-delay destage-depth "
+    "origin log log-size ring-size ring-memory ack flush fua commit-interval commit-size destage-delay destage-depth "
     "origin-settle origin-timeout origin-connect-timeout low-watermark high-watermark on-exit compress history "
     "history-full force pin-thread-state destage-worker"
 ).split()
@@ -28,6 +28,7 @@ def test_defaults():
         log="/images/disk.wblog",
         log_size=GIB,
         ring_size=None,
+        ring_memory=SHARED,
         ack=RAM,
         flush=LOG,
         fua=LOG,
@@ -58,6 +59,8 @@ def test_defaults():
         ("log_size", "4M", 4 * MIB),
         ("ring_size", "1M", MIB),
         ("ring_size", "auto", None),
+        ("ring_memory", "shared", SHARED),
+        ("ring_memory", "private", PRIVATE),
         ("ack", "ram", RAM),
         ("ack", "log", LOG),
         ("ack", "origin", ORIGIN),

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 from wbcache_core.device.device import Device, aligned_buffer
+from wbcache_core.device.shared_memory import path_of
 from wbcache_core.errors import ConfigError, DeviceError, LogRefusedError, ReadOnlyError, WbcacheError
 from wbcache_core.flow.bad_blocks import most_bad_blocks
 from wbcache_core.flow.batch import Clear, DestageBatch
@@ -54,6 +55,12 @@ def run_salvage(path: str, origin: str, yes: bool, force: frozenset[str], as_jso
             print(json.dumps(as_object(plan), indent=2))
         elif plan.reasons:
             say("\n".join(lines(plan, path)))
+        ring = path_of(plan.uuid)
+        if plan.reasons and os.path.exists(ring):
+            _say(
+                f"what a server that was killed had acknowledged last may be in memory, in '{ring}'; it cannot be "
+                "joined to a damaged log: salvage gives it up; remove that file afterwards"
+            )
         if not plan.reasons:
             return _not_needed(plan, path, origin)
         missing = sorted({doubt.force for doubt in plan.doubts if doubt.force} - force)
