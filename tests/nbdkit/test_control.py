@@ -244,7 +244,7 @@ def test_tags_while_fio_and_nbdcopy_run(pair, folder, control):
             *clients.fio_command(server.uri, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
         )
         try:
-            time.sleep(1)
+            wait_until(lambda: (ask(control, "status")["window"] or {}).get("generations", 0) > 4)
             copy = clients.start("nbdcopy", server.uri, folder / "live")
             for number in range(3):
                 assert ask(control, "tag", name=f"t{number}")["ok"]

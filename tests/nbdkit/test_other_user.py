@@ -7,6 +7,7 @@ import nbd
 import pytest
 
 from tests.support import clients
+from tests.support.gated_origin import wait_until
 from tests.support.refusal import plugin_for_everybody, unchanged
 
 MIB = 1 << 20
@@ -39,6 +40,8 @@ def refusal_of(*command):
 def test_it_is_said_at_the_start(served):
     """Before any client; what is wrong, where, for whom, and what to do."""
     with served.serve(check=False, tolerate=TOLERATED, **AS_NOBODY) as server:
+        # The pid file, for which serve() waits, comes a moment before.
+        wait_until(lambda: "cannot create log" in server.stderr_text())
         said = server.stderr_text()
     assert not [words for words in (*ADVICE, str(served.log)) if words not in said], said
     assert server.stderr_text().count("cannot create log") == 1
@@ -49,6 +52,7 @@ def test_who_wants_to_write_hears_why(served):
     image = served.folder / "image"
     image.write_bytes(bytes(4 * MIB))
     with unchanged(served.folder / "logs"), served.serve(check=False, tolerate=TOLERATED, **AS_NOBODY) as server:
+        wait_until(lambda: "cannot create log" in server.stderr_text())
         foretold = server.stderr_text()
         assert "read-only" in refusal_of("nbdcopy", image, server.uri)
         assert "Permission denied" in refusal_of("qemu-io", "-f", "raw", "-c", "write 0 4096", server.uri)
