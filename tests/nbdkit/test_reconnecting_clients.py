@@ -130,7 +130,7 @@ def test_qemu(pair, folder, seed):
     try:
         # The first connection is not tried again.
         with clients.connection(address.uri) as handle:
-            wait_until(lambda: handle.pread(1, PAGES * 4096) == b"\1", "qemu writes")
+            wait_until(lambda: handle.pread(1, PAGES * 4096) == b"\1")
         *_, server = servers
         said, _ = qemu.communicate(timeout=120)
     finally:
