@@ -45,12 +45,12 @@ def _fill(device, origin, pages_each, filled, blocks, share):
     lsn, place, previous, written = 1, 0, 0, 0
     while place + 1 + pages_each <= share * first.data_pages:
         if blocks:
-            heads = tuple(number % blocks for number in range(written, written + pages_each))
+            entry_words = tuple(number % blocks for number in range(written, written + pages_each))
         else:
-            heads = tuple(choose.randrange(origin_blocks) for _ in range(pages_each))
+            entry_words = tuple(choose.randrange(origin_blocks) for _ in range(pages_each))
         descriptor = Descriptor(
             RAW, pages_each, first.uuid, lsn, place + 1, lsn, place + 1, previous, pages_each * PAGE_BYTES, (),
-            heads, (_ZERO_SUM,) * pages_each,
+            entry_words, (_ZERO_SUM,) * pages_each,
         )  # fmt: skip
         previous = encode(descriptor, image[:PAGE_BYTES])
         device.write([image if filled else image[:PAGE_BYTES]], DATA_START + (place << PAGE_SHIFT))

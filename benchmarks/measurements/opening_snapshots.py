@@ -35,9 +35,9 @@ def measure(bench):
 def _open(make, count):
     """Seconds to build the map of so many records, written to segments as make() says, in a volume of 64 GiB."""
     index, lsn = RecordIndex(_VOLUME_BLOCKS), 1
-    for heads in make(count, random.Random(count)):
-        index.append(lsn, len(heads), heads, ())
-        lsn += 1 + len(heads)
+    for entry_words in make(count, random.Random(count)):
+        index.append(lsn, len(entry_words), entry_words, ())
+        lsn += 1 + len(entry_words)
     gc.collect()
     locations = LocationMap()
     started = time.perf_counter()

@@ -119,14 +119,14 @@ def test_a_refused_log(wbcache, tmp_path):
 
 def descriptor(time_ns, entries):
     """entries as (kind, block, blocks), kind None for pages."""
-    heads, arguments = [], []
+    entry_words, arguments = [], []
     for kind, block, count in entries:
         for one in range(count if kind is None else 1):
-            heads.append(block + one if kind is None else kind << KIND_SHIFT | block)
+            entry_words.append(block + one if kind is None else kind << KIND_SHIFT | block)
             arguments.append(1 if kind is None else count)
     pages = sum(count for kind, _, count in entries if kind is None)
     return Descriptor(
-        RAW, pages, bytes(16), 1, time_ns, 1, 1, 0, pages * PAGE, (), tuple(heads), tuple(arguments)
+        RAW, pages, bytes(16), 1, time_ns, 1, 1, 0, pages * PAGE, (), tuple(entry_words), tuple(arguments)
     )  # fmt: skip
 
 

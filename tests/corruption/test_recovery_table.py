@@ -238,7 +238,7 @@ class TestDamageInsideTheDurableLog:
                 bad.append(number)
             else:
                 assert page == crashed.image.volume[start : start + len(page)]
-        assert bad and set(bad) <= set(descriptor.heads)
+        assert bad and set(bad) <= set(descriptor.entry_words)
 
     def test_destaging_stops_before_a_bad_page(self, crashed):
         """What comes before is on the origin, the segment with the bad page and all behind it is not."""
@@ -321,7 +321,7 @@ class TestPair:
         crashed.origin[:] = bytes(ORIGIN_BYTES)
         destaged = crashed.superblock.destaged
         dirty = [descriptor for _, descriptor in crashed.descriptors() if descriptor.first_lsn >= destaged]
-        held = {head for descriptor in dirty for head in descriptor.heads if head < BLOCKS}
+        held = {head for descriptor in dirty for head in descriptor.entry_words if head < BLOCKS}
         assert 5 < len(held) < BLOCKS
         found = crashed.read(force="origin-changed")
         for start in range(0, ORIGIN_BYTES, PAGE_BYTES):

@@ -136,8 +136,8 @@ MUTATIONS = (
         "older-version-wins-in-batch",
         "of two versions of a block in a batch, the older one is written",
         "flow/batch.py",
-        "            self._newest.update(zip(descriptor.heads, range(index, end), strict=True))",
-        "            self._newest = dict(zip(descriptor.heads, range(index, end), strict=True)) | self._newest",
+        "            self._newest.update(zip(descriptor.entry_words, range(index, end), strict=True))",
+        "            self._newest = dict(zip(descriptor.entry_words, range(index, end), strict=True)) | self._newest",
         "tests/unit/flow/test_batch.py",
     ),
     Mutation(

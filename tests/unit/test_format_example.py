@@ -96,7 +96,7 @@ def test_the_descriptor_says_what_the_text_says():
         previous=PREVIOUS,
         payload_bytes=PAGE_BYTES,
         frame_lengths=(0,) * 16,
-        heads=(5, segment_format.TRIM << segment_format.KIND_SHIFT | 512),
+        entry_words=(5, segment_format.TRIM << segment_format.KIND_SHIFT | 512),
         arguments=(0xA03DE37A157C16BD, 512),
         boot=0x5EED1234,
         boot_ns=3600 * SECOND_NS,

@@ -26,7 +26,7 @@ def test_it_says_what_the_text_says():
     assert (content.anchor, content.head) == (ANCHOR, 103)
     (segment,) = content.beyond(99)
     assert segment.end_lsn == 103
-    assert list(entries_of(99, segment.heads, segment.arguments([0, 0, 0]))) == [
+    assert list(entries_of(99, segment.entry_words, segment.arguments([0, 0, 0]))) == [
         Entry(0, 100, 5, 1, 0), Entry(0, 101, 6, 1, 0), Entry(TRIM, 101, 512, 512, None), Entry(0, 102, 7, 1, 0),
     ]  # fmt: skip
     assert joins(content, 99, ANCHOR.checksum, lambda lsn: memoryview(bytes(4096)))

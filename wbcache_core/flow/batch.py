@@ -90,7 +90,7 @@ class DestageBatch:
         end = index + descriptor.page_count
         self._sums[index:end] = array("Q", descriptor.page_sums)
         if not descriptor.has_ranges:
-            self._newest.update(zip(descriptor.heads, range(index, end), strict=True))
+            self._newest.update(zip(descriptor.entry_words, range(index, end), strict=True))
             return
         for entry in descriptor.entries():
             if entry.kind == PAGE:

@@ -79,10 +79,10 @@ class Entry(NamedTuple):
     checksum: int | None
 
 
-def entries_of(first_lsn: int, heads: Iterable[int], arguments: Iterable[int]) -> Iterator[Entry]:
+def entries_of(first_lsn: int, entry_words: Iterable[int], arguments: Iterable[int]) -> Iterator[Entry]:
     """The entries of the segment that starts with first_lsn, in order. A range stands at the LSN before it."""
     lsn = first_lsn
-    for head, argument in zip(heads, arguments, strict=True):
+    for head, argument in zip(entry_words, arguments, strict=True):
         if head <= BLOCK_MASK:
             lsn += 1
             yield Entry(PAGE, lsn, head, 1, argument)
@@ -92,8 +92,8 @@ def entries_of(first_lsn: int, heads: Iterable[int], arguments: Iterable[int]) -
 
 @dataclass(slots=True)
 class Descriptor:
-    """One decoded descriptor. LSNs count pages, `payload_bytes` is before padding to a page. `heads` are the first
-    words of the entries, `arguments` the second ones."""
+    """One decoded descriptor. LSNs count pages, `payload_bytes` is before padding to a page. `entry_words` are the
+    first words of the entries, `arguments` the second ones."""
 
     encoding: int
     page_count: int
@@ -105,7 +105,7 @@ class Descriptor:
     previous: int
     payload_bytes: int
     frame_lengths: tuple[int, ...]
-    heads: tuple[int, ...]
+    entry_words: tuple[int, ...]
     arguments: tuple[int, ...]
     checksum: int = 0
     boot: int = 0
@@ -130,29 +130,29 @@ class Descriptor:
     @property
     def has_ranges(self) -> bool:
         """Whether any entry is a trim or zero. Most segments have none and are handled as a whole."""
-        return self.page_count != len(self.heads)
+        return self.page_count != len(self.entry_words)
 
     @property
     def page_blocks(self) -> Sequence[int]:
         """The blocks of the segment's pages, in LSN order."""
-        return [head for head in self.heads if head <= BLOCK_MASK] if self.has_ranges else self.heads
+        return [head for head in self.entry_words if head <= BLOCK_MASK] if self.has_ranges else self.entry_words
 
     @property
     def page_sums(self) -> Sequence[int]:
         """The checksums of the segment's pages, in LSN order."""
         if not self.has_ranges:
             return self.arguments
-        pairs = zip(self.heads, self.arguments, strict=True)
+        pairs = zip(self.entry_words, self.arguments, strict=True)
         return [argument for head, argument in pairs if head <= BLOCK_MASK]
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, in order."""
-        return entries_of(self.first_lsn, self.heads, self.arguments)
+        return entries_of(self.first_lsn, self.entry_words, self.arguments)
 
 
 def encode(descriptor: Descriptor, page: memoryview) -> int:
     """Write the descriptor into a page; returns its checksum, also kept in the descriptor."""
-    count = len(descriptor.heads)
+    count = len(descriptor.entry_words)
     assert count <= MAX_ENTRIES and descriptor.page_count <= count and len(descriptor.arguments) == count
     lengths = descriptor.frame_lengths
     _HEADER.pack_into(
@@ -162,7 +162,7 @@ def encode(descriptor: Descriptor, page: memoryview) -> int:
         _FRAMES.pack(*lengths) if lengths else _NO_FRAME_BYTES,
     )  # fmt: skip
     words = array("Q", bytes(count * _ENTRY_BYTES))
-    words[0::2] = array("Q", descriptor.heads)
+    words[0::2] = array("Q", descriptor.entry_words)
     words[1::2] = array("Q", descriptor.arguments)
     if sys.byteorder == "big":
         words.byteswap()
@@ -208,10 +208,10 @@ def decode(page: memoryview) -> Descriptor:
     if zero or count > MAX_ENTRIES or page_count > count or encoding > ZSTD:
         raise FormatError("the segment descriptor has impossible fields")
     end = _ENTRIES_AT + count * _ENTRY_BYTES
-    heads, arguments = _entries(page, count)
+    entry_words, arguments = _entries(page, count)
     descriptor = Descriptor(
         encoding, page_count, uuid, first_lsn, time_ns, committed, generation, previous, payload_bytes,
-        _NO_FRAMES if frames == _NO_FRAME_BYTES else _FRAMES.unpack(frames), heads, arguments, checksum,
+        _NO_FRAMES if frames == _NO_FRAME_BYTES else _FRAMES.unpack(frames), entry_words, arguments, checksum,
         boot, boot_ns, version,
     )  # fmt: skip
     # As bytes, because views are compared element by element.
@@ -234,11 +234,11 @@ def _entries(page: memoryview, count: int) -> tuple[tuple[int, ...], tuple[int, 
 
 def _check(descriptor: Descriptor) -> None:
     """Check the relations between fields that hold in every descriptor written by encode(). Raises FormatError."""
-    heads = descriptor.heads
-    highest = max(heads, default=0)
+    entry_words = descriptor.entry_words
+    highest = max(entry_words, default=0)
     if highest >= _KIND_LIMIT:
         raise FormatError("the segment descriptor has an entry of unknown kind")
-    page_count = len(heads) if highest <= BLOCK_MASK else sum(head <= BLOCK_MASK for head in heads)
+    page_count = len(entry_words) if highest <= BLOCK_MASK else sum(head <= BLOCK_MASK for head in entry_words)
     if page_count != descriptor.page_count:
         raise FormatError("the segment descriptor's page count does not match its entries")
     raw_bytes = descriptor.page_count * PAGE_BYTES

@@ -319,7 +319,7 @@ def apply_entries(
 ) -> None:
     """Replay a segment's entries, in order, into anything with the map's set_page and set_all."""
     if not descriptor.has_ranges:
-        for lsn, block in enumerate(descriptor.heads, descriptor.first_lsn + 1):
+        for lsn, block in enumerate(descriptor.entry_words, descriptor.first_lsn + 1):
             set_page(block, lsn)
         return
     for entry in descriptor.entries():

@@ -48,7 +48,7 @@ def read_ring(journal: RingJournal, ring_pages: int, volume_bytes: int) -> RingC
     segments = _segments(journal, anchor.lsn, head)
     _add_ranges(segments, journal.ranges_from(anchor.lsn), head)
     _check(segments, pages_of(volume_bytes))
-    if segments and not segments[-1].heads:
+    if segments and not segments[-1].entry_words:
         # Its server was killed before it had anything to put into it.
         head = segments.pop().first_lsn
     return RingContent(anchor, head, segments)
@@ -65,7 +65,7 @@ def _segments(journal: RingJournal, lsn: int, head: int) -> list[PendingSegment]
     segments = []
     for start, end in zip(starts, [*starts[1:], len(words)], strict=True):
         segment = PendingSegment(lsn + start)
-        segment.heads = words[start + 1 : end].tolist()
+        segment.entry_words = words[start + 1 : end].tolist()
         segments.append(segment)
     return segments
 
@@ -77,19 +77,19 @@ def _add_ranges(segments: list[PendingSegment], ranges: list[tuple[int, int, int
         raise FormatError("its trims and zeros are not in order")
     at = 0
     for segment in segments:
-        end_lsn, pages = segment.end_lsn, segment.heads
+        end_lsn, pages = segment.end_lsn, segment.entry_words
         if at == len(ranges) or ranges[at][2] >= end_lsn:
             continue
-        segment.heads, taken = [], 0
+        segment.entry_words, taken = [], 0
         while at < len(ranges) and ranges[at][2] < end_lsn:
             head_word, count, lsn = ranges[at]
             before = lsn - segment.first_lsn
-            segment.heads += pages[taken:before]
+            segment.entry_words += pages[taken:before]
             taken = before
-            segment.ranges[len(segment.heads)] = count
-            segment.heads.append(head_word)
+            segment.ranges[len(segment.entry_words)] = count
+            segment.entry_words.append(head_word)
             at += 1
-        segment.heads += pages[taken:]
+        segment.entry_words += pages[taken:]
 
 
 def _check(segments: list[PendingSegment], volume_pages: int) -> None:
@@ -97,10 +97,10 @@ def _check(segments: list[PendingSegment], volume_pages: int) -> None:
     for segment in segments:
         ends = [
             (head & BLOCK_MASK) + segment.ranges[index] if index in segment.ranges else head + 1
-            for index, head in enumerate(segment.heads)
-        ] if segment.ranges else [max(segment.heads, default=0) + 1]  # fmt: skip
-        kinds = {segment.heads[index] >> KIND_SHIFT for index in segment.ranges}
-        if len(segment.heads) > MAX_ENTRIES or max(ends, default=0) > volume_pages or not kinds <= {TRIM, ZERO}:
+            for index, head in enumerate(segment.entry_words)
+        ] if segment.ranges else [max(segment.entry_words, default=0) + 1]  # fmt: skip
+        kinds = {segment.entry_words[index] >> KIND_SHIFT for index in segment.ranges}
+        if len(segment.entry_words) > MAX_ENTRIES or max(ends, default=0) > volume_pages or not kinds <= {TRIM, ZERO}:
             raise FormatError(f"the segment at LSN {segment.first_lsn} is impossible")
 
 
@@ -125,10 +125,10 @@ def replay(segments: list[PendingSegment], locations: LocationMap) -> None:
     """Enter them in a map that ends where they begin."""
     for segment in segments:
         if not segment.ranges:
-            for lsn, block in enumerate(segment.heads, segment.first_lsn + 1):
+            for lsn, block in enumerate(segment.entry_words, segment.first_lsn + 1):
                 locations.set_page(block, lsn)
             continue
-        for entry in entries_of(segment.first_lsn, segment.heads, segment.arguments([0] * segment.page_count)):
+        for entry in entries_of(segment.first_lsn, segment.entry_words, segment.arguments([0] * segment.page_count)):
             if entry.kind == PAGE:
                 locations.set_page(entry.block, entry.lsn)
             else:

@@ -58,7 +58,7 @@ class SegmentEncoder:
             views = [self._ring.page(first), payload]
         descriptor = Descriptor(
             encoding, count, self._uuid, first, end.time.wall_ns, committed, end.generation, end.previous,
-            payload_bytes, frame_lengths, tuple(segment.heads), tuple(segment.arguments(sums)),
+            payload_bytes, frame_lengths, tuple(segment.entry_words), tuple(segment.arguments(sums)),
             boot=end.time.boot, boot_ns=end.time.boot_ns,
         )  # fmt: skip
         encode(descriptor, self._ring.page(first))

@@ -62,7 +62,7 @@ class Segment(NamedTuple):
 
 def _is_full(descriptor: Descriptor) -> bool:
     pages = descriptor.page_count
-    entries = len(descriptor.heads)
+    entries = len(descriptor.entry_words)
     return entries == MAX_ENTRIES or entries - pages >= MAX_RANGES_PER_PAGE * (1 + pages)
 
 

@@ -11,29 +11,29 @@ as they are in the log, so this bounds the memory for a GiB of log."""
 class PendingSegment:
     """Entries in the order of the number line. Guarded by the volume lock until it is closed.
 
-    `heads` are the first words of the entries; whoever writes a single page appends its block to them directly.
+    `entry_words` are the first words of the entries; whoever writes a single page appends its block to them directly.
     """
 
-    __slots__ = ("first_lsn", "heads", "ranges")
+    __slots__ = ("entry_words", "first_lsn", "ranges")
 
     def __init__(self, first_lsn: int) -> None:
         self.first_lsn = first_lsn
-        self.heads: list[int] = []
+        self.entry_words: list[int] = []
         self.ranges: dict[int, int] = {}
 
     @property
     def page_count(self) -> int:
-        return len(self.heads) - len(self.ranges)
+        return len(self.entry_words) - len(self.ranges)
 
     @property
     def end_lsn(self) -> int:
         """The LSN after the last page."""
-        return self.first_lsn + 1 + len(self.heads) - len(self.ranges)
+        return self.first_lsn + 1 + len(self.entry_words) - len(self.ranges)
 
     @property
     def room(self) -> int:
         """How many more entries fit."""
-        return MAX_ENTRIES - len(self.heads)
+        return MAX_ENTRIES - len(self.entry_words)
 
     @property
     def takes_range(self) -> bool:
@@ -42,22 +42,22 @@ class PendingSegment:
 
     def add_pages(self, block: int, count: int) -> None:
         """count pages of consecutive blocks, with the next LSNs."""
-        self.heads.extend(range(block, block + count))
+        self.entry_words.extend(range(block, block + count))
 
     def add_range(self, kind: int, block: int, count: int) -> None:
         """A trim or zero of count blocks, at the last LSN."""
-        index = len(self.heads)
-        self.heads.append(kind << KIND_SHIFT | block)
+        index = len(self.entry_words)
+        self.entry_words.append(kind << KIND_SHIFT | block)
         try:
             self.ranges[index] = count
         except BaseException:
-            self.heads.pop()
+            self.entry_words.pop()
             raise
 
     def cut(self, end_lsn: int) -> None:
         """Remove the pages from end_lsn on, which are the last entries: the request that added them has failed."""
         while self.end_lsn > end_lsn:
-            self.heads.pop()
+            self.entry_words.pop()
 
     def arguments(self, page_sums: list[int]) -> list[int]:
         """The descriptor's argument of each entry."""
@@ -65,4 +65,4 @@ class PendingSegment:
             return page_sums
         sums = iter(page_sums)
         ranges = self.ranges
-        return [ranges[index] if index in ranges else next(sums) for index in range(len(self.heads))]
+        return [ranges[index] if index in ranges else next(sums) for index in range(len(self.entry_words))]

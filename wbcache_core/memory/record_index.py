@@ -153,38 +153,38 @@ class RecordIndex:
         self._end = 0
         """The LSN after the last one."""
 
-    def append(self, first_lsn: int, page_count: int, heads: Sequence[int], arguments: Sequence[int]) -> None:
-        """Add the segment that follows the last one; `heads` are its entry words, as in its descriptor."""
+    def append(self, first_lsn: int, page_count: int, entry_words: Sequence[int], arguments: Sequence[int]) -> None:
+        """Add the segment that follows the last one; its entry words and arguments are as in its descriptor."""
         if not self._chunks or len(self._chunks[-1].starts) == _CHUNK_SEGMENTS:
             self._chunks.append(_Chunk(self._typecode))
         chunk = self._chunks[-1]
-        if page_count == len(heads) == 1:
-            start = _RUN | heads[0]
-        elif page_count != len(heads):
+        if page_count == len(entry_words) == 1:
+            start = _RUN | entry_words[0]
+        elif page_count != len(entry_words):
             start = _MIXED | len(chunk.mixed)
-            chunk.mixed.append(len(heads))
-            chunk.mixed.extend(heads)
+            chunk.mixed.append(len(entry_words))
+            chunk.mixed.extend(entry_words)
             chunk.mixed.extend(arguments)
         else:
-            start = self._add_pages(chunk.blocks, heads)
+            start = self._add_pages(chunk.blocks, entry_words)
         # What a replay counts comes last: a replay runs without the lock.
         chunk.starts.append(start)
         chunk.first_lsns.append(first_lsn)
         self._end = first_lsn + 1 + page_count
 
-    def _add_pages(self, blocks: "array[int]", heads: Sequence[int]) -> int:
+    def _add_pages(self, blocks: "array[int]", entry_words: Sequence[int]) -> int:
         """Add a segment with nothing but pages, in the shortest form; returns the value for `starts`."""
-        steps = list(map(sub, heads[1:], heads))
+        steps = list(map(sub, entry_words[1:], entry_words))
         joined = steps.count(1)
-        if heads and joined == len(steps):
-            return _RUN | heads[0]
+        if entry_words and joined == len(steps):
+            return _RUN | entry_words[0]
         start = len(blocks)
-        if 2 * (len(heads) - joined) >= len(heads):
-            blocks.extend(array(self._typecode, heads))
+        if 2 * (len(entry_words) - joined) >= len(entry_words):
+            blocks.extend(array(self._typecode, entry_words))
             return start
-        bounds = [0, *(index for index, step in enumerate(steps, 1) if step != 1), len(heads)]
+        bounds = [0, *(index for index, step in enumerate(steps, 1) if step != 1), len(entry_words)]
         for low, high in pairwise(bounds):
-            blocks.extend((heads[low], high - low))
+            blocks.extend((entry_words[low], high - low))
         return _RUNS | start
 
     def between(self, start: int, end: int) -> Records:
@@ -225,6 +225,6 @@ class CoveredLog:
     def append(self, descriptor: Descriptor) -> None:
         """The segment that follows the last one is durable."""
         self.records.append(
-            descriptor.first_lsn, descriptor.page_count, descriptor.heads, descriptor.arguments
+            descriptor.first_lsn, descriptor.page_count, descriptor.entry_words, descriptor.arguments
         )
         self.generations.append(descriptor.generation, descriptor.end_lsn, descriptor.reading)

@@ -77,11 +77,11 @@ class Volume:
                 ring.put(lsn, block, data)
                 try:
                     self._map.set_page(block, lsn)
-                    heads = segment.heads
-                    heads.append(block)
+                    entry_words = segment.entry_words
+                    entry_words.append(block)
                     # First published, for the server after this one, then admitted to the commit.
                     ring.journal.state[HEAD] = line.head = end = lsn + 1
-                    if len(heads) == MAX_ENTRIES:
+                    if len(entry_words) == MAX_ENTRIES:
                         line.close_segment()
                 except BaseException:
                     self._end_writes(segment)

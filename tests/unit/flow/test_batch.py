@@ -25,15 +25,16 @@ def page_of(lsn):
 
 def describe(first_lsn, entries):
     """The descriptor of (kind, block, count) entries."""
-    heads, arguments, lsn = [], [], first_lsn
+    entry_words, arguments, lsn = [], [], first_lsn
     for kind, block, count in entries:
-        heads.append(kind << KIND_SHIFT | block)
+        entry_words.append(kind << KIND_SHIFT | block)
         if kind == PAGE:
             lsn += 1
             arguments.append(xxh3_64_intdigest(page_of(lsn)))
         else:
             arguments.append(count)
-    return Descriptor(RAW, lsn - first_lsn, bytes(16), first_lsn, 0, 1, 1, 0, 0, (), tuple(heads), tuple(arguments))
+    words = tuple(entry_words), tuple(arguments)
+    return Descriptor(RAW, lsn - first_lsn, bytes(16), first_lsn, 0, 1, 1, 0, 0, (), *words)
 
 
 def build(segments, start_lsn=START_LSN):

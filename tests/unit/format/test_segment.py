@@ -62,7 +62,7 @@ def descriptors(draw):
         previous=draw(U64),
         payload_bytes=payload_bytes,
         frame_lengths=frames,
-        heads=tuple(kind << KIND_SHIFT | block for kind, block, _ in entries),
+        entry_words=tuple(kind << KIND_SHIFT | block for kind, block, _ in entries),
         arguments=tuple(argument for _, _, argument in entries),
     )
 
@@ -82,7 +82,7 @@ def example():
     return Descriptor(
         encoding=RAW, page_count=2, uuid=bytes(range(16)), first_lsn=100, time_ns=5, committed=90, generation=3,
         previous=77, payload_bytes=2 * PAGE_BYTES, frame_lengths=NO_FRAMES,
-        heads=(4711, TRIM << KIND_SHIFT | 512, 4712), arguments=(111, 1024, 222),
+        entry_words=(4711, TRIM << KIND_SHIFT | 512, 4712), arguments=(111, 1024, 222),
     )  # fmt: skip
 
 
@@ -208,7 +208,7 @@ def decode_or_refuse(page):
     assert encoded(descriptor) == page, "it is valid, so writing it again gives the same bytes"
     assert descriptor.end_lsn > descriptor.first_lsn > 0
     assert 1 <= descriptor.log_pages <= MAX_SEGMENT_PAGES
-    assert sum(head <= BLOCK_MASK for head in descriptor.heads) == descriptor.page_count
+    assert sum(head <= BLOCK_MASK for head in descriptor.entry_words) == descriptor.page_count
 
 
 @given(st.binary(max_size=300), st.integers(0, 2**32))

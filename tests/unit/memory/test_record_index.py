@@ -27,11 +27,11 @@ SEGMENTS = st.lists(PAGES | RUN | RUNS | MIXED, max_size=25)
 def descriptors_of(segments, first_lsn):
     """Descriptors of consecutive segments; each segment is (kind, block, argument)."""
     for entries in segments:
-        heads = tuple(kind << KIND_SHIFT | block for kind, block, _ in entries)
+        entry_words = tuple(kind << KIND_SHIFT | block for kind, block, _ in entries)
         arguments = tuple(argument for _, _, argument in entries)
         pages = sum(kind == 0 for kind, _, _ in entries)
         yield Descriptor(
-            RAW, pages, bytes(16), first_lsn, 1, 1, 1, 0, pages * 4096, (0,) * 16, heads, arguments
+            RAW, pages, bytes(16), first_lsn, 1, 1, 1, 0, pages * 4096, (0,) * 16, entry_words, arguments
         )  # fmt: skip
         first_lsn += 1 + pages
 
@@ -57,7 +57,7 @@ def test_any_part_is_replayed_as_its_descriptors_would_be(segments, data, chunk_
     try:
         index, descriptors = RecordIndex(volume_blocks), list(descriptors_of(segments, 50))
         for descriptor in descriptors:
-            index.append(descriptor.first_lsn, descriptor.page_count, descriptor.heads, descriptor.arguments)
+            index.append(descriptor.first_lsn, descriptor.page_count, descriptor.entry_words, descriptor.arguments)
         start = data.draw(st.integers(0, len(descriptors)))
         stop = data.draw(st.integers(start, len(descriptors)))
         bounds = [descriptor.first_lsn for descriptor in descriptors] + [descriptors[-1].end_lsn if descriptors else 50]
@@ -92,8 +92,8 @@ def test_memory_of_a_sequential_write_is_per_segment_not_per_page():
 
 def test_memory_of_runs_that_arrive_out_of_order_is_per_run():
     index = RecordIndex(BLOCKS)
-    heads = [block for first in (16, 0, 48, 32) for block in range(first, first + 16)]
-    index.append(1, 64, heads, heads)
+    entry_words = [block for first in (16, 0, 48, 32) for block in range(first, first + 16)]
+    index.append(1, 64, entry_words, entry_words)
     index.append(66, 4, (7, 8, 20, 21), (0,) * 4)
     assert len(index._chunks[0].blocks) == 8 + 4
     locations = replayed(index, 1, 71)

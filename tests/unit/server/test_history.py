@@ -36,8 +36,8 @@ def made(steps, first=3):
         time_ns += ns
         pages = cleared = 0
         for page_count, ranges in segments:
-            heads = [*range(page_count), *((TRIM if one % 2 else ZERO) << KIND_SHIFT | 100 for one in ranges)]
-            covered.records.append(lsn, page_count, heads, [7] * page_count + ranges)
+            entry_words = [*range(page_count), *((TRIM if one % 2 else ZERO) << KIND_SHIFT | 100 for one in ranges)]
+            covered.records.append(lsn, page_count, entry_words, [7] * page_count + ranges)
             lsn += 1 + page_count
             covered.generations.append(number, lsn, Reading(time_ns))
             pages, cleared = pages + page_count, cleared + sum(ranges)
