@@ -101,6 +101,9 @@ class Machine:
         for process in others:
             process.wait()
         self._stack.close()
+        # Memory does not outlive the power.
+        for ring in os.scandir(os.environ["WBCACHE_SHM"]):
+            os.unlink(ring.path)
         return self.origin.settle(rng, style), self.log.settle(rng, style)
 
     def shut_down(self):
