@@ -71,12 +71,27 @@ def _load_until(server, chosen_end, seed, first_sequence, flush_share=0.05):
     return writes
 
 
-def harm_workers(server, choose):
-    """Often kill or stop what writes to the origin, a little before the server is killed or together with it."""
+@pytest.fixture
+def harmed():
+    """Descriptors of processes, which are ended after the test."""
+    descriptors = []
+    yield descriptors
+    for descriptor in descriptors:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        os.close(descriptor)
+
+
+def harm_workers(server, choose, harmed):
+    """Often kill or stop what writes to the origin, a little before the server is killed or together with it.
+
+    One that is stopped so early that it is not yet bound to the server's life, and has none of its files, stays.
+    """
     for worker in workers_of(server):
         if choose.random() < 0.6:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, choose.choice((signal.SIGKILL, signal.SIGSTOP)))
+                harmed.append(os.pidfd_open(worker))
+                signal.pidfd_send_signal(harmed[-1], choose.choice((signal.SIGKILL, signal.SIGSTOP)))
             time.sleep(choose.choice((0.0, 0.0, 0.2)))
 
 
@@ -85,7 +100,7 @@ def _found(uri, blocks):
         return read_sequences(handle, blocks)
 
 
-def test_killed_again_and_again(pair, seed):
+def test_killed_again_and_again(pair, seed, harmed):
     """Each round: restart with other settings, verify, load, kill; some starts are killed before they serve."""
     choose = random.Random(seed)
     blocks = blocks_of(PAGES)
@@ -106,7 +121,7 @@ def test_killed_again_and_again(pair, seed):
 
             def end(server=server, load_s=load_s):
                 time.sleep(load_s)
-                harm_workers(server, choose)
+                harm_workers(server, choose, harmed)
                 server.kill()
 
             flush_share = choose.choice(FLUSH_SHARES)
