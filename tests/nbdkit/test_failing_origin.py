@@ -306,11 +306,14 @@ def test_origin_that_vanishes(pair, faulty_origin, kind):
 
 
 def test_single_writes_that_fail(pair, faulty_origin):
-    """One in five, of writes in flight side by side: no client notices, for what fails is repeated."""
+    """One in five, of writes in flight side by side: no client notices, for what fails is repeated.
+
+    A page that fails several times in a row counts as a bad sector for a while.
+    """
     origin = faulty_origin(rate="20%", delay="1ms")
     written = Volume()
     settings = {**SETTINGS, "destage_depth": "4"}
-    with pair.serve(tolerate=NOISE, on_exit="destage", **settings) as server:
+    with pair.serve(tolerate=[*NOISE, "accepts the 4096 bytes"], on_exit="destage", **settings) as server:
         with clients.connection(server.uri) as handle:
             origin.fail("write")
             for _ in range(8):
