@@ -96,7 +96,7 @@ def test_everything_else_is_destaged_and_log_space_comes_back(bad, pair, caplog)
     assert {read(cache.volume, block) for block in range(BLOCKS)} == {last}
     same(pair.origin.read_bytes()[8 * PAGE_BYTES :], last * (BLOCKS - 8) * PAGE_BYTES)
     assert on_origin(pair, 7) == b"o"
-    assert f"does not accept the 4096 bytes at {7 * PAGE_BYTES}: cannot write" in caplog.text
+    wait_until(lambda: f"does not accept the 4096 bytes at {7 * PAGE_BYTES}: cannot write" in caplog.text)
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["bulk", "parallel"])
@@ -159,7 +159,7 @@ def test_a_sector_that_becomes_good_is_destaged_and_vanishes(bad, pair, caplog):
     assert bad_bytes(cache)
     device.bad.clear()
     wait_until(lambda: on_origin(pair, 7) == b"a" and not bad_bytes(cache))
-    assert f"accepts the 4096 bytes at {7 * PAGE_BYTES} again" in caplog.text
+    wait_until(lambda: f"accepts the 4096 bytes at {7 * PAGE_BYTES} again" in caplog.text)
     wait_until(lambda: cache._line.destaged == cache._line.committed)
     cache.volume.flush()
     cache.drain()
