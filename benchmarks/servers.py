@@ -47,7 +47,7 @@ def wbcache(bench, origin, log, fresh=True, threads=None, options=(), **paramete
     """The cache; with fresh=True on a log that holds nothing yet."""
     if fresh and log.exists():
         images.forget_log(log)
-        parameters["force"] = "discard-log"
+        parameters["force"] = "discard-log,other-log"
     with nbdkit(bench, *options, *wbcache_arguments(origin, log, **parameters), threads=threads) as server:
         yield server
 
