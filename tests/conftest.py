@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import time
 
 import pytest
 
@@ -57,6 +58,14 @@ def pytest_terminal_summary(terminalreporter):
 
 
 _numbers = itertools.count()
+
+
+@pytest.fixture
+def seed():
+    """Chosen by the clock and printed; WBCACHE_TEST_SEED repeats a run."""
+    seed = int(os.environ.get("WBCACHE_TEST_SEED", time.time_ns() % 10**9))
+    print(f"WBCACHE_TEST_SEED={seed}")
+    return seed
 
 
 @pytest.fixture

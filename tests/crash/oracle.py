@@ -142,24 +142,12 @@ class Oracle:
         came before the cut is durable or invisible, so its order does not matter any more.
         """
         nothing = (0,) * len(self.clients)
-        successor = Oracle(self.before, len(self.clients))
-        for old, new, (_, length) in zip(self.clients, successor.clients, prefixes, strict=True):
-            for first_sector, count, value in old.steps[:length]:
-                successor._add_step(new, first_sector, count, value)
-            new.requests = [
-                replace(
-                    one,
-                    end=min(one.end, length),
-                    answered_before=nothing,
-                    # Steps that nobody can see may just as well be in the last commit.
-                    generation=min(one.generation, generation - 1),
-                )
-                for one in old.requests
-                if one.first < length
-            ]  # fmt: skip
-            new.answered = length
-        successor._owners = self._owners
-        successor.claims = [replace(claim, position=0) for claim in self.claims if claim.position <= position]
+
+        def carried_over(one, _):
+            # Steps that nobody can see may just as well be in the last commit.
+            return replace(one, answered_before=nothing, generation=min(one.generation, generation - 1))
+
+        successor = self._with_prefixes(position, prefixes, carried_over)
         successor.claim(0, tuple(shortest for shortest, _ in prefixes), generation, False)
         successor.past = self.past.after_cut(newest, tags)
 
@@ -175,27 +163,33 @@ class Oracle:
     def after_kill(self, position, prefixes, generation, tags, newest):
         """The history that a new session begins with when only the process died there, and left these prefixes. What
         was not durable is not so now either."""
-        successor = Oracle(self.before, len(self.clients))
         longest = [length for _, length in prefixes]
+
+        def carried_over(one, shortest):
+            # What nobody can see may be from after that, and counts as if it were there.
+            return replace(
+                one,
+                answered_before=tuple(map(min, one.answered_before, longest)),
+                generation=min(one.generation, generation - (one.end > shortest)),
+            )
+
+        successor = self._with_prefixes(position, prefixes, carried_over)
+        for client, (shortest, _) in zip(successor.clients, prefixes, strict=True):
+            successor.answers.append((0, client.number, shortest))
+        successor.past = self.past.after_cut(newest, tags)
+        return successor
+
+    def _with_prefixes(self, position, prefixes, carried_over):
+        """What is left of the history up to there; carried_over(request, shortest) is the request as it counts now."""
+        successor = Oracle(self.before, len(self.clients))
         for old, new, (shortest, length) in zip(self.clients, successor.clients, prefixes, strict=True):
             for first_sector, count, value in old.steps[:length]:
                 successor._add_step(new, first_sector, count, value)
-            new.requests = [
-                replace(
-                    one,
-                    end=min(one.end, length),
-                    # What nobody can see may be from after that, and counts as if it were there.
-                    answered_before=tuple(map(min, one.answered_before, longest)),
-                    generation=min(one.generation, generation - (one.end > shortest)),
-                )
-                for one in old.requests
-                if one.first < length
-            ]  # fmt: skip
+            left = [carried_over(one, shortest) for one in old.requests if one.first < length]
+            new.requests = [replace(one, end=min(one.end, length)) for one in left]
             new.answered = length
-            successor.answers.append((0, new.number, shortest))
         successor._owners = self._owners
         successor.claims = [replace(claim, position=0) for claim in self.claims if claim.position <= position]
-        successor.past = self.past.after_cut(newest, tags)
         return successor
 
     def answered(self):

@@ -7,11 +7,9 @@ import threading
 
 import pytest
 
-from tests.support.abandon import abandon
-from tests.support.checker import check_pair
 from tests.support.invariants import check_line
-from tests.support.matching import same
 from tests.support.owned_cells import OwnedCells
+from tests.support.survival import assert_survives
 from wbcache_core.units import MIB
 
 SECONDS = 4.0
@@ -31,18 +29,7 @@ def test_nothing_is_lost_in_shared_pages(pair, cell_bytes, parameters):
     cells = OwnedCells(cache.volume, writer_count=4, cell_bytes=cell_bytes, seed=seed)
     cells.run(SECONDS, also=[cache.volume.flush, lambda: check_structures(cache)])
     cells.check()
-    live = bytearray(cache.volume.size)
-    cache.volume.read_into(live, 0)
-
-    cache.volume.flush()
-    abandon(cache)
-    check_pair(pair.log, pair.origin)
-    cache = pair.start()
-    found = bytearray(cache.volume.size)
-    cache.volume.read_into(found, 0)
-    same(found, live)
-    cache.drain()
-    same(pair.origin.read_bytes(), live)
+    assert_survives(pair, cache)
 
 
 def check_structures(cache):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.checker import check_pair
 from tests.support.gated_origin import PATIENCE_S, GatedOrigin, in_background, wait_until
-from tests.support.local_pair import QUIET, LocalPair
+from tests.support.local_pair import QUIET
 from wbcache_core.errors import StoppedError
 from wbcache_core.units import MIB, PAGE_BYTES
 
@@ -15,14 +15,8 @@ PAGE = b"p" * PAGE_BYTES
 
 
 @pytest.fixture
-def pair(tmp_path):
-    pair = LocalPair(tmp_path)
-    pair.origin.write_bytes(b"o" * 4 * MIB)
-    return pair
-
-
-@pytest.fixture
 def origin(pair):
+    pair.make_origin(b"o" * 4 * MIB)
     return GatedOrigin(pair.origin)
 
 
@@ -96,8 +90,8 @@ def test_it_begins_once(cache, origin):
     assert cache.begin_drain() != first
 
 
-def test_after_the_stop(pair):
-    cache = pair.start(**QUIET)
+def test_after_the_stop(pair, origin):
+    cache = pair.start(origin, **QUIET)
     write(cache, 0)
     cache.stop()
     with pytest.raises(StoppedError):

@@ -8,10 +8,8 @@ import random
 import pytest
 
 from tests.model.test_concurrency import BUSY, check_structures
-from tests.support.abandon import abandon
-from tests.support.checker import check_pair
-from tests.support.matching import same
 from tests.support.owned_cells import OwnedCells
+from tests.support.survival import assert_survives
 from wbcache_core.flow import ring_keeper
 from wbcache_core.flow.ring_keeper import RingKeeper
 from wbcache_core.memory.ring import RingBuffer
@@ -45,14 +43,4 @@ def test_nothing_is_lost_while_the_ring_shrinks_and_grows(pair, monkeypatch, par
     cells.run(SECONDS, also=[cache.volume.flush, lambda: check_structures(cache)])
     cells.check()
     assert len(shares) > 5, "the ring was not looked at often enough for this test to tell anything"
-    live = bytearray(cache.volume.size)
-    cache.volume.read_into(live, 0)
-    cache.volume.flush()
-    abandon(cache)
-    check_pair(pair.log, pair.origin)
-    cache = pair.start()
-    found = bytearray(cache.volume.size)
-    cache.volume.read_into(found, 0)
-    same(found, live)
-    cache.drain()
-    same(pair.origin.read_bytes(), live)
+    assert_survives(pair, cache)

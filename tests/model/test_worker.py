@@ -2,7 +2,6 @@
 """Batches in a process of their own: the same result as in the server, whatever happens to that process."""
 
 import errno
-import os
 import random
 import signal
 import threading
@@ -25,14 +24,6 @@ from wbcache_core.worker import process, worker_executor
 
 BLOCKS = 4 * MIB // PAGE_BYTES
 EAGER = {"destage_delay": "0", "low_watermark": "0", "commit_interval": "5ms"}
-
-
-@pytest.fixture
-def seed():
-    """Chosen by the clock and printed; WBCACHE_TEST_SEED repeats a run."""
-    seed = int(os.environ.get("WBCACHE_TEST_SEED", time.time_ns() % 10**9))
-    print(f"WBCACHE_TEST_SEED={seed}")
-    return seed
 
 
 @pytest.fixture

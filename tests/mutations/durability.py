@@ -304,7 +304,7 @@ MUTATIONS = (
     Mutation(
         "replay-forgets-trims",
         "recovery leaves out trims and zeros",
-        "log/recovery.py",
+        "memory/map_entry.py",
         "            set_all(entry.block, entry.blocks, CLEAR_FLAGS[entry.kind] | entry.lsn)",
         "            set_all(entry.block, 0, CLEAR_FLAGS[entry.kind] | entry.lsn)",
         "tests/corruption/test_recovery_table.py",

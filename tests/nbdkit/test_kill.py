@@ -37,14 +37,6 @@ SETTINGS = (
 )
 
 
-@pytest.fixture
-def seed():
-    """Chosen by the clock and printed; WBCACHE_TEST_SEED repeats a run."""
-    seed = int(os.environ.get("WBCACHE_TEST_SEED", time.time_ns() % 10**9))
-    print(f"WBCACHE_TEST_SEED={seed}")
-    return seed
-
-
 def _load_until(server, chosen_end, seed, first_sequence, flush_share=0.05):
     """Clients write until `chosen_end()` has ended the server; returns all their writes."""
     with contextlib.ExitStack() as stack:

@@ -37,6 +37,14 @@ def server(pair, control):
         yield server
 
 
+@contextlib.contextmanager
+def slow_origin(pair, folder, delay):
+    """An origin whose writes take that long each."""
+    with faulty_device(folder, "slow", SIZE, delay=delay) as origin:
+        pair.origin = origin.uri
+        yield origin
+
+
 def drain_state(control):
     return ask(control, "status")["drain"]["state"]
 
@@ -87,8 +95,7 @@ def loads(server, count=4):
 
 def test_it_ends_under_load_and_nothing_is_dirty_afterwards(pair, folder, control):
     """The origin takes 2 ms for each write, so that without the drain the load would be ahead of it for ever."""
-    with faulty_device(folder, "slow", SIZE, delay="2ms") as origin:
-        pair.origin = origin.uri
+    with slow_origin(pair, folder, "2ms") as origin:
         with pair.serve(control=control, check=False, **QUIET) as server:
             with clients.connection(server.uri) as handle:
                 handle.pwrite(DATA, 0)
@@ -182,8 +189,7 @@ def test_open_snapshots(pair, control, full):
 
 def test_clients_do_not_notice_an_origin_that_fails_meanwhile(pair, folder, control):
     """They are acknowledged as before; when the origin works again, the drain ends."""
-    with faulty_device(folder, "faulty", SIZE, delay="1ms") as origin:
-        pair.origin = origin.uri
+    with slow_origin(pair, folder, "1ms") as origin:
         noise = ["cannot write to origin", "Input/output error", "destaging"]
         with pair.serve(control=control, check=False, tolerate=noise, **QUIET) as server:
             with clients.connection(server.uri) as handle:
@@ -207,8 +213,7 @@ def test_clients_do_not_notice_an_origin_that_fails_meanwhile(pair, folder, cont
 
 def test_killed_in_the_middle(pair, folder, control):
     """Nothing is lost that was flushed, and the next server knows of no drain."""
-    with faulty_device(folder, "slow", SIZE, delay="5ms") as origin:
-        pair.origin = origin.uri
+    with slow_origin(pair, folder, "5ms"):
         with pair.serve(control=control, check=False, **QUIET) as server:
             with clients.connection(server.uri) as handle:
                 handle.pwrite(DATA, 0)
@@ -222,8 +227,7 @@ def test_killed_in_the_middle(pair, folder, control):
 
 def test_a_stop_ends_it(pair, folder, control):
     """Clients that wait for the origin get their answer: what they wrote is committed by the stop."""
-    with faulty_device(folder, "slow", SIZE, delay="20ms") as origin:
-        pair.origin = origin.uri
+    with slow_origin(pair, folder, "20ms"):
         with pair.serve(control=control, check=False, **QUIET) as server:
             with clients.connection(server.uri) as handle:
                 handle.pwrite(DATA, 0)
@@ -262,8 +266,7 @@ def test_as_json_and_in_status(server, control):
 
 
 def test_one_that_waits_hears_of_a_cancel(pair, folder, control):
-    with faulty_device(folder, "slow", SIZE, delay="50ms") as origin:
-        pair.origin = origin.uri
+    with slow_origin(pair, folder, "50ms"):
         with pair.serve(control=control, check=False, destage_depth=1, **QUIET) as server:
             with clients.connection(server.uri) as handle:
                 for block in range(0, 400, 2):

@@ -3,7 +3,6 @@
 
 import contextlib
 import errno
-import os
 import random
 import re
 import socket
@@ -32,14 +31,6 @@ SETTINGS = {"ring_size": "1M", "log_size": "4M", "destage_delay": "50ms", "origi
 SLOW = {"write_seconds": 0.0005, "flush_seconds": 0.02}
 LIMIT_S = 30
 NOISE = ["destaging", "log is full", "origin 'nbd", *HANG_UP_ERRORS]
-
-
-@pytest.fixture
-def seed():
-    """Chosen by the clock and printed; WBCACHE_TEST_SEED repeats a run."""
-    seed = int(os.environ.get("WBCACHE_TEST_SEED", time.time_ns() % 10**9))
-    print(f"WBCACHE_TEST_SEED={seed}")
-    return seed
 
 
 def _wait_until(condition):

@@ -9,8 +9,6 @@ import random
 import subprocess
 import time
 
-import pytest
-
 from tests.support import clients
 from tests.support.gated_origin import wait_until
 from tests.support.nbdkit_server import HANG_UP_ERRORS
@@ -29,14 +27,6 @@ SETTINGS = (
     {"ring_size": "2M", "compress": "zstd"},
     {"ring_size": "1M", "commit_interval": "5ms", "destage_delay": "0", "low_watermark": "0"},
 )
-
-
-@pytest.fixture
-def seed():
-    """Chosen by the clock and printed; WBCACHE_TEST_SEED repeats a run."""
-    seed = int(os.environ.get("WBCACHE_TEST_SEED", time.time_ns() % 10**9))
-    print(f"WBCACHE_TEST_SEED={seed}")
-    return seed
 
 
 class Address:

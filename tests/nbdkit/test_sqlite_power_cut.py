@@ -40,14 +40,6 @@ SETTINGS = (
 
 
 @pytest.fixture
-def seed():
-    """Chosen by the clock and printed; WBCACHE_TEST_SEED repeats a run."""
-    seed = int(os.environ.get("WBCACHE_TEST_SEED", time.time_ns() % 10**9))
-    print(f"WBCACHE_TEST_SEED={seed}")
-    return seed
-
-
-@pytest.fixture
 def machine(folder):
     machine = Machine(folder, ORIGIN_BYTES, LOG_BYTES)
     yield machine

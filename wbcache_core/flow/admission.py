@@ -3,7 +3,6 @@
 
 from wbcache_core.errors import OriginFailedError, ReadOnlyError, StoppedError, WritesEndedError
 from wbcache_core.flow.failure import raise_if_log_failed, raise_if_origin_failed, wait_for_move
-from wbcache_core.format.segment import MAX_SEGMENT_PAGES
 from wbcache_core.memory.cursors import NumberLine
 
 
@@ -42,8 +41,7 @@ def wait_for_room(line: NumberLine, pages: int) -> None:
         line.commits.raise_if_failed_since(begun)
         _want_attempt(line, begun + 1)
         line.request_commit()
-        free_pages = line.free_pages - MAX_SEGMENT_PAGES - line._carry_pages
-        log_is_full = line.head + pages > line.committed + free_pages
+        log_is_full = line.head + pages > line.committed + line.room_in_log
         if log_is_full:
             raise_if_origin_failed(line, "the log is full and ")
             line.destage_wanted.notify()

@@ -197,12 +197,7 @@ class Destager:
             return self._bad.seconds_until_due()
         # Data that is held back does not count.
         backlog = line.dirty_pages if limit == line.committed else limit - line.destaged
-        if (
-            line.draining
-            or line.origin_target > line.destaged
-            or line.room_waiters
-            or backlog > line.policy.low_pages
-        ):
+        if line.draining or line.is_origin_awaited or backlog > line.policy.low_pages:
             return 0.0
         if line.head != self._idle_head:
             self._idle_head, self._idle_since = line.head, now

@@ -149,11 +149,7 @@ class Pins:
 
     def _history_gives_way(self) -> bool:
         line = self._line
-        return (
-            line.origin_target > line.destaged
-            or line.room_waiters > 0
-            or line.dirty_pages > self._line.policy.give_way_pages
-        )  # fmt: skip
+        return line.is_origin_awaited or line.dirty_pages > line.policy.give_way_pages
 
     def _has_to_make_way(self) -> bool:
         """Whether snapshots and tags give way: writers, or requests that wait for the origin, cannot run at full

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.errors import FormatError
-from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
 
 MAGIC = b"WBCSHRNG"
 VERSION = 1
@@ -58,10 +58,6 @@ class Anchor(NamedTuple):
     generation: int
 
 
-def _whole_pages(byte_count: int) -> int:
-    return (byte_count + PAGE_BYTES - 1) >> PAGE_SHIFT << PAGE_SHIFT
-
-
 class Layout:
     """Where the parts are, in bytes; everything before the slots is the journal."""
 
@@ -71,8 +67,8 @@ class Layout:
         self.range_count = _RANGES_PER_PAGE * volatile_pages
         self.state_at = PAGE_BYTES
         self.blocks_at = self.state_at + PAGE_BYTES
-        self.ranges_at = self.blocks_at + _whole_pages(8 * ring_pages)
-        self.journal_bytes = self.ranges_at + _whole_pages(8 * RANGE_WORDS * self.range_count)
+        self.ranges_at = self.blocks_at + (pages_of(8 * ring_pages) << PAGE_SHIFT)
+        self.journal_bytes = self.ranges_at + (pages_of(8 * RANGE_WORDS * self.range_count) << PAGE_SHIFT)
         self.file_bytes = self.journal_bytes + (ring_pages << PAGE_SHIFT)
 
 

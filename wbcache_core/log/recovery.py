@@ -20,7 +20,6 @@ from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import DamagedLogError, DamagedPageError, FormatError, LaterVersionError, LogVersionError
 from wbcache_core.format.segment import (
     MAX_SEGMENT_PAGES,
-    PAGE,
     Descriptor,
     claimed_committed,
     decode,
@@ -29,8 +28,9 @@ from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.geometry import COMMIT_PAGES, LogEnd, fit, next_places
 from wbcache_core.log.reader import LogReader, page_views
 from wbcache_core.log.window import LogWindow
-from wbcache_core.memory.block_map import CLEAR_FLAGS, LocationMap
+from wbcache_core.memory.block_map import LocationMap
 from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.map_entry import replay_entries
 from wbcache_core.memory.policy import Policy
 from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.segment_table import Located, SegmentTable
@@ -322,8 +322,4 @@ def apply_entries(
         for lsn, block in enumerate(descriptor.entry_words, descriptor.first_lsn + 1):
             set_page(block, lsn)
         return
-    for entry in descriptor.entries():
-        if entry.kind == PAGE:
-            set_page(entry.block, entry.lsn)
-        else:
-            set_all(entry.block, entry.blocks, CLEAR_FLAGS[entry.kind] | entry.lsn)
+    replay_entries(descriptor.entries(), set_page, set_all)

@@ -15,14 +15,14 @@ from wbcache_core.format.segment import (
     BLOCK_MASK,
     KIND_SHIFT,
     MAX_ENTRIES,
-    PAGE,
     TRIM,
     ZERO,
     decode,
     entries_of,
 )
 from wbcache_core.format.shared_ring import HEAD, SEGMENT_WORD, Anchor
-from wbcache_core.memory.block_map import CLEAR_FLAGS, LocationMap
+from wbcache_core.memory.block_map import LocationMap
+from wbcache_core.memory.map_entry import replay_entries
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.ring_journal import RingJournal
 from wbcache_core.units import pages_of
@@ -128,8 +128,5 @@ def replay(segments: list[PendingSegment], locations: LocationMap) -> None:
             for lsn, block in enumerate(segment.entry_words, segment.first_lsn + 1):
                 locations.set_page(block, lsn)
             continue
-        for entry in entries_of(segment.first_lsn, segment.entry_words, segment.arguments([0] * segment.page_count)):
-            if entry.kind == PAGE:
-                locations.set_page(entry.block, entry.lsn)
-            else:
-                locations.set_all(entry.block, entry.blocks, CLEAR_FLAGS[entry.kind] | entry.lsn)
+        entries = entries_of(segment.first_lsn, segment.entry_words, segment.arguments([0] * segment.page_count))
+        replay_entries(entries, locations.set_page, locations.set_all)

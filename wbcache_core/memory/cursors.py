@@ -142,6 +142,16 @@ class NumberLine:
         return self.data_pages - (self.write_place - self.reclaimed_place)
 
     @property
+    def room_in_log(self) -> int:
+        """Pages of the log beyond `committed` that writers may fill. May be negative. Lock held."""
+        return self.free_pages - MAX_SEGMENT_PAGES - self._carry_pages
+
+    @property
+    def is_origin_awaited(self) -> bool:
+        """Whether somebody waits for the origin, or for log space that only the origin can free. Lock held."""
+        return self.room_waiters > 0 or self.origin_target > self.destaged
+
+    @property
     def dirty_pages(self) -> int:
         """Pages of the log that the origin still needs, volatile ones included. Lock held."""
         return self.write_place - self.destaged_place + self.head - self.committed
@@ -168,7 +178,7 @@ class NumberLine:
         if self.log_error or self.writes_ended or self.stopping or not self.writable:
             self.limit = self.soft_limit = 0
             return
-        room = min(self.volatile_pages - self.carry_ring, self.free_pages - MAX_SEGMENT_PAGES - self._carry_pages)
+        room = min(self.volatile_pages - self.carry_ring, self.room_in_log)
         self.limit = self.committed + max(room, 0)
         self.soft_limit = 0 if self.throttled else min(self.limit, self.committed + self.policy.commit_pages)
 

@@ -7,8 +7,9 @@ HOLE_FLAG (it was a trim).
 """
 
 from array import array
+from collections.abc import Callable, Iterable
 
-from wbcache_core.format.segment import TRIM, ZERO
+from wbcache_core.format.segment import PAGE, TRIM, ZERO, Entry
 
 REGION_SHIFT = 9
 REGION_BLOCKS = 1 << REGION_SHIFT
@@ -23,6 +24,17 @@ CLEAR_FLAGS = {TRIM: ZERO_FLAG | HOLE_FLAG, ZERO: ZERO_FLAG}
 
 NO_REGION = 1 << 64 - REGION_SHIFT
 """After every region."""
+
+
+def replay_entries(
+    entries: Iterable[Entry], set_page: Callable[[int, int], None], set_all: Callable[[int, int, int], None]
+) -> None:
+    """Enter those of a segment, in order, into anything with the map's set_page and set_all."""
+    for entry in entries:
+        if entry.kind == PAGE:
+            set_page(entry.block, entry.lsn)
+        else:
+            set_all(entry.block, entry.blocks, CLEAR_FLAGS[entry.kind] | entry.lsn)
 
 
 def entry_lsn(entry: int) -> int:

@@ -13,14 +13,15 @@ end.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from operator import sub
 from typing import NamedTuple
 
-from wbcache_core.format.segment import PAGE, TRIM, Descriptor, Entry, entries_of
-from wbcache_core.memory.block_map import HOLE_FLAG, ZERO_FLAG, LocationMap
+from wbcache_core.format.segment import PAGE, Descriptor, Entry, entries_of
+from wbcache_core.memory.block_map import LocationMap
 from wbcache_core.memory.generations import Generations
+from wbcache_core.memory.map_entry import replay_entries
 from wbcache_core.units import pages_of
 
 _CHUNK_SEGMENTS = 1024
@@ -121,7 +122,7 @@ def _replay(
             elif start < _MIXED:
                 _replay_runs(chunk.blocks, start - _RUNS, lsn, lsn + count, locations)
             else:
-                _replay_mixed(chunk.entries(start, lsn - 1), locations)
+                replay_entries(chunk.entries(start, lsn - 1), locations.set_page, locations.set_all)
     if len(newest) > _LARGEST_DICT:
         locations.set_pages(newest)
         newest.clear()
@@ -133,15 +134,6 @@ def _replay_runs(blocks: "array[int]", at: int, lsn: int, end: int, locations: L
         locations.set_run(blocks[at], count, lsn)
         lsn += count
         at += 2
-
-
-def _replay_mixed(entries: Iterable[Entry], locations: LocationMap) -> None:
-    for entry in entries:
-        if entry.kind == PAGE:
-            locations.set_page(entry.block, entry.lsn)
-        else:
-            flags = ZERO_FLAG | HOLE_FLAG if entry.kind == TRIM else ZERO_FLAG
-            locations.set_all(entry.block, entry.blocks, flags | entry.lsn)
 
 
 class RecordIndex:

@@ -81,17 +81,17 @@ class Settings:
 
         Requests, commits and destaging follow them from then on. Raises ConfigError: then nothing has changed.
         """
+        texts = {name.replace("_", "-"): value for name, value in values.items()}
         with self._lock:
             changed = copy.copy(self._config)
-            for name, value in values.items():
-                if name.replace("_", "-") not in _TEXTS:
+            for name, value in texts.items():
+                if name not in _TEXTS:
                     raise ConfigError(
                         f"'{name}' cannot be changed while the server runs; what can: {', '.join(NAMES)}"
                     )
                 changed.set(name, value)
             changed.check()
-            names = [name.replace("_", "-") for name in values]
-            settings = [Setting(name, _TEXTS[name](self._config), _TEXTS[name](changed)) for name in names]
+            settings = [Setting(name, _TEXTS[name](self._config), _TEXTS[name](changed)) for name in texts]
             self._config = changed
             self._apply()
         for name, before, now in settings:

@@ -124,6 +124,14 @@ def _add(commands: _Commands, name: str, summary: str, text: str) -> argparse.Ar
     return parser
 
 
+def _add_asking(commands: _Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=text)
+    parser.add_argument(
+        "socket", metavar="SOCKET", type=_local_path, help="the socket that the server was given with control="
+    )
+    return parser
+
+
 def _add_info(commands: _Commands) -> None:
     parser = _add(
         commands, "info", "what a log is, and what it holds that its origin lacks",
@@ -287,25 +295,19 @@ def _add_history(commands: _Commands) -> None:
 
 
 def _add_status(commands: _Commands) -> None:
-    parser = commands.add_parser(
-        "status", help="what a running server is doing",
-        description="Shows the cursors, how much is dirty, rates, the window, open snapshots, tags, and failures.",
+    parser = _add_asking(
+        commands, "status", "what a running server is doing",
+        "Shows the cursors, how much is dirty, rates, the window, open snapshots, tags, and failures.",
     )  # fmt: skip
-    parser.add_argument(
-        "socket", metavar="SOCKET", type=_local_path, help="the socket that the server was given with control="
-    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_drain(commands: _Commands) -> None:
-    parser = commands.add_parser(
-        "drain", help="destage everything while the server runs",
-        description="Has a running server destage everything that was written so far. From then on, writes wait for "
+    parser = _add_asking(
+        commands, "drain", "destage everything while the server runs",
+        "Has a running server destage everything that was written so far. From then on, writes wait for "
         "the origin, so that it ends under any load, and nothing is dirty afterwards; --cancel ends that.",
     )  # fmt: skip
-    parser.add_argument(
-        "socket", metavar="SOCKET", type=_local_path, help="the socket that the server was given with control="
-    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--wait", action="store_true", help="return when the origin has everything, and show progress")
     what.add_argument("--cancel", action="store_true", help="let writes be acknowledged as the parameters say again")
@@ -313,27 +315,21 @@ def _add_drain(commands: _Commands) -> None:
 
 
 def _add_get(commands: _Commands) -> None:
-    parser = commands.add_parser(
-        "get", help="parameters of a running server",
-        description="Shows the parameters that may change while the server runs: their values, and how they were at "
+    parser = _add_asking(
+        commands, "get", "parameters of a running server",
+        "Shows the parameters that may change while the server runs: their values, and how they were at "
         "the start if that was different.",
     )  # fmt: skip
-    parser.add_argument(
-        "socket", metavar="SOCKET", type=_local_path, help="the socket that the server was given with control="
-    )
     parser.add_argument("names", metavar="NAME", nargs="*", help="only these parameters")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_set(commands: _Commands) -> None:
-    parser = commands.add_parser(
-        "set", help="change parameters of a running server",
-        description="Changes parameters while the server runs, until it ends: all that are named, or none if one of "
+    parser = _add_asking(
+        commands, "set", "change parameters of a running server",
+        "Changes parameters while the server runs, until it ends: all that are named, or none if one of "
         "them is refused. wbcache get shows which may be changed.",
     )  # fmt: skip
-    parser.add_argument(
-        "socket", metavar="SOCKET", type=_local_path, help="the socket that the server was given with control="
-    )
     parser.add_argument(
         "values", metavar="NAME=VALUE", nargs="+", type=_argument(setting), help="as on nbdkit's command line"
     )
@@ -341,15 +337,12 @@ def _add_set(commands: _Commands) -> None:
 
 
 def _add_give_up(commands: _Commands) -> None:
-    parser = commands.add_parser(
-        "give-up", help="give up bytes that the origin rejects",
-        description="For bad sectors of the origin, which status shows: what was written there is only in the log. "
+    parser = _add_asking(
+        commands, "give-up", "give up bytes that the origin rejects",
+        "For bad sectors of the origin, which status shows: what was written there is only in the log. "
         "Gives that up for good, in all bad blocks within LENGTH bytes from OFFSET on. What clients wrote there is "
         "lost, flushed or not; the volume then reads there what the origin has, which is old data or an error.",
     )  # fmt: skip
-    parser.add_argument(
-        "socket", metavar="SOCKET", type=_local_path, help="the socket that the server was given with control="
-    )
     parser.add_argument("offset", metavar="OFFSET", type=_argument(_bytes), help="in bytes")
     parser.add_argument("length", metavar="LENGTH", type=_argument(_bytes), help="in bytes")
 

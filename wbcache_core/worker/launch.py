@@ -42,6 +42,4 @@ def is_calm(line: NumberLine) -> bool:
     """Whether destaging may take its time: nobody waits for it, and the log has room. Takes the lock."""
     with line.lock:
         enough = (line.policy.low_pages + line.policy.high_pages) // 2
-        return not (
-            line.draining or line.room_waiters or line.origin_target > line.destaged or line.dirty_pages > enough
-        )  # fmt: skip
+        return not (line.draining or line.is_origin_awaited or line.dirty_pages > enough)
