@@ -44,10 +44,11 @@ def wbcache_arguments(origin, log, **parameters):
 
 @contextlib.contextmanager
 def wbcache(bench, origin, log, fresh=True, threads=None, options=(), **parameters):
-    """The cache; with fresh=True on a log that holds nothing yet."""
+    """The cache; with fresh=True on a log that holds nothing yet. The origin may have been served with other logs."""
+    parameters["force"] = "other-log"
     if fresh and log.exists():
         images.forget_log(log)
-        parameters["force"] = "discard-log,other-log"
+        parameters["force"] += ",discard-log"
     with nbdkit(bench, *options, *wbcache_arguments(origin, log, **parameters), threads=threads) as server:
         yield server
 

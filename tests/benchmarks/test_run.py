@@ -4,15 +4,21 @@
 import json
 import os
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import images, report, servers
+from benchmarks.bench import Bench
 from benchmarks.measurements import MEASUREMENTS
 from benchmarks.rounds import Outcome, Row, Spread, Target
+from tests.support import clients
 from tests.support.clients import REPOSITORY
+from wbcache_core.units import MIB
 
 LIMIT_S = 120
+QUIET = {"destage_delay": "1h", "low_watermark": "98", "high_watermark": "99"}
 
 
 def benchmarks(folder, *arguments):
@@ -48,6 +54,25 @@ def test_a_measurement_from_servers_to_charts(tmp_path):
     assert durable["found"]["median"] > 0 == lost["found"]["median"]
     for name in ("durability", "memory"):
         assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """As benchmarks/run makes it. The path of a socket has to be short."""
+    with tempfile.TemporaryDirectory(prefix="wbcache-bench-") as sockets:
+        yield Bench(tmp_path, Path(sockets), rounds=1, quick=True, threads=4)
+
+
+def test_one_origin_is_served_with_several_logs(tmp_path, bench):
+    """As several measurements do it; each server is killed while its log holds data."""
+    origin = images.sparse(tmp_path / "origin", MIB)
+    for name, is_fresh in (("one", True), ("two", True), ("one", False), ("two", True), ("three", True)):
+        with servers.wbcache(bench, origin, tmp_path / name, fresh=is_fresh, log_size="4M", **QUIET) as server:
+            with clients.connection(server.uri) as handle:
+                if not is_fresh:
+                    assert handle.pread(3, 0) == b"one"
+                handle.pwrite(name.encode(), 0)
+                handle.flush()
 
 
 @pytest.mark.parametrize(
