@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Images below the temporary folder: preallocated, warm in the page cache, blank again before each turn."""
 
+import contextlib
 import os
 
-from wbcache_core.format.superblock import SLOT_OFFSETS
+from wbcache_core.device.shared_memory import path_of
+from wbcache_core.errors import FormatError
+from wbcache_core.format.superblock import SLOT_OFFSETS, decode
 from wbcache_core.units import MIB, PAGE_BYTES
 
 _PIECE = os.urandom(4 * MIB)
@@ -35,6 +38,15 @@ def forget_log(path):
             log.write(bytes(PAGE_BYTES))
         log.flush()
         os.fsync(log.fileno())
+
+
+def forget_ring(log):
+    """Remove the ring that a killed server of this log left in memory: it would have up to a 16th of all there is."""
+    with open(log, "rb") as image:
+        for offset in SLOT_OFFSETS:
+            image.seek(offset)
+            with contextlib.suppress(FormatError, FileNotFoundError):
+                os.unlink(path_of(decode(image.read(PAGE_BYTES)).uuid))
 
 
 def settle(folder):

@@ -43,14 +43,21 @@ def wbcache_arguments(origin, log, **parameters):
 
 
 @contextlib.contextmanager
-def wbcache(bench, origin, log, fresh=True, threads=None, options=(), **parameters):
-    """The cache; with fresh=True on a log that holds nothing yet. The origin may have been served with other logs."""
+def wbcache(bench, origin, log, fresh=True, ring_stays=False, threads=None, options=(), **parameters):
+    """The cache; with fresh=True on a log that holds nothing yet. The origin may have been served with other logs.
+
+    It is killed in the end; with ring_stays=True what its ring has is there for the next server.
+    """
     parameters["force"] = "other-log"
     if fresh and log.exists():
         images.forget_log(log)
         parameters["force"] += ",discard-log"
-    with nbdkit(bench, *options, *wbcache_arguments(origin, log, **parameters), threads=threads) as server:
-        yield server
+    try:
+        with nbdkit(bench, *options, *wbcache_arguments(origin, log, **parameters), threads=threads) as server:
+            yield server
+    finally:
+        if log.exists() and not ring_stays:
+            images.forget_ring(log)
 
 
 def null(bench, size, pin, threads=None):
