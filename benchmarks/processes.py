@@ -29,7 +29,12 @@ def _times(pid):
 
 
 def _children(pid):
-    return [int(word) for part in Path(f"/proc/{pid}/task").glob("*/children") for word in part.read_text().split()]
+    found = []
+    for part in Path(f"/proc/{pid}/task").glob("*/children"):
+        # A thread that has just ended has no more.
+        with contextlib.suppress(OSError):
+            found += map(int, part.read_text().split())
+    return found
 
 
 def anonymous_bytes(pid):

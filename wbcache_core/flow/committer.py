@@ -49,8 +49,11 @@ class Committer:
         self._lock = threading.Lock()
         """Guards `_has_leader` and `_waiters`. Nothing else is taken while it is held."""
         self._has_leader = False
-        self._waiters: list[tuple[int, threading.Condition]] = []
-        """Waiters as (LSN, condition), in order of arrival."""
+        self._waiters: list[tuple[int, threading.Lock]] = []
+        """Waiters as (LSN, a lock that whoever wakes them releases), in order of arrival.
+
+        A condition would have each of them take `_lock` once more, all at the same moment.
+        """
         self._line = line
         self._table = table
         self._covered = covered  # guarded by the volume lock
@@ -99,21 +102,27 @@ class Committer:
     def _lead(self, lsn: int, begun: int) -> bool:
         """Become the leader; returns False if another leader's commit has passed lsn. Raises the same as
         commit_until()."""
-        with self._lock:
-            while self._has_leader:
-                turn = threading.Condition(self._lock)
+        while True:
+            with self._lock:
+                if not self._has_leader:
+                    self._take_the_lead(begun)
+                    return True
+                turn = threading.Lock()
+                turn.acquire()
                 self._waiters.append((lsn, turn))
-                turn.wait()
-                if self._line.committed >= lsn:
-                    return False
-                self._line.commits.raise_if_failed_since(begun)
-            if self._line.log_error:
-                self._wake_waiters()
-            raise_if_log_failed(self._line)
-            if self._line.commits.error:
-                self._line.commits.raise_if_failed_since(begun)
-            self._has_leader = True
-            return True
+            turn.acquire()
+            if self._line.committed >= lsn:
+                return False
+            self._line.commits.raise_if_failed_since(begun)
+
+    def _take_the_lead(self, begun: int) -> None:
+        """There is no leader. Lock held. Raises the same as commit_until()."""
+        if self._line.log_error:
+            self._wake_waiters()
+        raise_if_log_failed(self._line)
+        if self._line.commits.error:
+            self._line.commits.raise_if_failed_since(begun)
+        self._has_leader = True
 
     def _wake_waiters(self) -> None:
         """Wake those whose LSN has been passed, and one more, to lead; all if the commit has failed. Lock held.
@@ -125,7 +134,8 @@ class Committer:
         except BaseException:
             # No memory to choose: all of them check for themselves. Whoever is not woken now sleeps for ever.
             for _, turn in self._waiters:
-                turn.notify()
+                with contextlib.suppress(RuntimeError):
+                    turn.release()
             self._waiters.clear()
             raise
 
@@ -137,12 +147,12 @@ class Committer:
         for waiter in self._waiters:
             lsn, turn = waiter
             if lsn <= committed or has_failed:
-                turn.notify()
+                turn.release()
             elif has_successor:
                 asleep.append(waiter)
             else:
                 has_successor = True
-                turn.notify()
+                turn.release()
         self._waiters = asleep
 
     def commit_all(self) -> None:
