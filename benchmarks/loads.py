@@ -2,6 +2,7 @@
 """Loads on a server, and what they measured: rate, latency, CPU time of the server."""
 
 import json
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -40,29 +41,40 @@ def fio(bench, server, mode, *, size, block=4096, depth=16, seconds=None, amount
     For `seconds`, or until `amount` bytes are done. CPU time counts the ramp too, so do requests. With randrw 70 of
     100 are reads, and the latencies are theirs.
     """
+    # The first client lets the cache take its memory and start its threads.
+    with clients.connection(server.uri):
+        pass
+    target = ("--ioengine=nbd", f"--uri={server.uri}")
+    return _fio(bench, target, mode, size, block, depth, seconds, amount, ramp_s, options, server.pid)
+
+
+def device(bench, path, mode, *, size, block=4096, depth=16, seconds=None, amount=None, options=()):
+    """The same past the page cache on a file, without any server: what the disk can do."""
+    target = ("--ioengine=libaio", "--direct=1", f"--filename={path}")
+    return _fio(bench, target, mode, size, block, depth, seconds, amount, 0.0, options, os.getpid())
+
+
+def _fio(bench, target, mode, size, block, depth, seconds, amount, ramp_s, options, pid):
     words = [
-        "fio", "--name=load", "--thread=1", "--ioengine=nbd", f"--uri={server.uri}", f"--rw={mode}", f"--bs={block}",
+        "fio", "--name=load", "--thread=1", *target, f"--rw={mode}", f"--bs={block}",
         f"--iodepth={depth}", f"--size={size}", "--random_generator=tausworthe64", "--scramble_buffers=0",
-        "--output-format=json", *options,
+        "--output-format=json", "--group_reporting", *options,
     ]  # fmt: skip
-    is_mixed = mode == "randrw"
+    is_mixed = mode in ("randrw", "rw")
     if is_mixed:
         words.append("--rwmixread=70")
     if amount:
         words.append(f"--io_size={amount}")
     if seconds:
         words += ["--time_based", "--norandommap", f"--runtime={seconds}", f"--ramp_time={ramp_s}"]
-    # The first client lets the cache take its memory and start its threads.
-    with clients.connection(server.uri):
-        pass
-    before = processes.cpu_s(server.pid)
+    before = processes.cpu_s(pid)
     started = time.monotonic()
     output = clients.run(*words, limit_s=(seconds or 0) + _FIO_SLACK_S, folder=bench.folder)
     elapsed_s = time.monotonic() - started
-    cpu_s = processes.cpu_s(server.pid) - before
+    cpu_s = processes.cpu_s(pid) - before
     job = json.loads(output[output.index("{") :])["jobs"][0]
     assert not job["error"], output
-    found = job["read" if "read" in mode else "write"]
+    found = job["read" if "read" in mode or is_mixed else "write"]
     # With a ramp fio leaves its requests out of the count: scale the CPU time to what was counted.
     share = min(found["runtime"] / 1000 / elapsed_s, 1.0) if ramp_s else 1.0
     percentiles = found["clat_ns"]["percentile"]
@@ -70,6 +82,18 @@ def fio(bench, server, mode, *, size, block=4096, depth=16, seconds=None, amount
     return Sample(
         sum(kind["iops"] for kind in counted), sum(kind["total_ios"] for kind in counted), block, cpu_s * share,
         percentiles["50.000000"] / 1000, percentiles["99.900000"] / 1000,
+    )  # fmt: skip
+
+
+def synced_writes(bench, path, count, seconds, size):
+    """What the disk gives to `count` writers, each at its own place: 8 KiB past the page cache, fdatasync, and again.
+
+    So many bytes the log gets for a page.
+    """
+    options = ("--fdatasync=1", f"--numjobs={count}", f"--offset_increment={size // count}")
+    return _fio(
+        bench, ("--ioengine=sync", "--direct=1", f"--filename={path}"), "write", size // count, 8192, 1, seconds, None,
+        0.0, options, os.getpid(),
     )  # fmt: skip
 
 

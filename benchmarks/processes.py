@@ -37,12 +37,13 @@ def _children(pid):
     return found
 
 
-def anonymous_bytes(pid):
-    """Resident memory that is not of a file."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"no RssAnon for process {pid}")
+def anonymous_bytes(pid, shared=False):
+    """Resident memory that is not of a file on a disk; with `shared` that in /dev/shm too."""
+    names = ("RssAnon:", "RssShmem:") if shared else ("RssAnon:",)
+    lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    found = [int(words[1]) * 1024 for words in lines if words[0] in names]
+    assert len(found) == len(names), f"process {pid} has no {names}"
+    return sum(found)
 
 
 def wake_ups(pid):
@@ -56,9 +57,14 @@ def wake_ups(pid):
 
 
 def device_bytes(pid):
-    """Bytes that it had read from and written to devices."""
-    counters = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
-    return int(counters["read_bytes"]) + int(counters["write_bytes"])
+    """Bytes that it and its children had read from devices, and written to them."""
+    totals = [0, 0]
+    for process in (pid, *_children(pid)):
+        with contextlib.suppress(OSError):
+            counters = dict(line.split(": ") for line in Path(f"/proc/{process}/io").read_text().splitlines())
+            totals[0] += int(counters["read_bytes"])
+            totals[1] += int(counters["write_bytes"]) - int(counters["cancelled_write_bytes"])
+    return totals
 
 
 def wait_until_quiet(pid, at_least_s=2.0):

@@ -21,10 +21,10 @@ def measure(bench):
     with servers.wbcache(bench, origin, log) as server, clients.connection(server.uri):
         fio(bench, server, "randwrite", size=_SIZE, amount=_SIZE // 4)
         processes.wait_until_quiet(server.pid, at_least_s=8)
-        wake_ups, device_bytes = processes.wake_ups(server.pid), processes.device_bytes(server.pid)
+        wake_ups, device_bytes = processes.wake_ups(server.pid), sum(processes.device_bytes(server.pid))
         time.sleep(seconds)
         wake_ups = (processes.wake_ups(server.pid) - wake_ups) / seconds
-        device_bytes = processes.device_bytes(server.pid) - device_bytes
+        device_bytes = sum(processes.device_bytes(server.pid)) - device_bytes
     outcome = Outcome(values={"wake-ups": [wake_ups], "device bytes": [float(device_bytes)]}, unit="")
     outcome.add(f"{TITLE}: wake-ups", Spread.of([wake_ups]), "a second", Target(5, at_least=False))
     outcome.add(f"{TITLE}: I/O in {seconds} s", Spread.of([device_bytes]), "bytes", Target(0, at_least=False))

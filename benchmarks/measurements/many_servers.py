@@ -36,7 +36,7 @@ def measure(bench):
                 idle.append(server)
             processes.wait_until_quiet(idle[-1].pid, at_least_s=bench.pick(8, 3))
             sample = load()
-            idle_mib.extend(processes.anonymous_bytes(server.pid) / MIB for server in idle)
+            idle_mib.extend(processes.anonymous_bytes(server.pid, shared=True) / MIB for server in idle)
         return sample
 
     found = in_turn(bench, {"alone": load, "31 idle ones beside it": beside_idle_ones})

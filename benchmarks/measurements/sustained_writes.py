@@ -9,7 +9,6 @@ from wbcache_core.units import GIB, MIB
 TITLE = "4 KiB random writes, depth 16, sustained"
 
 _SIZE = GIB
-_FEW_THREADS = 4
 
 
 def measure(bench):
@@ -18,33 +17,23 @@ def measure(bench):
     other = images.allocate(bench.folder / "other", _SIZE)
     seconds, short = bench.pick(60, 8), bench.pick(10, 3)
 
-    def cache(threads=None):
-        with servers.wbcache(bench, origin, log, threads=threads) as server:
+    def cache():
+        with servers.wbcache(bench, origin, log) as server:
             return fio(bench, server, "randwrite", size=_SIZE, seconds=seconds)
 
-    def null(threads=None):
-        with servers.null(bench, _SIZE, pin=True, threads=threads) as server:
+    def null():
+        with servers.null(bench, _SIZE, pin=True) as server:
             return fio(bench, server, "randwrite", size=_SIZE, seconds=short, ramp_s=1)
 
     def file():
         with servers.file(bench, other) as server:
             return fio(bench, server, "randwrite", size=_SIZE, seconds=short, ramp_s=1)
 
-    few = f"-t {_FEW_THREADS}"
-    turns = {
-        "wbcache": cache,
-        "null plugin, pinned": null,
-        "file": file,
-        f"wbcache, {few}": lambda: cache(_FEW_THREADS),
-        f"null plugin, pinned, {few}": lambda: null(_FEW_THREADS),
-    }
-    found = in_turn(bench, turns)
+    found = in_turn(bench, {"wbcache": cache, "null plugin, pinned": null, "file": file})
     outcome = Outcome(values=rates(found), unit="requests/s")
     against_null = ratio(found, "wbcache", "null plugin, pinned")
-    outcome.add(f"{TITLE}: against null plugin, pinned", against_null, target=Target(0.5))
+    outcome.add(f"{TITLE}: against null plugin, pinned", against_null, target=Target(0.45))
     outcome.add(f"{TITLE}: against file", ratio(found, "wbcache", "file"))
-    both_few = ratio(found, f"wbcache, {few}", f"null plugin, pinned, {few}")
-    outcome.add(f"{TITLE}, {few}: against null plugin, pinned", both_few)
     limits = {"wbcache": Target(20, at_least=False)}
     for name, samples in found.items():
         tails = [sample.high_us / sample.median_us for sample in samples]
@@ -52,5 +41,5 @@ def measure(bench):
         outcome.add(what, Spread.of(tails), target=limits.get(name))
     written = [sample.requests * sample.request_bytes / (64 * MIB) for sample in found["wbcache"]]
     outcome.add(f"{TITLE}: written, in units of 64 MiB", Spread.of(written), target=Target(10))
-    cpu_rows(outcome, TITLE, found, ("wbcache", f"wbcache, {few}"))
+    cpu_rows(outcome, TITLE, found, ("wbcache",))
     return outcome

@@ -13,6 +13,7 @@ import threading
 import time
 
 from wbcache_core.errors import CommitFailedError, DeviceError, LogFailedError, SyncFailedError
+from wbcache_core.flow.commit_delay import CommitDelay
 from wbcache_core.flow.failure import fail, fail_log, raise_if_log_failed
 from wbcache_core.log.geometry import COMMIT_PAGES
 from wbcache_core.log.superblocks import SuperblockStore
@@ -47,13 +48,16 @@ class Committer:
         store: SuperblockStore,
     ) -> None:
         self._lock = threading.Lock()
-        """Guards `_has_leader` and `_waiters`. Nothing else is taken while it is held."""
+        """Guards `_has_leader`, `_waiters` and `_delay`. Nothing else is taken while it is held."""
         self._has_leader = False
+        self._seconds = 0.0  # the leader's
+        """How long the last commit took."""
         self._waiters: list[tuple[int, threading.Lock]] = []
         """Waiters as (LSN, a lock that whoever wakes them releases), in order of arrival.
 
         A condition would have each of them take `_lock` once more, all at the same moment.
         """
+        self._delay = CommitDelay()
         self._line = line
         self._table = table
         self._covered = covered  # guarded by the volume lock
@@ -93,11 +97,23 @@ class Committer:
         while line.committed < lsn:
             if self._lead(lsn, begun):
                 try:
+                    self._wait_for_company()
+                    started = time.monotonic()
                     self._commit()
+                    self._seconds = time.monotonic() - started
                 finally:
                     with self._lock:
                         self._has_leader = False
                         self._wake_waiters()
+
+    def _wait_for_company(self) -> None:
+        """By the leader, if it is likely that others are about to flush too."""
+        with self._lock:
+            waits = self._delay.begin(len(self._waiters))
+        if waits:
+            self._delay.wait()
+            with self._lock:
+                self._delay.end()
 
     def _lead(self, lsn: int, begun: int) -> bool:
         """Become the leader; returns False if another leader's commit has passed lsn. Raises the same as
@@ -110,6 +126,7 @@ class Committer:
                 turn = threading.Lock()
                 turn.acquire()
                 self._waiters.append((lsn, turn))
+                self._delay.note_waiter(len(self._waiters))
             turn.acquire()
             if self._line.committed >= lsn:
                 return False
@@ -142,17 +159,20 @@ class Committer:
     def _wake_some(self) -> None:
         """If it raises, nobody has been taken from `_waiters`. Lock held."""
         asleep = []
+        served = 1
         committed, has_failed = self._line.committed, bool(self._line.log_error or self._line.commits.error)
         has_successor = False
         for waiter in self._waiters:
             lsn, turn = waiter
             if lsn <= committed or has_failed:
+                served += 1
                 turn.release()
             elif has_successor:
                 asleep.append(waiter)
             else:
                 has_successor = True
                 turn.release()
+        self._delay.note_commit(served, len(asleep) + has_successor, self._seconds)
         self._waiters = asleep
 
     def commit_all(self) -> None:
