@@ -399,3 +399,24 @@ def test_snapshots_that_are_read_while_writes_and_destaging_go_on(pair, paramete
     assert writer.past.compared > 10, f"{ended} have ended"
     cache.drain()
     same(pair.origin.read_bytes(), writer.live)
+
+
+def test_a_range_after_a_request_with_a_commit_in_its_middle():
+    """The range takes no LSN. What was committed before it is a part of the request alone."""
+    machine = SnapshotMachine()
+    try:
+        machine.begin(
+            size=1 << 20, seed=None, marks=("0", "1"),
+            parameters={
+                "ring_size": "1M", "commit_size": "512K", "commit_interval": "1h", "destage_delay": "0",
+                "destage_depth": "1", "compress": "off", "ack": "ram", "flush": "log", "fua": "log",
+                "on_exit": "commit",
+            },
+        )  # fmt: skip
+        machine.write(alignment=1, compressible=False, count=1 << 20, fua=False, place=0, seed=0)
+        machine.clear(alignment=1, count=4096, fua=False, kind="trim", place=0)
+        generations, _ = machine.cache.window()
+        assert machine.past._heads[-2] < generations[-1].end_lsn < machine.past._heads[-1]
+        machine.what_is_covered_is_as_it_was()
+    finally:
+        machine.teardown()

@@ -19,6 +19,9 @@ class PastStates:
     def __init__(self, head, content):
         self._heads = [head]
         self._contents = [self._chunks(content, itertools.repeat(None))]
+        """What the last request at each head left."""
+        self._firsts = list(self._contents)
+        """What the first one left, in the middle of which a commit may have fallen."""
         self.compared = 0
 
     def note(self, head, content):
@@ -31,6 +34,7 @@ class PastStates:
             before = self._contents[-1] if self._contents else itertools.repeat(None)
             self._heads.append(head)
             self._contents.append(self._chunks(content, before))
+            self._firsts.append(self._contents[-1])
 
     def _chunks(self, content, before):
         """The content in pieces; those that are as before are shared."""
@@ -41,12 +45,12 @@ class PastStates:
     def forget_from(self, head):
         """What a crash lost, the state at head included: its LSNs are given to others."""
         count = bisect_left(self._heads, head)
-        del self._heads[count:], self._contents[count:]
+        del self._heads[count:], self._contents[count:], self._firsts[count:]
 
     def forget_below(self, lsn):
         """No moment before that is asked for any more."""
         count = max(bisect_right(self._heads, lsn) - 1, 0)
-        del self._heads[:count], self._contents[:count]
+        del self._heads[:count], self._contents[:count], self._firsts[:count]
 
     def compare(self, found, lsn):
         """Fail unless found is the volume as it stood at lsn."""
@@ -56,5 +60,5 @@ class PastStates:
         if self._heads[index] == lsn or index + 1 == len(self._heads):
             same(found, b"".join(self._contents[index]))
         else:
-            states = [b"".join(chunks) for chunks in self._contents[index : index + 2]]
+            states = [b"".join(chunks) for chunks in (self._contents[index], self._firsts[index + 1])]
             assert is_between(found, states), f"not the volume as it stood at LSN {lsn}"
