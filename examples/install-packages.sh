@@ -24,7 +24,8 @@ packages[run]="python3 python3-sortedcontainers python3-xxhash python3-zstandard
 packages[quickstart]="${packages[run]} libnbd-bin e2fsprogs"
 packages[test]="${packages[quickstart]} python3-hypothesis python3-libnbd python3-pip python3-pytest
     python3-setuptools python3-venv python3-wheel
-    python3-pytest-timeout python3-pytest-xdist fio fuse3 mount procps python3-matplotlib qemu-utils util-linux xfsprogs"
+    python3-pytest-timeout python3-pytest-xdist busybox-static cpio fio fuse3 kmod mount procps python3-matplotlib
+    prometheus python3-prometheus-client python3-rich qemu-system-x86 qemu-utils util-linux xfsprogs"
 packages[bench]="${packages[run]} fio libnbd-bin python3-libnbd python3-matplotlib qemu-utils util-linux"
 packages[backup]="${packages[run]} libnbd-bin python3-libnbd"
 packages[undo]="${packages[run]} libnbd-bin e2fsprogs fuse3 mount util-linux"
@@ -55,11 +56,46 @@ for name in "${wanted[@]}"; do
     state=$(dpkg-query --show --showformat='${db:Status-Status}' "$name" 2>/dev/null) || true
     [ "$state" = installed ] || missing[$name]=1
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+# Tests start a guest. Its kernel is only unpacked, because to install it would change how this machine boots.
+kernel=/var/cache/wbcache-tests/kernel
+unpack_kernel() {
+    local folder=$1 image version name
+    # shellcheck source=/dev/null
+    case $(. /etc/os-release; echo "$ID") in
+        ubuntu) image=linux-image-virtual ;;
+        *) image=linux-image-cloud-$(dpkg --print-architecture) ;;
+    esac
+    version=$(apt-cache depends "$image" | sed -n 's/.*Depends: linux-image-//p' | head -n 1)
+    mkdir -p "$folder/new"
+    cd "$folder"
+    for name in "linux-image-$version" "linux-modules-$version"; do
+        # Debian has the modules in the package of the image.
+        [[ -z $(apt-cache search --names-only "^$name\$") ]] || apt-get -q download "$name"
+    done
+    for name in *.deb; do dpkg-deb --extract "$name" new; done
+    [ -e new/lib ] || ln -s usr/lib new/lib
+    depmod --basedir new "$version"
+    rm -rf "$kernel"
+    mkdir -p "$(dirname "$kernel")"
+    mv new "$kernel"
+}
+needs_kernel() {
+    [[ " $tasks " == *" test "* && ! -e $kernel ]]
+}
+tasks="$*"
 
-say "installing ${!missing[*]}"
+[ ${#missing[@]} -gt 0 ] || needs_kernel || exit 0
+
+names="${!missing[*]}"
+say "installing ${names:-a kernel for the guests of tests}"
 apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
 # What apt prints is shown only when it fails. A mirror that fails in update may not be one that is needed.
 updated=$(as_root "${apt[@]}" update 2>&1 </dev/null) || say "apt-get update failed: $updated"
-installed=$(as_root "${apt[@]}" install --no-install-recommends "${!missing[@]}" 2>&1 </dev/null) ||
+[ ${#missing[@]} -eq 0 ] || installed=$(as_root "${apt[@]}" install --no-install-recommends "${!missing[@]}" 2>&1 </dev/null) ||
     { say "apt-get install failed: $installed"; exit 1; }
+if needs_kernel; then
+    work=$(mktemp -d)
+    unpacked=$(as_root bash -ec "kernel=$kernel; $(declare -f unpack_kernel); unpack_kernel $work" 2>&1) ||
+        { say "no kernel for the guests of tests: $unpacked"; exit 1; }
+    as_root rm -rf "$work"
+fi

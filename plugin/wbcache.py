@@ -12,6 +12,8 @@ import logging
 import os
 import site
 import sys
+import threading
+import time
 
 import nbdkit
 
@@ -77,6 +79,8 @@ from wbcache_core.server.config import Config
 from wbcache_core.server.control.commands import COMMANDS, TOO_LONG, ControlCommands
 from wbcache_core.server.control.server import ControlServer
 from wbcache_core.server.control.socket import ControlSocket
+from wbcache_core.server.metrics import load_client
+from wbcache_core.server.metrics_server import MetricsServer
 from wbcache_core.server.writers import Writers
 from wbcache_core.units import MIB, PAGE_BYTES, quoted
 from wbcache_core.volume.export import DESCRIPTIONS, AckExport, level_of
@@ -101,6 +105,13 @@ _client_sockets = None
 _watcher = None
 _control = None
 _control_socket = None
+_metrics = None
+_hanging_up = threading.Lock()
+_last_answers = threading.Event()
+"""At a stop, when what was accepted is durable, requests that were carried out are answered; then it is set, and the
+others get no answer."""
+_ANSWER_SECONDS, _ANSWER_PAUSE = 0.1, 0.005
+"""So long they may take, and between two looks whether all have gone."""
 
 
 class NbdkitLogHandler(logging.Handler):
@@ -134,7 +145,7 @@ def _failure(error):
     """Choose the errno; returns the exception to raise, which keeps no references."""
     if isinstance(error, StoppedError):
         # A client that learns of the stop disconnects, see _end_when_settled().
-        _cache.wait_until_settled()
+        _last_answers.wait()
     if not isinstance(error, WbcacheError):
         sys.tracebacklimit = 100
         _log.error("internal error, please report it", exc_info=error)
@@ -203,7 +214,7 @@ def config_complete():
 
 
 def get_ready():
-    global _cache, _writers, _client_sockets, _control_socket
+    global _cache, _writers, _client_sockets, _control_socket, _metrics
     allow_more_descriptors()
     _client_sockets = ClientSockets()
     _cache = Cache(_config, may_spawn=True)
@@ -211,6 +222,9 @@ def get_ready():
     _writers.check_user()
     if _config.control:
         _control_socket = ControlSocket(_config.control)
+    if _config.metrics:
+        load_client()
+        _metrics = MetricsServer(*_config.metrics)
 
 
 def after_fork():
@@ -228,23 +242,40 @@ def after_fork():
         commands = ControlCommands(_cache)
         _control = ControlServer(_control_socket, commands.answer, TOO_LONG, commands.tick)
         _control.start()
+    if _cache and _metrics:
+        _metrics.start(_cache.metrics)
 
 
 def _end_when_settled():
     # Not before the commit: a client that learns of the stop disconnects, and some versions of nbdkit can abort when
-    # one does so with requests queued.
+    # one does so with requests queued. And nbdkit answers what it reads after the shutdown with an error.
     _cache.wait_until_settled()
-    nbdkit.shutdown()
+    try:
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while _hang_up(answers=True) and time.monotonic() < deadline:
+            time.sleep(_ANSWER_PAUSE)
+        _hang_up(answers=False)
+    finally:
+        _last_answers.set()
+        nbdkit.shutdown()
 
 
 def _send_clients_away():
     if _cache.is_settled:
-        _client_sockets.hang_up(_control_socket.listener if _control_socket else None)
+        _hang_up(answers=not _last_answers.is_set())
+
+
+def _hang_up(answers):
+    with _hanging_up:
+        return _client_sockets.hang_up(_control_socket.listener if _control_socket else None, answers)
 
 
 def cleanup():
     # A drain can be watched to its end; no tag may be in progress when the log is closed.
     _cache.finish()
+    _last_answers.set()
+    if _metrics:
+        _metrics.stop()
     if _control:
         _control.stop()
     _cache.stop()
@@ -255,6 +286,8 @@ def cleanup():
 
 def open(readonly):
     try:
+        # One that connects again has to find the next server: this one cannot carry out its requests.
+        _cache.check_not_stopping()
         name = _export_name()
         if name.startswith(_SNAPSHOT):
             return _open_snapshot(name[len(_SNAPSHOT) :])

@@ -12,7 +12,7 @@ import time
 from tests.support import clients
 from tests.support.gated_origin import wait_until
 from tests.support.nbdkit_server import HANG_UP_ERRORS
-from tests.support.reconnecting_client import ReconnectingClient
+from tests.support.reconnecting_client import Address, ReconnectingClient
 from tests.support.stamped_blocks import blocks_of
 from wbcache_core.tools.info import gather_facts
 from wbcache_core.tools.offline_devices import ForgivingLog
@@ -27,19 +27,6 @@ SETTINGS = (
     {"ring_size": "2M", "compress": "zstd"},
     {"ring_size": "1M", "commit_interval": "5ms", "destage_delay": "0", "low_watermark": "0"},
 )
-
-
-class Address:
-    """One name for the sockets of servers that follow each other."""
-
-    def __init__(self, folder):
-        self.path = folder / "current.sock"
-        self._new = folder / "next.sock"
-        self.uri = f"nbd+unix:///?socket={self.path}"
-
-    def lead_to(self, server):
-        self._new.symlink_to(server.socket)
-        self._new.replace(self.path)
 
 
 def has_uncommitted(path):

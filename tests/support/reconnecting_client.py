@@ -12,6 +12,19 @@ from tests.support.stamped_blocks import sequence_in, stamped
 _PATIENCE_S = 60
 
 
+class Address:
+    """One name for the sockets of servers that follow each other."""
+
+    def __init__(self, folder):
+        self.path = folder / "current.sock"
+        self._new = folder / "next.sock"
+        self.uri = f"nbd+unix:///?socket={self.path}"
+
+    def lead_to(self, server):
+        self._new.symlink_to(server.socket)
+        self._new.replace(self.path)
+
+
 class ReconnectingClient:
     """A thread that writes to blocks that nobody else writes, never flushes, and looks now and then whether the last
     version that was acknowledged is there."""
@@ -72,6 +85,8 @@ class ReconnectingClient:
             try:
                 return send(self._connected())
             except nbd.Error as error:
+                # One that connects again may lose its connection, but an error in an answer would reach its user.
+                assert not (self._handle and self._handle.aio_is_ready()), f"answered with {error}"
                 self._handle = None
                 if time.monotonic() > deadline:
                     raise AssertionError(f"no server answers for {_PATIENCE_S} s: {error}") from None

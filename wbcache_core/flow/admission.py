@@ -29,7 +29,8 @@ def end_writes(line: NumberLine) -> None:
 
 
 def wait_for_room(line: NumberLine, pages: int) -> None:
-    """Return when `pages` more LSNs fit under the limit. Lock held; released while waiting.
+    """Return when `pages` more LSNs fit under the limit, and the volume is not quiesced. Lock held; released while
+    waiting.
 
     Raises LogFailedError, StoppedError, ReadOnlyError, CommitFailedError when an attempt failed that began after
     the call, and OriginFailedError when only the origin could make room and it has been failing for
@@ -38,6 +39,13 @@ def wait_for_room(line: NumberLine, pages: int) -> None:
     begun = line.commits.begun
     while line.head + pages > line.limit:
         check_writable(line)
+        if line.quiesced:
+            line.quiesced_waiters += 1
+            line.moved.wait()
+            line.quiesced_waiters -= 1
+            # What failed meanwhile was not this request.
+            begun = line.commits.begun
+            continue
         line.commits.raise_if_failed_since(begun)
         _want_attempt(line, begun + 1)
         line.request_commit()

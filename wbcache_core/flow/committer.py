@@ -11,7 +11,9 @@ import contextlib
 import logging
 import threading
 import time
+from time import monotonic_ns as now_ns
 
+from wbcache_core.counters import Counters
 from wbcache_core.errors import CommitFailedError, DeviceError, LogFailedError, SyncFailedError
 from wbcache_core.flow.commit_delay import CommitDelay
 from wbcache_core.flow.failure import fail, fail_log, raise_if_log_failed
@@ -46,6 +48,7 @@ class Committer:
         covered: CoveredLog,
         writer: LogWriter,
         store: SuperblockStore,
+        counters: Counters,
     ) -> None:
         self._lock = threading.Lock()
         """Guards `_has_leader`, `_waiters` and `_delay`. Nothing else is taken while it is held."""
@@ -63,6 +66,7 @@ class Committer:
         self._covered = covered  # guarded by the volume lock
         self._writer = writer  # the leader's
         self._store = store
+        self._counters = counters
         self._superblock_place = writer.end.place  # the leader's
         self._unfinished = False  # the leader's
         """A commit has begun and not finished: the log may hold segments that nothing knows of."""
@@ -172,6 +176,8 @@ class Committer:
             else:
                 has_successor = True
                 turn.release()
+        if not has_failed:
+            self._counters.served += served
         self._delay.note_commit(served, len(asleep) + has_successor, self._seconds)
         self._waiters = asleep
 
@@ -228,7 +234,7 @@ class Committer:
 
         Raises DeviceError, then nothing has moved.
         """
-        line = self._line
+        line, began = self._line, now_ns()
         if not self._writer.is_prepared:
             with line.lock:
                 segments = self._next_segments()
@@ -237,6 +243,9 @@ class Committer:
                 return
             self._writer.prepare(segments, committed, reclaimed_place)
         written = self._writer.write()
+        self._counters.commits.note(now_ns() - began)
+        pages = sum(segment.descriptor.log_pages for segment in written)
+        self._counters.log_pages += pages
         with line.lock:
             for segment in written:
                 descriptor = segment.descriptor
@@ -278,6 +287,7 @@ class Committer:
     def _note_failure(self, error: DeviceError) -> None:
         """By the leader: a write of this attempt failed. It is repeated."""
         line = self._line
+        self._counters.commit_failures += 1
         with line.lock:
             line.commits.note_failure(
                 CommitFailedError(f"{error}; what was written is not durable yet, try again", error.errno_value),

@@ -11,6 +11,7 @@ import threading
 import time
 from typing import Any
 
+from wbcache_core.counters import Counters
 from wbcache_core.errors import (
     DamagedPageError,
     DeviceError,
@@ -32,6 +33,7 @@ from wbcache_core.flow.throttle import Throttle
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.memory.block_map import LocationMap, entry_lsn
 from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.events import Events
 from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.pairing import fingerprint
@@ -62,6 +64,8 @@ class Destager:
         throttle: Throttle,
         bad: BadBlocks,
         carrier: Carrier,
+        counters: Counters,
+        events: Events,
     ) -> None:
         self._line = line
         self._map = locations  # guarded by the volume lock
@@ -75,6 +79,8 @@ class Destager:
         self._throttle = throttle
         self._bad = bad  # guarded by the volume lock
         self._carrier = carrier
+        self._counters = counters
+        self._events = events
         self._sweeper = Sweeper(line, locations)
         self._last_batch_at = 0.0
         self._superseded_below = 0
@@ -161,6 +167,9 @@ class Destager:
                 _log.warning("%s; the batch is repeated", error)
             except (DamagedPageError, DeviceError) as error:
                 self._executor.release()
+                self._counters.destage_failures += 1
+                if isinstance(error, DamagedPageError):
+                    self._counters.checksum_failures += 1
                 self._stall(error)
 
     def _wait_for_work(self) -> int | None:
@@ -243,6 +252,9 @@ class Destager:
         self._last_batch_at = time.monotonic()
         seconds = time.monotonic() - started
         self._throttle.note_destaged(batch.end_lsn - batch.start_lsn, seconds)
+        self._counters.destaged_pages += batch.end_lsn - batch.start_lsn
+        self._counters.origin_pages += written.pages
+        self._counters.origin_requests += written.requests
         self._back_off = 0.0
         if recovered:
             _log.warning("destaging goes on")
@@ -380,10 +392,12 @@ class Destager:
         for one in ended:
             if isinstance(one, Pin):
                 _log.warning("the snapshot of generation %d has ended: the origin moves on", one.generation.number)
+                self._events.note("snapshot-ended", generation=one.generation.number)
             else:
                 _log.warning(
                     "the tag '%s' (generation %d) is removed: the origin moves on", one.name, one.generation
                 )  # fmt: skip
+                self._events.note("tag-ended", tag=one.name, generation=one.generation)
 
     def _write_superblock(self, **changes: Any) -> None:
         """Raises DeviceError, then nothing may move for now; after a failed sync StoppedError: never again."""

@@ -9,7 +9,9 @@ comes to a sudden stop, and is never slowed below the actual rate of the origin.
 import logging
 import threading
 import time
+from time import monotonic_ns as now_ns
 
+from wbcache_core.counters import Counters
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
 from wbcache_core.memory.cursors import NumberLine
 
@@ -23,9 +25,10 @@ _SMOOTHING = 0.3
 class Throttle:
     """`_lock` guards `_next`, `_slowing`, and `_seconds_per_page`, which is also read without it."""
 
-    def __init__(self, line: NumberLine) -> None:
+    def __init__(self, line: NumberLine, counters: Counters) -> None:
         self._lock = threading.Lock()
         self._line = line
+        self._counters = counters
         self._next = 0.0
         """Until when writers have booked pauses, in seconds of time.monotonic(): the next one waits from there on."""
         self._seconds_per_page = 0.0
@@ -65,7 +68,9 @@ class Throttle:
             self._slowing = True
         if began:
             _log.debug("throttling: %d of %d pages of log are dirty", self._line.dirty_pages, self._line.data_pages)
+        paused_at = now_ns()
         self._stopped.wait(wait)
+        self._counters.throttled.note(now_ns() - paused_at)
 
     def _fullness(self) -> float:
         """0 at the high watermark, 1 when the log is full; a benign race with the cursors."""

@@ -88,6 +88,10 @@ class NumberLine:
         """What a drain while the server runs has to bring to the origin, up to this LSN; 0 if there is none."""
         self.room_waiters = 0
         """Writers that wait for log space."""
+        self.quiesced = False
+        """Whatever would change the volume waits. See server/quiesce.py."""
+        self.quiesced_waiters = 0
+        """Requests that wait for that to end."""
         self.writable = False
         self.writes_ended = False
         """A write failed between two of its steps: no other may follow it. Everything accepted before is intact."""
@@ -175,7 +179,7 @@ class NumberLine:
         Whatever is admitted to the ring has its space in the log: a commit never waits for destaging. A segment that
         does not fit before the end of the log leaves less than MAX_SEGMENT_PAGES unused there.
         """
-        if self.log_error or self.writes_ended or self.stopping or not self.writable:
+        if self.log_error or self.writes_ended or self.stopping or self.quiesced or not self.writable:
             self.limit = self.soft_limit = 0
             return
         room = min(self.volatile_pages - self.carry_ring, self.room_in_log)

@@ -2,9 +2,10 @@
 """Ends the connections of this process's clients, so that threads waiting for a client's next request wake up.
 
 nbdkit ends only when every client has disconnected, and a virtual machine never
-does. Only the reading side is shut down: answers in progress are still sent,
-then nbdkit sees the end of the client's requests and closes the connection
-itself.
+does. First only the reading side is shut down: answers in progress are still
+sent, and nbdkit closes the connection itself when there are no more. Then the
+other side too, so that a request that cannot be carried out gets no answer: a
+client that connects again sends it again, while an error would reach its user.
 """
 
 import contextlib
@@ -36,8 +37,9 @@ class ClientSockets:
         self._slot = os.dup(self._null)
         """A duplicate of a socket while it is examined: its number may become something else meanwhile."""
 
-    def hang_up(self, spared: socket.socket | None = None) -> int:
-        """Shut down the reading side of all connections that were accepted by listening sockets of this process.
+    def hang_up(self, spared: socket.socket | None = None, answers: bool = True) -> int:
+        """Shut down the reading side of all connections that were accepted by listening sockets of this process, or
+        without `answers` both sides.
 
         Connections that the process made itself, say to an NBD origin, are left alone, and so are those accepted by
         `spared`. Returns the number of connections shut down.
@@ -51,7 +53,7 @@ class ClientSockets:
             endpoint.getpeername()
             if _is_listening(endpoint) or _name(endpoint) not in listeners:
                 return False
-            endpoint.shutdown(socket.SHUT_RD)
+            endpoint.shutdown(socket.SHUT_RD if answers else socket.SHUT_RDWR)
             return True
 
         return sum(self._of_each(numbers, end))

@@ -13,8 +13,9 @@ import time
 import uuid
 from contextlib import ExitStack
 
-from wbcache_core import clock
+from wbcache_core import __version__, clock
 from wbcache_core.clock import Reading
+from wbcache_core.counters import Counters
 from wbcache_core.device.device import Device
 from wbcache_core.device.log_file import LogFile
 from wbcache_core.errors import (
@@ -42,6 +43,7 @@ from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.takeover import FoundData
 from wbcache_core.log.writer import LogWriter
 from wbcache_core.memory.block_map import LocationMap
+from wbcache_core.memory.events import Events, Watch
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import LAST_FLUSH
 from wbcache_core.memory.record_index import CoveredLog
@@ -54,7 +56,9 @@ from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import SHARED, Config
 from wbcache_core.server.drain import Drain
 from wbcache_core.server.history import Facts
+from wbcache_core.server.metrics import exposition
 from wbcache_core.server.opening import OpenedPair, open_pair
+from wbcache_core.server.quiesce import Quiesce
 from wbcache_core.server.ring_memory import RingMemory
 from wbcache_core.server.settings import Settings
 from wbcache_core.server.stopping import commit_and_drain, tell_undrained
@@ -93,6 +97,8 @@ class Cache:
         self._is_marked = False
         """Whether the origin's mark names this log."""
         self._settled = threading.Event()
+        self.events = Events()
+        self._watch = Watch(self.events)
         given = None if config.ring_size is None else RingBuffer(config.ring_size)
         self._ring_memory = RingMemory(config.ring_memory == SHARED)
         with ExitStack() as stack:
@@ -144,7 +150,8 @@ class Cache:
             self._log, data_pages, superblock.uuid, ring, recovered.end if recovered else LogEnd(0, 0, 0, Reading(0)),
             config.compress, self._store.log_sync,
         )  # fmt: skip
-        self._throttle = Throttle(line)
+        counters = self._counters = Counters()
+        self._throttle = Throttle(line, counters)
         floor, tags = superblock.batch_end, superblock.tags
         if pair and pair.past_is_gone:
             # If others wrote to the origin, no past moment is what it was.
@@ -154,13 +161,16 @@ class Cache:
         self._pins = Pins(line, self._covered, floor, tags)
         self._tags = Tags(line, self._covered, self._pins, self._store)
         self._bad = BadBlocks(line, self._locations, self._origin.name)
-        self._committer = Committer(line, self._table, self._covered, self._writer, self._store)
+        self._committer = Committer(line, self._table, self._covered, self._writer, self._store, counters)
         self._destager = self._new_destager()
-        reader = VolumeReader(line, ring, self._locations, self._table, self._reader, self._origin)
+        reader = VolumeReader(line, ring, self._locations, self._table, self._reader, self._origin, counters)
         self._snapshots = Snapshots(line, self._covered, self._pins, reader, self._origin)
         self.settings = Settings(config, line)
         self._drain = Drain(line, self._pins, self.settings)
-        self.volume = Volume(line, ring, self._locations, reader, self._origin, self._throttle, self._committer)
+        self._quiesce = Quiesce(line, self._committer)
+        self.volume = Volume(
+            line, ring, self._locations, reader, self._origin, self._throttle, self._committer, counters
+        )
 
     def _new_destager(self) -> Destager:
         line = self._line
@@ -170,7 +180,8 @@ class Cache:
         executor = self._new_executor()
         return Destager(
             line, Consumer(line, self._table, self._reader, executor), self._locations, self._table, self._covered,
-            self._pins, self._tags, self._store, executor, self._throttle, self._bad, carrier,
+            self._pins, self._tags, self._store, executor, self._throttle, self._bad, carrier, self._counters,
+            self.events,
         )  # fmt: skip
 
     def _new_executor(self) -> BatchExecutor:
@@ -190,7 +201,7 @@ class Cache:
 
         After any error nobody can write, no thread is left, and the next call starts over.
         """
-        self._check_not_stopping()
+        self.check_not_stopping()
         with self._lifecycle:
             if self._stopped:
                 raise StoppedError("the server is shutting down")
@@ -285,6 +296,7 @@ class Cache:
         """The state of everything at this moment, ready for JSON. Waits for no device."""
         volume = str(uuid.UUID(bytes=self._superblock.uuid))
         names = {"origin": self._origin.name, "log": self._config.log, "volume": volume, "drain": self._drain.facts()}
+        names |= {"quiesce": self._quiesce.facts(), "counters": self._counters.facts()}
         return names | status_facts.gather(
             self._line, self._covered, self._pins, self._snapshots, self._throttle, self._bad, self._ring_bytes
         )  # fmt: skip
@@ -295,6 +307,14 @@ class Cache:
         if self._keeper:
             return self._keeper.held_bytes
         return self._ring.pages << PAGE_SHIFT if self._active else 0
+
+    def note_changes(self) -> None:
+        """Have `events` note what has changed since the last call. For one thread at a time."""
+        self._watch.look(self.status())
+
+    def metrics(self) -> bytes:
+        """The same for Prometheus."""
+        return exposition([{"version": __version__, **self.status()}])
 
     def counters(self) -> status_facts.Counters:
         """Cursors that only grow."""
@@ -340,7 +360,7 @@ class Cache:
         self.activate()
         return self._bad.give_up_bytes(offset, length)
 
-    def _check_not_stopping(self) -> None:
+    def check_not_stopping(self) -> None:
         """Raises StoppedError."""
         if self._line.stopping:
             raise StoppedError("the server is shutting down")
@@ -360,6 +380,15 @@ class Cache:
     def cancel_drain(self) -> Facts:
         """Let writes wait for what the parameters say again."""
         return self._drain.cancel()
+
+    def quiesce(self) -> Facts:
+        """Have all changes wait until resume(); see Quiesce.begin(). Raises WbcacheError."""
+        self.activate()
+        return self._quiesce.begin()
+
+    def resume(self) -> Facts:
+        """End that. Raises StoppedError."""
+        return self._quiesce.end()
 
     def interrupt(self) -> None:
         """The server is about to stop: wake every blocked request. Called again, it ends a drain. Never blocks long."""

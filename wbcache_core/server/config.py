@@ -91,6 +91,14 @@ def _parse_history(text: str) -> History:
     )
 
 
+def _parse_address(text: str) -> tuple[str, int]:
+    """HOST:PORT, or PORT on this machine."""
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise ConfigError(f"'{text}' is neither HOST:PORT nor PORT")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
 def _parse_force(text: str) -> frozenset[str]:
     return frozenset(_choice(part, FORCE_WORDS) for part in text.split(","))
 
@@ -123,6 +131,8 @@ class Config:
     history: History = NO_HISTORY
     history_full: str = DROP
     control: str = ""
+    metrics: tuple[str, int] | None = None
+    """Host and port."""
     force: frozenset[str] = field(default_factory=frozenset)
     pin_thread_state: bool = True
 
@@ -162,6 +172,7 @@ class Config:
             "history": _parse_history,
             "history_full": lambda text: _choice(text, (DROP, HOLD)),
             "control": absolute_path,
+            "metrics": _parse_address,
             "force": _parse_force,
             "pin_thread_state": _parse_switch,
         }

@@ -59,11 +59,13 @@ def gather(
         facts["bad_blocks"] = bad.facts()
         log_error = line.log_error or line.commits.error
         origin_error, failed_at = line.origin_error, line.origin_failed_at
+        since = line.timeline[0][1] if line.timeline else line.pending_since
         settles_in = line.origin_settles_at - time.monotonic()
     facts["throttling"]["destaging_seconds_per_page"] = throttle.seconds_per_page
     facts["window"] = window(oldest, newest, count) if oldest and newest else None
     facts["snapshots"] = [{**moment(generation), "opened": users} for generation, users in opened]
     facts["tags"] = [{"name": tag.name, **moment(Generation.of(tag))} for tag in tags]
+    facts["dirty_seconds"] = time.monotonic() - since if since else 0.0
     facts["origin_settles"] = max(settles_in, 0.0)
     facts["errors"] = {
         "log": str(log_error) if log_error else None,
@@ -79,6 +81,8 @@ def _state(line: NumberLine) -> str:
         return "draining" if line.draining else "stopping"
     if line.log_error:
         return "failed"
+    if line.quiesced:
+        return "quiesced"
     return "writable" if line.writable else "read-only"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from wbcache_core import clock
+from wbcache_core.counters import Counters
 from wbcache_core.device.device import Device
 from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import ConfigError, DamagedLogError, DeviceError, OutsideWindowError
@@ -95,7 +96,7 @@ class LogHistory:
         line = line_of(superblock, recovered, ring.pages, Config().policy(superblock.data_pages))
         # Clean data is just as good on the origin, and more of it may be readable there.
         line.oldest = superblock.destaged
-        return VolumeReader(line, ring, locations, recovered.table, self._reader, origin)
+        return VolumeReader(line, ring, locations, recovered.table, self._reader, origin, Counters())
 
     @contextmanager
     def paired_origin(self, text: str | None, log: FileDevice) -> Iterator[Device]:

@@ -5,7 +5,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 from wbcache_core import __version__
 from wbcache_core.device.name import device_name, local_path
@@ -13,10 +12,10 @@ from wbcache_core.errors import ConfigError, LogRefusedError, LogVersionError, W
 from wbcache_core.memory import moments
 from wbcache_core.pairing.pairing import ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
 from wbcache_core.server.history import DEFAULT_ROWS, MOST_GROUPS
-from wbcache_core.tools import standard_streams
+from wbcache_core.tools import server_commands, standard_streams
+from wbcache_core.tools.arguments import Commands, argument
 from wbcache_core.tools.check import run_check
 from wbcache_core.tools.diff import run_diff
-from wbcache_core.tools.drain import run_drain
 from wbcache_core.tools.dump import Filter, parse_range, run_dump
 from wbcache_core.tools.info import run_info
 from wbcache_core.tools.picture import run_picture
@@ -25,13 +24,9 @@ from wbcache_core.tools.replay import run_replay
 from wbcache_core.tools.rewind import run_rewind
 from wbcache_core.tools.salvage.lost_superblocks import UNCERTAIN_LOG
 from wbcache_core.tools.salvage.salvage import run_salvage
-from wbcache_core.tools.settings import run_get, run_set, setting
-from wbcache_core.tools.status import run_give_up, run_status
 from wbcache_core.tools.tags import run_history, run_resolve, run_tag, run_untag
 
 REFUSED, CANNOT_LOOK, INTERRUPTED, NOBODY_READS = 1, 2, 130, 141
-
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _DESCRIPTION = (
     "Inspects, checks, drains, rewinds and salvages the log of a wbcache server that is not running; names "
@@ -51,20 +46,8 @@ exit status:
 """
 
 
-def _argument(parse: Callable[[str], object]) -> Callable[[str], object]:
-    """One of our parsers with argparse's way of refusing."""
-
-    def convert(text: str) -> object:
-        try:
-            return parse(text)
-        except ConfigError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert
-
-
-_origin = _argument(device_name)
-_local_path = _argument(local_path)
+_origin = argument(device_name)
+_local_path = argument(local_path)
 
 
 def _name_of_new_file(text: str) -> str:
@@ -74,7 +57,7 @@ def _name_of_new_file(text: str) -> str:
     return local_path(text)
 
 
-_new_name = _argument(_name_of_new_file)
+_new_name = argument(_name_of_new_file)
 _PAIR_WORDS = (ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG)
 
 
@@ -109,30 +92,18 @@ def build_parser() -> argparse.ArgumentParser:
     _add_untag(commands)
     _add_resolve(commands)
     _add_history(commands)
-    _add_status(commands)
-    _add_drain(commands)
-    _add_get(commands)
-    _add_set(commands)
-    _add_give_up(commands)
+    server_commands.add(commands)
     _add_plugin_path(commands)
     return parser
 
 
-def _add(commands: _Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
+def _add(commands: Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=summary, description=text)
     parser.add_argument("log", metavar="LOG", type=_local_path, help="the log: a file or block device")
     return parser
 
 
-def _add_asking(commands: _Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=summary, description=text)
-    parser.add_argument(
-        "socket", metavar="SOCKET", type=_local_path, help="the socket that the server was given with control="
-    )
-    return parser
-
-
-def _add_info(commands: _Commands) -> None:
+def _add_info(commands: Commands) -> None:
     parser = _add(
         commands, "info", "what a log is, and what it holds that its origin lacks",
         "Shows which origin the log belongs to, sizes and cursors, how much of it the origin lacks and since when, and "
@@ -141,7 +112,7 @@ def _add_info(commands: _Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _add_check(commands: _Commands) -> None:
+def _add_check(commands: Commands) -> None:
     parser = _add(
         commands, "check", "whether a log is sound",
         "Reads the whole log, verifies every checksum and everything else that must hold, and says what is wrong and "
@@ -151,13 +122,13 @@ def _add_check(commands: _Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _add_dump(commands: _Commands) -> None:
+def _add_dump(commands: Commands) -> None:
     parser = _add(
         commands, "dump", "every segment and entry of a log, one line each",
         "Reads the whole log and prints the segments in order of LSN: the origin lacks 'dirty' ones; it has 'clean' "
         "ones, which have not been overwritten yet; 'loose' ones were cut off by a crash or by damage.",
     )  # fmt: skip
-    number, time = _argument(parse_range), _argument(moments.parse)
+    number, time = argument(parse_range), argument(moments.parse)
     parser.add_argument("--block", metavar="A[-B]", type=number, help="only entries of these blocks of 4096 bytes")
     parser.add_argument("--lsn", metavar="A[-B]", type=number, help="only entries with these LSNs")
     parser.add_argument("--since", metavar="TIME", type=time, help="only commits from then on (ISO 8601, local or Z)")
@@ -165,7 +136,7 @@ def _add_dump(commands: _Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
-def _add_replay(commands: _Commands) -> None:
+def _add_replay(commands: Commands) -> None:
     parser = _add(
         commands, "replay", "write everything the log holds to the origin",
         "Destages the whole log, as a server would; afterwards the origin alone is the volume. It can be killed at any "
@@ -176,13 +147,13 @@ def _add_replay(commands: _Commands) -> None:
         "--to", metavar="FILE", type=_new_name, help="write the volume to this new, sparse file instead"
     )
     parser.add_argument(
-        "--force", metavar="WORD[,WORD]", type=_argument(_words_among(*_PAIR_WORDS)), default=frozenset(),
+        "--force", metavar="WORD[,WORD]", type=argument(_words_among(*_PAIR_WORDS)), default=frozenset(),
         help=f"write the log over an origin that was changed behind its cache ({ORIGIN_CHANGED}), that was moved or "
         f"restored ({ORIGIN_MOVED}), or for which another log holds data ({OTHER_LOG})",
     )  # fmt: skip
 
 
-def _add_salvage(commands: _Commands) -> None:
+def _add_salvage(commands: Commands) -> None:
     parser = _add(
         commands, "salvage", "save what can be saved from a damaged log",
         "For a log that is refused because it is damaged, or whose destaging is stalled by a damaged page. Says up to "
@@ -193,7 +164,7 @@ def _add_salvage(commands: _Commands) -> None:
     parser.add_argument("origin", metavar="ORIGIN", type=_origin, help="the origin of this log")
     parser.add_argument("--yes", action="store_true", help="do it instead of only saying what would be done")
     parser.add_argument(
-        "--force", metavar="WORD[,WORD]", type=_argument(_words_among(*_PAIR_WORDS, UNCERTAIN_LOG)),
+        "--force", metavar="WORD[,WORD]", type=argument(_words_among(*_PAIR_WORDS, UNCERTAIN_LOG)),
         default=frozenset(),
         help=f"go on although the origin seems to have changed or to be another one ({ORIGIN_CHANGED}), was moved or "
         f"restored ({ORIGIN_MOVED}), has another log with data for it ({OTHER_LOG}), or although part of the log may "
@@ -210,7 +181,7 @@ def _when(text: str) -> str:
 _WHENS = "generation number, an age like -5m, a time, last-flush, or a tag"
 
 
-def _add_diff(commands: _Commands) -> None:
+def _add_diff(commands: Commands) -> None:
     parser = _add(
         commands, "diff", "what changed from one moment to another",
         "Prints the extents that were written, trimmed or zeroed between A and B, each with what it is at B: what has "
@@ -225,7 +196,7 @@ def _add_diff(commands: _Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print a list in the map format of qemu-img")
 
 
-def _add_rewind(commands: _Commands) -> None:
+def _add_rewind(commands: Commands) -> None:
     parser = _add(
         commands, "rewind", "make a past moment the present one",
         "Appends to the log every block that changed since WHEN, as it was then. Nothing is removed: the moment before "
@@ -236,7 +207,7 @@ def _add_rewind(commands: _Commands) -> None:
     parser.add_argument("--origin", metavar="ORIGIN", type=_origin, help="the origin, if it is not where it was last")
 
 
-def _add_picture(commands: _Commands) -> None:
+def _add_picture(commands: Commands) -> None:
     parser = _add(
         commands, "picture", "draw what a log holds",
         "Draws a PNG with time on the x axis and the volume on the y axis: how much was written where and when, the "
@@ -245,7 +216,7 @@ def _add_picture(commands: _Commands) -> None:
     parser.add_argument("file", metavar="FILE.png", type=_new_name, help="the new file")
 
 
-def _add_to_target(commands: _Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
+def _add_to_target(commands: Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=summary, description=text)
     parser.add_argument(
         "target", metavar="LOG|SOCKET", type=_local_path,
@@ -254,7 +225,7 @@ def _add_to_target(commands: _Commands, name: str, summary: str, text: str) -> a
     return parser
 
 
-def _add_tag(commands: _Commands) -> None:
+def _add_tag(commands: Commands) -> None:
     parser = _add_to_target(
         commands, "tag", "give a moment a name, and keep it",
         "Gives a name to a moment that the log covers: by default the present one, otherwise a generation, an age such "
@@ -264,14 +235,14 @@ def _add_tag(commands: _Commands) -> None:
     parser.add_argument("when", metavar="WHEN", nargs="?", type=_when, help="the moment, if not the present one")
 
 
-def _add_untag(commands: _Commands) -> None:
+def _add_untag(commands: Commands) -> None:
     parser = _add_to_target(
         commands, "untag", "remove a tag", "Removes a tag; its moment is then kept no longer than any other."
     )
     parser.add_argument("name", metavar="NAME", type=_name, help="the tag")
 
 
-def _add_resolve(commands: _Commands) -> None:
+def _add_resolve(commands: Commands) -> None:
     parser = _add_to_target(
         commands, "resolve", "the export that a moment means now",
         "Prints the name of the export (@ and the generation) that an age, a time or last-flush means now. That name "
@@ -280,7 +251,7 @@ def _add_resolve(commands: _Commands) -> None:
     parser.add_argument("when", metavar="WHEN", type=_when, help=f"the moment: a {_WHENS}")
 
 
-def _add_history(commands: _Commands) -> None:
+def _add_history(commands: Commands) -> None:
     parser = _add_to_target(
         commands, "history", "the moments that can be opened, what was written when, and the tags",
         "Shows which moments the log covers, how much was written in each generation (commit), and the tags. If there "
@@ -288,72 +259,13 @@ def _add_history(commands: _Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--all", action="store_true", help="print a line for every generation, however many there are")
     parser.add_argument(
-        "--limit", metavar="N", type=_argument(_row_limit), default=DEFAULT_ROWS,
+        "--limit", metavar="N", type=argument(_row_limit), default=DEFAULT_ROWS,
         help=f"group the generations into at most this many lines, 1 to {MOST_GROUPS}; {DEFAULT_ROWS} by default",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _add_status(commands: _Commands) -> None:
-    parser = _add_asking(
-        commands, "status", "what a running server is doing",
-        "Shows the cursors, how much is dirty, rates, the window, open snapshots, tags, and failures.",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _add_drain(commands: _Commands) -> None:
-    parser = _add_asking(
-        commands, "drain", "destage everything while the server runs",
-        "Has a running server destage everything that was written so far. From then on, writes wait for "
-        "the origin, so that it ends under any load, and nothing is dirty afterwards; --cancel ends that.",
-    )  # fmt: skip
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--wait", action="store_true", help="return when the origin has everything, and show progress")
-    what.add_argument("--cancel", action="store_true", help="let writes be acknowledged as the parameters say again")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _add_get(commands: _Commands) -> None:
-    parser = _add_asking(
-        commands, "get", "parameters of a running server",
-        "Shows the parameters that may change while the server runs: their values, and how they were at "
-        "the start if that was different.",
-    )  # fmt: skip
-    parser.add_argument("names", metavar="NAME", nargs="*", help="only these parameters")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _add_set(commands: _Commands) -> None:
-    parser = _add_asking(
-        commands, "set", "change parameters of a running server",
-        "Changes parameters while the server runs, until it ends: all that are named, or none if one of "
-        "them is refused. wbcache get shows which may be changed.",
-    )  # fmt: skip
-    parser.add_argument(
-        "values", metavar="NAME=VALUE", nargs="+", type=_argument(setting), help="as on nbdkit's command line"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _add_give_up(commands: _Commands) -> None:
-    parser = _add_asking(
-        commands, "give-up", "give up bytes that the origin rejects",
-        "For bad sectors of the origin, which status shows: what was written there is only in the log. "
-        "Gives that up for good, in all bad blocks within LENGTH bytes from OFFSET on. What clients wrote there is "
-        "lost, flushed or not; the volume then reads there what the origin has, which is old data or an error.",
-    )  # fmt: skip
-    parser.add_argument("offset", metavar="OFFSET", type=_argument(_bytes), help="in bytes")
-    parser.add_argument("length", metavar="LENGTH", type=_argument(_bytes), help="in bytes")
-
-
-def _bytes(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ConfigError(f"'{text}' is not a number of bytes")
-    return int(text)
-
-
-def _add_plugin_path(commands: _Commands) -> None:
+def _add_plugin_path(commands: Commands) -> None:
     commands.add_parser(
         "plugin-path", help="where the plugin for nbdkit is",
         description="Prints the absolute path of the plugin that belongs to this command, for: "
@@ -403,16 +315,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return run_resolve(arguments.target, arguments.when)
     if arguments.command == "history":
         return run_history(arguments.target, arguments.limit, arguments.all, arguments.json)
-    if arguments.command == "status":
-        return run_status(arguments.socket, arguments.json)
-    if arguments.command == "drain":
-        return run_drain(arguments.socket, arguments.wait, arguments.cancel, arguments.json)
-    if arguments.command == "get":
-        return run_get(arguments.socket, arguments.names, arguments.json)
-    if arguments.command == "set":
-        return run_set(arguments.socket, arguments.values, arguments.json)
-    if arguments.command == "give-up":
-        return run_give_up(arguments.socket, arguments.offset, arguments.length)
+    if "ask" in arguments:
+        return int(arguments.ask(arguments))
     if arguments.command == "plugin-path":
         return run_plugin_path()
     return run_salvage(arguments.log, arguments.origin, arguments.yes, arguments.force, arguments.json)

@@ -47,6 +47,9 @@ def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
     waiting = throttling["waiting_for_log_space"]
     speed_of_writers = "slowed" if throttling["active"] else "at full speed"
     yield "writers", f"{speed_of_writers}, {waiting} waiting for log space" if waiting else speed_of_writers
+    # An older server has none.
+    if facts.get("quiesce", {}).get("quiesced"):
+        yield "quiesced", f"changes wait until wbcache resume; {facts['quiesce']['waiting']} are waiting"
     if facts["drain"]["state"] == DRAINING:
         yield "drain", f"{format_size(facts['drain']['bytes_left'])} left; writes wait for the origin"
     elif facts["drain"]["state"] == DRAINED:

@@ -10,6 +10,7 @@ import enum
 from array import array
 from typing import NamedTuple
 
+from wbcache_core.counters import LOG, ORIGIN, RING, Counters
 from wbcache_core.device.device import Device
 from wbcache_core.errors import DamagedPageError, DeviceError
 from wbcache_core.log.reader import LogPiece, LogReader
@@ -62,6 +63,7 @@ class VolumeReader:
         table: SegmentTable,
         log: LogReader,
         origin: Device,
+        counters: Counters,
     ) -> None:
         self._line = line
         self._ring = ring
@@ -69,31 +71,43 @@ class VolumeReader:
         self._table = table  # guarded by the volume lock
         self._log = log
         self._origin = origin
+        self._counters = counters
 
     def through(self, locations: LocationMap) -> "VolumeReader":
         """A reader of the same ring, log and origin with another map, which does not change any more."""
-        return VolumeReader(self._line, self._ring, locations, self._table, self._log, self._origin)
+        return VolumeReader(
+            self._line, self._ring, locations, self._table, self._log, self._origin, self._counters
+        )
 
-    def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
-        """Fill buffer from byte offset. Raises DeviceError, DamagedPageError."""
+    def read_into(self, buffer: memoryview | bytearray, offset: int) -> int:
+        """Fill buffer from byte offset; returns the slowest source of what is in it. Raises DeviceError,
+        DamagedPageError."""
         count = len(buffer)
         view = memoryview(buffer)
-        if count == PAGE_BYTES and not offset & PAGE_MASK and self._read_page(view, offset):
-            return
+        if count == PAGE_BYTES and not offset & PAGE_MASK:
+            source = self._read_page(view, offset)
+            if source is not None:
+                return source
+        slowest = RING
         position = 0
         while position < count:
             block, start = divmod(offset + position, PAGE_BYTES)
             pages = min((count - position) >> PAGE_SHIFT, _CHUNK_PAGES)
             if start or not pages:
                 taken = min(PAGE_BYTES - start, count - position)
-                view[position : position + taken] = self.read_block(block)[start : start + taken]
+                page = bytearray(PAGE_BYTES)
+                source = self._read_pages(block, memoryview(page))
+                view[position : position + taken] = page[start : start + taken]
             else:
                 taken = pages << PAGE_SHIFT
-                self._read_pages(block, view[position : position + taken])
+                source = self._read_pages(block, view[position : position + taken])
+            slowest = max(slowest, source)
             position += taken
+        return slowest
 
-    def _read_page(self, view: memoryview, offset: int) -> bool:
-        """Fast path for one page. Returns False, with view not filled, if it has to be read like any other piece.
+    def _read_page(self, view: memoryview, offset: int) -> int | None:
+        """Fast path for one page; returns its source. None, with view not filled, if it has to be read like any other
+        piece.
 
         This is the request whose cost matters most. What the first look does not decide is left to _read_pages().
         """
@@ -102,21 +116,22 @@ class VolumeReader:
             entry = self._map.get(block)
             if line.ring_start <= entry <= LSN_MASK and entry >= line.head - line.ring_pages:
                 view[:] = self._ring.page(entry)
-                return True
+                return RING
             committed = line.committed
             if is_on_origin := entry_lsn(entry) < line.oldest:
                 segment, page_sum = None, 0
             elif entry > LSN_MASK:
-                return False
+                return None
             else:
                 segment = self._table.locate(entry)
                 page_sum = self._table.page_sum(entry)
         if is_on_origin:
             self._origin.read_into(view, offset)
             with line.lock:
-                return self._map.get(block) == entry and self._map.dropped_below <= committed
+                is_unchanged = self._map.get(block) == entry and self._map.dropped_below <= committed
+            return ORIGIN if is_unchanged else None
         assert segment
-        return self._log.read_page(segment, entry, page_sum, view)
+        return LOG if self._log.read_page(segment, entry, page_sum, view) else None
 
     def read_block(self, block: int) -> bytearray:
         """One whole page; beyond the end of the volume it is zeros. Raises the same as read_into()."""
@@ -124,17 +139,19 @@ class VolumeReader:
         self._read_pages(block, memoryview(page))
         return page
 
-    def _read_pages(self, block: int, view: memoryview) -> None:
-        """Fill a view of whole pages, at most _CHUNK_PAGES, from a block on."""
-        todo = [(block, view)]
+    def _read_pages(self, block: int, view: memoryview) -> int:
+        """Fill a view of whole pages, at most _CHUNK_PAGES, from a block on; returns the slowest source."""
+        todo, slowest = [(block, view)], RING
         while todo:
             block, view = todo.pop()
             with self._line.lock:
                 work = self._look_up(block, view)
+            slowest = max(slowest, ORIGIN if work.origin else LOG if work.log else RING)
             for index, piece in work.log:
                 part = view[index << PAGE_SHIFT : index + len(piece.page_sums) << PAGE_SHIFT]
                 source = self._read_log(piece, part, block + index)
                 if source is _Source.ORIGIN:
+                    slowest = ORIGIN
                     work.origin.append((index, len(piece.page_sums)))
                 elif source is _Source.UNKNOWN:
                     todo.append((block + index, part))
@@ -143,6 +160,7 @@ class VolumeReader:
                 self._read_origin(block + index, part)
                 if not self._is_unchanged(block + index, work.entries[index : index + count], work.committed):
                     todo.append((block + index, part))
+        return slowest
 
     def _is_unchanged(self, block: int, entries: "array[int]", committed: int) -> bool:
         """Whether nobody wrote the blocks since the look-up, so that the destager did not touch them on the origin.
@@ -167,6 +185,7 @@ class VolumeReader:
                     return _Source.ORIGIN
             if not isinstance(error, DamagedPageError):
                 raise
+            self._counters.checksum_failures += 1
             offset = block + max(error.lsn - piece.lsn, 0) << PAGE_SHIFT
             raise DamagedPageError(
                 f"the 4096 bytes of the volume at {offset} are lost: {error}; write them again, from a backup",

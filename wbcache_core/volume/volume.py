@@ -6,6 +6,9 @@ the map never depends on completion order. Offsets and lengths are bytes. Every
 method raises only RequestError and DeviceError.
 """
 
+from time import monotonic_ns as now_ns
+
+from wbcache_core.counters import ONE, UNTIMED, Counters
 from wbcache_core.device.device import Device, Extent
 from wbcache_core.errors import OriginFailedError, OutOfRangeError, ReadOnlyError, StoppedError
 from wbcache_core.flow.admission import end_writes, wait_for_destaged, wait_for_room
@@ -40,6 +43,7 @@ class Volume:
         origin: Device,
         throttle: Throttle,
         committer: Committer,
+        counters: Counters,
     ) -> None:
         self.size = origin.size
         self._line = line
@@ -50,19 +54,29 @@ class Volume:
         self._extents = ExtentMapper(line, locations, origin)
         self._throttle = throttle
         self._committer = committer
+        self._counters = counters
 
     def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
         """Fill buffer from offset."""
         if offset < 0 or offset + len(buffer) > self.size:
             self._check_range(len(buffer), offset)
-        self._reader.read_into(buffer, offset)
+        counters = self._counters
+        if offset & UNTIMED:
+            source = self._reader.read_into(buffer, offset)
+        else:
+            began = now_ns()
+            source = self._reader.read_into(buffer, offset)
+            counters.reads[source].note(now_ns() - began)
+        step = ONE + len(buffer)
+        counters.read_totals[source] += step
 
     def write(
         self, data: bytes | bytearray | memoryview, offset: int, fua: bool = False, ack: int | None = None
     ) -> None:
         """Write data at offset; returns when the cursor of `ack`, or of `fua`, has passed it. `ack` is a level that
         replaces the policy's."""
-        count = len(data)
+        count, counters = len(data), self._counters
+        began = 0 if offset & UNTIMED else now_ns()
         line, ring = self._line, self._ring
         if not line.soft_limit:
             self._throttle.pause(pages_of(count))
@@ -92,6 +106,9 @@ class Volume:
         policy = line.policy
         if fua or ack or policy.ack or policy.draining:
             self._acknowledge(end, policy, fua, ack)
+        if began:
+            counters.writes.note(now_ns() - began)
+        counters.write_totals[0] += ONE + count
 
     def trim(self, count: int, offset: int, fua: bool = False, ack: int | None = None) -> None:
         """Discard: the range reads as zeros and is deallocated on the origin if possible. `ack` as for write()."""
@@ -106,10 +123,12 @@ class Volume:
 
     def flush(self) -> None:
         """Return when the cursor of `flush` has passed every request acknowledged before."""
+        began = now_ns()
         with self._line.lock:
             raise_if_log_failed(self._line)
             end = self._line.head
         self._reach(end, self._line.policy.flush)
+        self._counters.flushes.note(now_ns() - began)
 
     def extents(self, count: int, offset: int, only_one: bool = False) -> list[Extent]:
         """Contiguous extents from offset, or only the first with only_one; they may stop short of count."""
@@ -252,7 +271,7 @@ class Volume:
     def _clear(self, kind: int, count: int, offset: int, fua: bool, ack: int | None) -> None:
         """Trim or zero: a range entry for the whole pages, patches for the ends."""
         self._check_range(count, offset)
-        end_offset = offset + count
+        began, end_offset = now_ns(), offset + count
         first = pages_of(offset)
         last = pages_of(end_offset) if end_offset == self.size else end_offset >> PAGE_SHIFT
         end = self._line.head
@@ -266,6 +285,7 @@ class Volume:
         policy = self._line.policy
         if fua or ack or policy.ack or policy.draining:
             self._acknowledge(end, policy, fua, ack)
+        self._counters.clears.note(now_ns() - began)
 
     def _zero_pieces(self, offset: int, end: int) -> int:
         """Zero parts of pages, at most two."""

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.gated_origin import PATIENCE_S, in_background
 from tests.support.policies import policy_with
+from wbcache_core.counters import Counters
 from wbcache_core.flow.throttle import Throttle
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
 from wbcache_core.memory.cursors import NumberLine
@@ -24,7 +25,7 @@ def line():
 
 @pytest.fixture
 def throttle(line):
-    return Throttle(line)
+    return Throttle(line, Counters())
 
 
 @pytest.fixture

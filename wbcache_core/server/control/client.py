@@ -29,6 +29,17 @@ def check_socket(path: str, command: str) -> None:
         raise ControlError(f"'{path}' is not a socket; {command} asks a running server: name its control=PATH")
 
 
+def counted_status(path: str) -> Facts:
+    """The answer to `status` of a server that counts. Raises ControlError."""
+    facts = ask(path, "status")
+    if "counters" not in facts:
+        raise ControlError(
+            f"the server behind '{path}' is wbcache {facts.get('version')}, which does not count what it does; start "
+            "it again with this version"
+        )
+    return facts
+
+
 def ask(path: str, command: str, **fields: object) -> Facts:
     """Send one request; returns the server's answer. Raises ControlError, also if the server refuses."""
     request = json.dumps({"command": command, **fields}).encode() + b"\n"

@@ -28,12 +28,16 @@ COMMANDS: dict[str, dict[str, type]] = {
     "resolve": {"when": str},
     "give-up": {"offset": int, "length": int},
     "drain": {"cancel": bool},
+    "events": {"after": int},
+    "quiesce": {},
+    "resume": {},
     "get": {},
     "set": {"values": dict},
 }
 """The fields of each command besides `command`."""
 _REQUIRED = {
     "tag": ("name",), "untag": ("name",), "resolve": ("when",), "give-up": ("offset", "length"), "set": ("values",),
+    "events": ("after",),
 }  # fmt: skip
 _FORM = 'a request is an object in one line, such as {"command": "status"}'
 _JSON_NAMES = {int: "a number", bool: "true or false", str: "a string", dict: "an object"}
@@ -90,6 +94,7 @@ class ControlCommands:
     def tick(self) -> None:
         """To be called regularly, so that the rates are those of the last seconds."""
         self._rates.sample()
+        self._cache.note_changes()
 
     def answer(self, line: bytes) -> Answer:
         """The answer to a request; anything that waits for a device is left to the caller. Never raises."""
@@ -101,6 +106,8 @@ class ControlCommands:
             return _attempt(self._status)
         if request["command"] == "history":
             return _attempt(lambda: self._history(request))
+        if request["command"] == "events":
+            return _attempt(lambda: self._events(request["after"]))
         if request["command"] == "get":
             return _attempt(self._get)
         if request["command"] == "set":
@@ -111,6 +118,10 @@ class ControlCommands:
             return lambda: _attempt(lambda: self._tag(request["name"], request.get("when")))
         if request["command"] == "drain":
             return lambda: _attempt(lambda: self._drain(request.get("cancel", False)))
+        if request["command"] == "quiesce":
+            return lambda: _attempt(self._quiesce)
+        if request["command"] == "resume":
+            return _attempt(self._resume)
         if request["command"] == "give-up":
             return lambda: _attempt(lambda: self._give_up(request["offset"], request["length"]))
         return lambda: _attempt(lambda: self._untag(request["name"]))
@@ -127,6 +138,11 @@ class ControlCommands:
             raise ControlError(f"'limit': {error}") from None
         return self._cache.history(query)
 
+    def _events(self, after: int) -> Facts:
+        self._cache.note_changes()
+        events, missed = self._cache.events.after(after)
+        return {"events": events, "missed": missed}
+
     def _get(self) -> Facts:
         settings = self._cache.settings.all()
         return {"settings": [{"name": one.name, "value": one.now, "at_start": one.before} for one in settings]}
@@ -135,8 +151,10 @@ class ControlCommands:
         texts = {name: value for name, value in values.items() if isinstance(value, str)}
         if not values or len(texts) < len(values):
             raise ControlError('\'values\' has to have parameters with their new values, such as {"ack": "log"}')
-        changed = self._cache.settings.change(texts)
-        return {"changed": [{"name": one.name, "was": one.before, "is": one.now} for one in changed]}
+        changed = [one._asdict() for one in self._cache.settings.change(texts)]
+        facts = [{"name": one["name"], "was": one["before"], "is": one["now"]} for one in changed]
+        self._cache.events.note("set", changed=facts)
+        return {"changed": facts}
 
     def _tag(self, name: str, when: str | None) -> Facts:
         tag = self._cache.tag(name, when)
@@ -155,6 +173,14 @@ class ControlCommands:
         facts = self._cache.begin_drain()
         _log.info("draining %d bytes to the origin; writes wait for it from now on", facts["bytes_left"])
         return {"drain": facts}
+
+    def _quiesce(self) -> Facts:
+        _log.info("the volume is quiesced: changes wait from now on")
+        return {"quiesce": self._cache.quiesce()}
+
+    def _resume(self) -> Facts:
+        _log.info("the volume goes on")
+        return {"quiesce": self._cache.resume()}
 
     def _untag(self, name: str) -> Facts:
         self._cache.untag(name)

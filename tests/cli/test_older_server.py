@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command with a server of a version that knows less: a clear error, or what there is."""
+
+import json
+import socket
+import threading
+
+import pytest
+
+from tests.support.control import wbcache
+from tests.support.local_pair import LocalPair
+from wbcache_core.server.status import Rates
+
+NEW_FACTS = ("counters", "quiesce", "dirty_seconds")
+REFUSAL = {"ok": False, "error": "there is no command 'that'; there are status, history"}
+
+
+@pytest.fixture
+def older(tmp_path):
+    """Answers `status` as version 0.1 did, and refuses everything else."""
+    pair = LocalPair(tmp_path)
+    pair.make_origin(1 << 20)
+    cache = pair.start()
+    facts = {"ok": True, "version": "0.1", "pid": 1, **cache.status(), "rates": Rates(cache.counters).facts()}
+    pair.abandon()
+    for name in NEW_FACTS:
+        del facts[name]
+    path = tmp_path / "c"
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+
+    def serve():
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection:
+                request = json.loads(connection.makefile("rb").readline())
+                answer = facts if request["command"] == "status" else REFUSAL
+                connection.sendall(json.dumps(answer).encode() + b"\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield path
+    listening.shutdown(socket.SHUT_RDWR)
+    listening.close()
+    thread.join()
+
+
+def test_status(older):
+    status, said, errors = wbcache("status", older)
+    assert (status, errors) == (0, "") and "wbcache 0.1" in said
+
+
+@pytest.mark.parametrize("words", [("top", "--once"), ("metrics",)])
+def test_it_does_not_count(older, words):
+    status, said, errors = wbcache(*words, older)
+    assert (status, said) == (2, "")
+    assert errors == (
+        f"wbcache: the server behind '{older}' is wbcache 0.1, which does not count what it does; start it again with "
+        "this version\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["quiesce", "resume", "events"])
+def test_it_does_not_know_the_command(older, command):
+    status, said, errors = wbcache(command, older)
+    assert (status, said, errors) == (2, "", f"wbcache: {REFUSAL['error']}\n")
