@@ -15,7 +15,14 @@ from tests.support.local_pair import QUIET
 from tests.support.simulated_disk import MemoryDisk
 from wbcache_core import clock
 from wbcache_core.device import shared_memory
-from wbcache_core.errors import DamagedLogError, DeviceError, DeviceInUseError, ReadOnlyError, RequestError
+from wbcache_core.errors import (
+    DamagedLogError,
+    DeviceError,
+    DeviceInUseError,
+    LogRefusedError,
+    ReadOnlyError,
+    RequestError,
+)
 from wbcache_core.flow import committer
 from wbcache_core.format.shared_ring import Layout
 from wbcache_core.log.superblocks import newest, read_slots
@@ -397,6 +404,19 @@ class TestTools:
     def test_diff_tells(self, killed):
         status, _, said = wbcache("diff", killed.log, "0", "last-flush")
         assert status == 0 and "only in memory" in said
+
+
+def test_a_log_that_is_discarded(killed):
+    """Its ring goes with it, and the new volume has one of its own."""
+    killed.origin.write_bytes(os.urandom(SIZE))
+    with pytest.raises(LogRefusedError):
+        opened(killed)
+    cache = killed.start(force="discard-log,other-log", **QUIET)
+    assert cache._ring_memory.path != killed.ring
+    assert not os.path.exists(killed.ring)
+    after = write_some(cache, b"n")
+    abandon(cache, memory_stays=True)
+    assert served(killed) == after
 
 
 def test_the_name_of_the_file(killed):

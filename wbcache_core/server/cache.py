@@ -105,6 +105,8 @@ class Cache:
             stack.callback(self._ring_memory.close, is_empty=False)
             opened = open_pair(config, origin, log, self._ring_memory.join)
             stack.callback(opened.close)
+            if not opened.recovered:
+                self._ring_memory.discard()
             ring = self._ring_memory.found or given or automatic_ring(opened.superblock.log_bytes)
             self._assemble(ring, opened)
             stack.pop_all()

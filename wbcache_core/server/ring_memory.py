@@ -78,6 +78,11 @@ class RingMemory:
         )  # fmt: skip
         return found.segments
 
+    def discard(self) -> None:
+        """The log that a ring was joined with is not used: the ring goes with it, when another is made. Idempotent."""
+        if self._file:
+            self._stale, self._file, self.found = self._file, None, None
+
     def _find(self, volume: bytes) -> SharedFile | None:
         """Raises DeviceError."""
         path = path_of(volume)
