@@ -16,6 +16,8 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+from wbcache_core.threads import Turn
+
 _START_SECONDS = 1_700_000_000
 _STACK_LINES = 3
 
@@ -106,6 +108,32 @@ class _Lock:
 
     def __exit__(self, *_):
         self.release()
+
+
+class _Turn:
+    """`threads.Turn`."""
+
+    def __init__(self, simulation):
+        self._simulation = simulation
+        self._is_given = False
+        self._waiters = []
+
+    def give(self):
+        self._is_given = True
+        for waiter in self._waiters:
+            waiter.is_ready = True
+        self._waiters.clear()
+
+    def wait(self, timeout=-1):
+        simulation = self._simulation
+        simulation.maybe_switch()
+        if not self._is_given and timeout != 0:
+            self._waiters.append(simulation.current)
+            simulation.block(None if timeout < 0 else timeout)
+            if simulation.current in self._waiters:
+                self._waiters.remove(simulation.current)
+        was_given, self._is_given = self._is_given, False
+        return was_given
 
 
 class _Condition:
@@ -337,9 +365,10 @@ class Simulation:
             ),
             "uuid": SimpleNamespace(uuid4=lambda: uuid.UUID(bytes=self._random.randbytes(16))),
             "ThreadPoolExecutor": lambda *_: _Pool(self),
+            "Turn": lambda: _Turn(self),
         }
         originals = {
-            "threading": threading, "time": time, "uuid": uuid, "ThreadPoolExecutor": ThreadPoolExecutor
+            "threading": threading, "time": time, "uuid": uuid, "ThreadPoolExecutor": ThreadPoolExecutor, "Turn": Turn
         }  # fmt: skip
         with contextlib.ExitStack() as stack:
             for module in [module for name, module in sys.modules.items() if name.startswith("wbcache_core.")]:

@@ -9,7 +9,7 @@ a commit takes, one commit for all of them is better. PostgreSQL has
 to flush too, and less and less often if they do not come.
 """
 
-import threading
+from wbcache_core.threads import Turn
 
 _MOST_S = 0.01
 """A commit never waits longer."""
@@ -28,9 +28,8 @@ class CommitDelay:
         """How many waiters the leader wants; 0 if it does not wait for any."""
         self._doubt = self._skips = 0
         """Grows when not all came, and becomes less when they did; and commits until the next attempt."""
-        self._is_complete = threading.Lock()
-        """Held, unless all have come and the leader has not noticed yet."""
-        self._is_complete.acquire()
+        self._is_complete = Turn()
+        """Given when all have come."""
 
     def note_commit(self, served: int, waiting: int, seconds: float) -> None:
         """By the leader: a commit that took so long has ended."""
@@ -53,13 +52,11 @@ class CommitDelay:
         if self._missing and waiting >= self._missing:
             self._missing = 0
             self._doubt = max(self._doubt - 1, 0)
-            # A leader that ended with an error may not have noticed.
-            if self._is_complete.locked():
-                self._is_complete.release()
+            self._is_complete.give()
 
     def wait(self) -> None:
         """By the leader, after begin(), without the lock: until all have come, or for as long as it may pay."""
-        self._is_complete.acquire(timeout=self._pause)
+        self._is_complete.wait(self._pause)
 
     def end(self) -> None:
         """By the leader, after wait()."""
@@ -69,4 +66,4 @@ class CommitDelay:
             self._skips = 1 << self._doubt
         else:
             # They may have come when it had just stopped waiting.
-            self._is_complete.acquire(blocking=False)
+            self._is_complete.wait(0)

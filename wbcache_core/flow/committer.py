@@ -24,7 +24,7 @@ from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.segment_table import SegmentTable
-from wbcache_core.threads import StartTogether
+from wbcache_core.threads import StartTogether, Turn
 
 _log = logging.getLogger("wbcache")
 
@@ -55,8 +55,8 @@ class Committer:
         self._has_leader = False
         self._seconds = 0.0  # the leader's
         """How long the last commit took."""
-        self._waiters: list[tuple[int, threading.Lock]] = []
-        """Waiters as (LSN, a lock that whoever wakes them releases), in order of arrival.
+        self._waiters: list[tuple[int, Turn]] = []
+        """Waiters as (LSN, what they wait for), in order of arrival.
 
         A condition would have each of them take `_lock` once more, all at the same moment.
         """
@@ -127,11 +127,10 @@ class Committer:
                 if not self._has_leader:
                     self._take_the_lead(begun)
                     return True
-                turn = threading.Lock()
-                turn.acquire()
+                turn = Turn()
                 self._waiters.append((lsn, turn))
                 self._delay.note_waiter(len(self._waiters))
-            turn.acquire()
+            turn.wait()
             if self._line.committed >= lsn:
                 return False
             self._line.commits.raise_if_failed_since(begun)
@@ -155,8 +154,7 @@ class Committer:
         except BaseException:
             # No memory to choose: all of them check for themselves. Whoever is not woken now sleeps for ever.
             for _, turn in self._waiters:
-                with contextlib.suppress(RuntimeError):
-                    turn.release()
+                turn.give()
             self._waiters.clear()
             raise
 
@@ -170,12 +168,12 @@ class Committer:
             lsn, turn = waiter
             if lsn <= committed or has_failed:
                 served += 1
-                turn.release()
+                turn.give()
             elif has_successor:
                 asleep.append(waiter)
             else:
                 has_successor = True
-                turn.release()
+                turn.give()
         if not has_failed:
             self._counters.served += served
         self._delay.note_commit(served, len(asleep) + has_successor, self._seconds)
