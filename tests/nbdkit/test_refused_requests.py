@@ -48,7 +48,7 @@ def test_a_file_system_on_an_origin_that_refuses_to_zero(pair, folder, error):
                 clients.run("blockdev", "--flushbufs", device)
             with clients.connection(server.uri) as handle:
                 volume = clients.read_all(handle)
-            assert server.stderr_text().count("cannot zero origin") == 1, "it is told once"
+        assert server.stderr_text().count("cannot zero origin") == 1, "it is told once"
         same(backing.read_bytes(), volume)
         with mounts.loop_device(backing) as device:
             clients.run("e2fsck", "-f", "-n", device)

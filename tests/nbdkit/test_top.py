@@ -97,6 +97,8 @@ def test_live_while_a_server_ends_and_another_comes(pair, control):
     server = pair.start(control=control)
     pid, terminal = pty.fork()
     if pid == 0:
+        # A background job of a shell ignores SIGINT, and a child inherits that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execvpe(
             "/usr/bin/python3", ["python3", "-m", "wbcache_core", "top", "--seconds", "0.2", str(control)],
             dict(clients.environment(), TERM="xterm", PYTHONPATH=str(clients.REPOSITORY), PYTHONDONTWRITEBYTECODE="1"),
