@@ -14,8 +14,7 @@
 #     discard=unmap       the guest's trims reach the volume
 # A flush of the guest becomes a flush of the volume, which makes everything durable that the guest wrote before.
 #
-# For a planned restart of the server, pause the guest (stop, and cont afterwards, in the monitor): a request that arrives
-# during the stop of the server is answered with an error.
+# docs/qemu.md says more: restarts of the server, hot plug, cache modes, Proxmox VE.
 #
 # Tools take the same settings in their json: form:
 #     qemu-img info 'json:{"driver":"nbd","server":{"type":"unix","path":"/run/wbcache.sock"},"reconnect-delay":20}'

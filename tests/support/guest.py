@@ -16,6 +16,8 @@ from tests.support import clients
 
 KERNELS = Path("/var/cache/wbcache-tests/kernel")
 """Where examples/install-packages.sh unpacks a kernel: installing it would change how this machine boots."""
+COMMAND_LINE = "console=ttyS0 quiet panic=-1"
+"""Of the guest's kernel."""
 _BOOT_S = 120
 _SAYS = "guest: "
 _INIT = """#!/bin/busybox sh
@@ -39,18 +41,14 @@ class Guest:
     to the guest's root folder: name -> bytes."""
 
     def __init__(self, folder, script, disks, modules, files=None):
-        version = _version()
-        image = folder / "initramfs"
-        drivers = [_module(version, name) for name in modules]
-        image.write_bytes(_initramfs(folder / "root", script, files or {}, drivers))
+        kernel, initramfs = boot_files(folder, script, modules, files)
         self._lines = queue.Queue()
         self._seen = []
         self._process = subprocess.Popen(
             [
                 "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-machine", "pc,accel=tcg", "-m", "256",
                 "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
-                "-kernel", str(KERNELS / "boot" / f"vmlinuz-{version}"), "-initrd", str(image),
-                "-append", "console=ttyS0 quiet panic=-1", *map(str, disks),
+                "-kernel", str(kernel), "-initrd", str(initramfs), "-append", COMMAND_LINE, *map(str, disks),
             ],
             env=clients.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True,
@@ -86,6 +84,15 @@ class Guest:
         self._reader.join()
         self._process.stdin.close()
         self._process.stdout.close()
+
+
+def boot_files(folder, script, modules, files=None):
+    """Paths of a kernel and of a new initramfs in `folder` that runs the script; arguments as for a Guest."""
+    version = _version()
+    initramfs = folder / "initramfs"
+    drivers = [_module(version, name) for name in modules]
+    initramfs.write_bytes(_initramfs(folder / "root", script, files or {}, drivers))
+    return KERNELS / "boot" / f"vmlinuz-{version}", initramfs
 
 
 def _version():
