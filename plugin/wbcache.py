@@ -115,8 +115,8 @@ _ANSWER_SECONDS, _ANSWER_PAUSE = 0.1, 0.005
 
 
 class NbdkitLogHandler(logging.Handler):
-    """Sends the core's log to nbdkit: up to INFO as debug lines (-v), from WARNING on as errors, which go to stderr or
-    syslog as nbdkit is configured."""
+    """Sends the core's log to nbdkit: from log-level on as errors, the only lines of nbdkit's that go to stderr or
+    syslog as it is configured; what is less important as debug lines (-v)."""
 
     def __init__(self):
         super().__init__()
@@ -124,11 +124,13 @@ class NbdkitLogHandler(logging.Handler):
         self._error = ctypes.CDLL(None).nbdkit_error
 
     def emit(self, record):
-        message = f"wbcache: {self.format(record)}"
-        if record.levelno >= logging.WARNING:
-            self._error(b"%s", message.encode("utf-8", "replace"))
-        else:
-            nbdkit.debug(message)
+        message = self.format(record)
+        if record.levelno < (_cache.settings if _cache else _config).log_level:
+            nbdkit.debug(f"wbcache: {message}")
+            return
+        # nbdkit calls all of them errors.
+        kind = f"{record.levelname.lower()}: " if record.levelno < logging.WARNING else ""
+        self._error(b"%s", f"wbcache: {kind}{message}".encode("utf-8", "replace"))
 
 
 _log = logging.getLogger("wbcache")

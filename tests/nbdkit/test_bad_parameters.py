@@ -18,6 +18,7 @@ MISSPELT_NAMES = {
     "destage_dealy": "destage-delay",
     "highwatermark": "high-watermark",
     "on-exti": "on-exit",
+    "loglevel": "log-level",
     "pin-threadstate": "pin-thread-state",
 }
 
@@ -39,6 +40,8 @@ BAD_CHOICES = [
     ("high-watermark", "75.5", "percentage"),
     ("destage-depth", "0", "1 to 256"),
     ("destage-depth", "257", "1 to 256"),
+    ("log-level", "warning", "errors, warnings, info, debug"),
+    ("log-level", "30", "errors, warnings, info, debug"),
 ]
 
 TIMES = ("commit-interval", "destage-delay", "origin-settle", "origin-timeout", "origin-connect-timeout")

@@ -14,6 +14,7 @@ import nbd
 import pytest
 
 from tests.support import clients
+from tests.support.control import wbcache
 from tests.support.faulty_devices import faulty_device
 from tests.support.matching import same
 from tests.support.modelled_load import ModelledVolume
@@ -168,7 +169,8 @@ def _most_writes_at_once(log):
     return most
 
 
-def test_what_a_server_is_asked(pair, folder):
+@pytest.mark.parametrize("at_start", [20, 1, 200])
+def test_what_a_server_is_asked(pair, folder, at_start):
     """Several writes at a time on each of two connections, never more than destage-depth in all, and each connection
     is flushed; zeros and trims stay what they are."""
     log = folder / "requests"
@@ -177,8 +179,10 @@ def test_what_a_server_is_asked(pair, folder):
     words = ["--filter=log", "--filter=delay", "file", image, f"logfile={log}", "wdelay=20ms"]
     with _nbdkit(folder, words) as origin:
         pair.origin = origin.uri
-        settings = {**SETTINGS, "destage_depth": "20", "flush": "origin"}
+        settings = {**SETTINGS, "destage_depth": at_start, "flush": "origin", "control": folder / "c"}
         with pair.serve(tolerate=NOISE, check=False, **settings) as server, clients.connection(server.uri) as handle:
+            if at_start != 20:
+                assert wbcache("set", folder / "c", "destage-depth=20")[0] == 0
             for block in range(0, 400, 10):
                 handle.pwrite(b"w" * PAGE, block * PAGE)
             handle.flush()

@@ -71,7 +71,7 @@ def serve_in_a_thread(monkeypatch, origin):
                 channel = Channel(theirs)
                 setup = serving.take_setup(theirs, channel)
                 log = serving.FileDevice.from_open(setup.log)
-                writer = OriginWriter(origin, setup.depth, lambda: self._page.is_stop_wanted, setup.most_refused)
+                writer = OriginWriter(origin, lambda: self._page.is_stop_wanted, setup.most_refused)
                 executor = DirectExecutor(LogReader(log, setup.data_pages, setup.uuid), setup.data_pages, writer)
                 channel.send((0, (serving.ANSWER, None)))
                 serving.serve(channel, executor, threading.Event())

@@ -105,6 +105,9 @@ class ConnectedDevice(Protocol):
     check_seconds: float
     """Seconds between calls of check_idle() when nothing else is asked of the device."""
 
+    def allow_connections(self, count: int) -> None:
+        """At most so many from now on; those that exist may stay."""
+
     def be_patient(self) -> None:
         """From now on changes and flushes have no time limit: a drain needs them."""
 

@@ -417,6 +417,13 @@ class NbdDevice:
         with self._lock:
             self._settles_at = max(self._settles_at, self._connected_at + self._times.settle)
 
+    def allow_connections(self, count: int) -> None:
+        with self._lock:
+            # A server that accepts fewer is asked for more when it is time for that.
+            self._limit = count if self._limit == self._most else min(self._limit, count)
+            self._most = count
+            self._returned.notify_all()
+
     def be_patient(self) -> None:
         self._draining = True
 

@@ -85,8 +85,9 @@ class BatchExecutor(Protocol):
     def leave_out(self, blocks: list[int]) -> None:
         """Do not write these blocks."""
 
-    def write(self, postponed: list[int], watched: list[int]) -> Written:
-        """Make the batch durable on the origin, without the postponed blocks. Waits until the origin has settled.
+    def write(self, postponed: list[int], watched: list[int], depth: int) -> Written:
+        """Make the batch durable on the origin, with up to `depth` requests in flight, without the postponed blocks.
+        Waits until the origin has settled.
 
         Raises DeviceError and, when the server stops, StoppedError; either leaves the origin with a
         part of the batch.
@@ -190,13 +191,13 @@ class DirectExecutor:
         for block in blocks:
             batch.leave_out(block)
 
-    def write(self, postponed: list[int], watched: list[int]) -> Written:
+    def write(self, postponed: list[int], watched: list[int], depth: int) -> Written:
         batch = self._loaded()
         avoid = [block for block in postponed if batch.has(block)]
         tried = [block for block in watched if batch.has(block)]
         contents = {block: batch.page(block) for block in avoid}
         self.leave_out(avoid)
-        requests = self._writer.write(batch, avoid)
+        requests = self._writer.write(batch, depth, avoid)
         refused = self._writer.refused
         contents |= {block: batch.page(block) for block in refused}
         self.leave_out(refused)

@@ -271,9 +271,8 @@ class Destager:
         """
         with self._line.lock:
             bad = self._bad.postponed()
-        written = self._executor.write(
-            [block for block in bad if bad[block]], [block for block in bad if not bad[block]]
-        )  # fmt: skip
+        postponed, watched = ([block for block in bad if bad[block] == is_postponed] for is_postponed in (True, False))
+        written = self._executor.write(postponed, watched, self._line.policy.destage_depth)
         with self._line.lock:
             messages = self._bad.note(written.tried, written.refused)
         for message in messages:

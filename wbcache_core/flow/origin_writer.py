@@ -98,13 +98,13 @@ _Failure = tuple[_Task, DeviceError]
 class OriginWriter:
     """Not thread-safe: only the destager's thread uses it."""
 
-    def __init__(self, origin: Device, depth: int, should_stop: Callable[[], bool], most_refused: int = 0) -> None:
-        """`depth` is the number of requests in flight; should_stop() is called before each.
+    def __init__(self, origin: Device, should_stop: Callable[[], bool], most_refused: int = 0) -> None:
+        """should_stop() is called before each request.
 
         Up to most_refused blocks that the origin rejects are not a failure as long as it accepts others.
         """
         self._origin = origin
-        self._depth = depth
+        self._depth = 1
         self._should_stop = should_stop
         self._pipelined = origin if isinstance(origin, PipelinedDevice) else None
         self._connected = origin if isinstance(origin, ConnectedDevice) else None
@@ -136,12 +136,14 @@ class OriginWriter:
         if self._connected:
             self._connected.be_patient()
 
-    def write(self, batch: DestageBatch, avoid: Iterable[int] = ()) -> int:
-        """Make the batch durable on the origin; returns the number of requests it took. Waits until it has settled.
+    def write(self, batch: DestageBatch, depth: int, avoid: Iterable[int] = ()) -> int:
+        """Make the batch durable on the origin, with up to `depth` requests in flight; returns the number of requests
+        it took. Waits until it has settled.
 
         Blocks to avoid are not cleared; the batch leaves them out as well. Raises DeviceError, and StoppedError if
         should_stop(); either leaves the origin with a part of the batch.
         """
+        self._set_depth(depth)
         self._wait_until_settled()
         self.refused = {}
         self._attempts = 0
@@ -221,6 +223,15 @@ class OriginWriter:
         """End the helper threads."""
         if self._pool:
             self._pool.shutdown()
+            self._pool = None
+
+    def _set_depth(self, depth: int) -> None:
+        """No request is in flight."""
+        if depth != self._depth:
+            self.close()
+            self._depth = depth
+        if self._connected:
+            self._connected.allow_connections(depth)
 
     def _wait_until_settled(self) -> None:
         """Raises StoppedError."""

@@ -23,6 +23,8 @@ class Policy:
     commit_pages: int
     """With this many volatile pages a commit begins before the interval is over."""
     destage_delay: float
+    destage_depth: int
+    """Requests to the origin in flight, from the next batch on."""
     low_pages: int
     """Above this many dirty pages destaging does not wait for `destage_delay`."""
     high_pages: int

@@ -188,15 +188,11 @@ class Cache:
 
     def _new_executor(self) -> BatchExecutor:
         line = self._line
-        writer = OriginWriter(
-            self._origin, self._config.destage_depth, lambda: line.destager_must_stop, self._bad.most
-        )  # fmt: skip
+        writer = OriginWriter(self._origin, lambda: line.destager_must_stop, self._bad.most)
         direct = DirectExecutor(self._reader, line.data_pages, writer, SegmentsInRing(line, self._ring))
         if not self._may_spawn:
             return direct
-        return with_worker(
-            direct, line, self._origin, self._log, self._superblock.uuid, self._config.destage_depth, self._bad.most
-        )  # fmt: skip
+        return with_worker(direct, line, self._origin, self._log, self._superblock.uuid, self._bad.most)
 
     def activate(self) -> None:
         """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError.

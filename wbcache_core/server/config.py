@@ -2,6 +2,7 @@
 """The parameters, checked. docs/nbdkit-wbcache-plugin.1 describes each for users."""
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ COMMIT, DESTAGE = "commit", "destage"
 DROP, HOLD = "drop", "hold"
 SHARED, PRIVATE = "shared", "private"
 IN_USE = "in-use"
+LOG_LEVELS = {"errors": logging.ERROR, "warnings": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
 FORCE_WORDS = (ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG, DISCARD_LOG, IN_USE)
 
 _LEVELS = {name: level for level, name in enumerate(LEVEL_NAMES)}
@@ -133,6 +135,8 @@ class Config:
     control: str = ""
     metrics: tuple[str, int] | None = None
     """Host and port."""
+    log_level: int = logging.WARNING
+    """What is at least so important is said to the log."""
     force: frozenset[str] = field(default_factory=frozenset)
     pin_thread_state: bool = True
 
@@ -173,6 +177,7 @@ class Config:
             "history_full": lambda text: _choice(text, (DROP, HOLD)),
             "control": absolute_path,
             "metrics": _parse_address,
+            "log_level": lambda text: LOG_LEVELS[_choice(text, LOG_LEVELS)],
             "force": _parse_force,
             "pin_thread_state": _parse_switch,
         }
@@ -202,6 +207,7 @@ class Config:
             commit_interval=self.commit_interval,
             commit_pages=min(self.commit_size >> PAGE_SHIFT, data_pages // 8, (volatile_pages or data_pages) // 2),
             destage_delay=self.destage_delay,
+            destage_depth=self.destage_depth,
             low_pages=data_pages * self.low_watermark // 100,
             high_pages=high_pages,
             # A batch below the high watermark, so that writers are not slowed while the history is giving way.

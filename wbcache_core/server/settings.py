@@ -11,7 +11,7 @@ from typing import NamedTuple
 from wbcache_core.errors import ConfigError
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.policy import LEVEL_NAMES
-from wbcache_core.server.config import Config, History
+from wbcache_core.server.config import LOG_LEVELS, Config, History
 from wbcache_core.units import GIB, KIB, MIB
 
 _log = logging.getLogger("wbcache")
@@ -45,6 +45,7 @@ def _history(history: History) -> str:
     return _duration(history.seconds) if history.seconds else "off"
 
 
+_LEVEL_WORDS = {level: word for word, level in LOG_LEVELS.items()}
 _TEXTS: dict[str, Callable[[Config], str]] = {
     "ack": lambda config: LEVEL_NAMES[config.ack],
     "flush": lambda config: LEVEL_NAMES[config.flush],
@@ -52,24 +53,31 @@ _TEXTS: dict[str, Callable[[Config], str]] = {
     "commit-interval": lambda config: _duration(config.commit_interval),
     "commit-size": lambda config: _size(config.commit_size),
     "destage-delay": lambda config: _duration(config.destage_delay),
+    "destage-depth": lambda config: str(config.destage_depth),
     "low-watermark": lambda config: f"{config.low_watermark}%",
     "high-watermark": lambda config: f"{config.high_watermark}%",
     "history": lambda config: _history(config.history),
     "history-full": lambda config: config.history_full,
     "on-exit": lambda config: config.on_exit,
+    "log-level": lambda config: _LEVEL_WORDS[config.log_level],
 }
 NAMES = tuple(_TEXTS)
 
 
 class Settings:
     """`_lock` guards `_config` and `_is_draining`, and is held until the line has the policy; the volume lock is taken
-    while it is."""
+    while it is. `_config` is replaced as a whole, so a single value of it may be read without the lock."""
 
     def __init__(self, config: Config, line: NumberLine) -> None:
         self._lock = threading.Lock()
         self._line = line
         self._at_start = self._config = copy.copy(config)
         self._is_draining = False
+
+    @property
+    def log_level(self) -> int:
+        """What is at least so important is said to the log. Takes no lock: whoever logs may hold any."""
+        return self._config.log_level
 
     def all(self) -> list[Setting]:
         """Each with its value at the start and the one in force."""

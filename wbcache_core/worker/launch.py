@@ -15,10 +15,10 @@ _log = logging.getLogger("wbcache")
 
 
 def with_worker(
-    direct: BatchExecutor, line: NumberLine, origin: Device, log: Device, uuid: bytes, depth: int, most_refused: int
+    direct: BatchExecutor, line: NumberLine, origin: Device, log: Device, uuid: bytes, most_refused: int
 ) -> BatchExecutor:
     """An executor that uses workers, and `direct` where there are none; `direct` itself if the origin is not a file or
-    block device. `depth` and most_refused are those of OriginWriter.
+    block device. most_refused is that of OriginWriter.
 
     `direct` too if the origin's file system has no locks: then nothing would keep a server from starting while the
     worker of a killed one, which waits for its disk, is not dead yet.
@@ -28,9 +28,7 @@ def with_worker(
 
     def start() -> Worker:
         # Not earlier: the log may have been created meanwhile.
-        setup = Setup(
-            interpreter_facts(), origin.open_file(), log.open_file(), line.data_pages, uuid, depth, most_refused
-        )  # fmt: skip
+        setup = Setup(interpreter_facts(), origin.open_file(), log.open_file(), line.data_pages, uuid, most_refused)
         worker = Worker(setup, lambda: line.destager_must_stop, lambda: is_calm(line), _log.log)
         _log.debug("process %d writes to the origin", worker.pid)
         return worker

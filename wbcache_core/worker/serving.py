@@ -49,7 +49,6 @@ class Setup(NamedTuple):
     log: OpenFile
     data_pages: int
     uuid: bytes
-    depth: int
     most_refused: int
 
 
@@ -75,7 +74,7 @@ def take_setup(end: socket.socket, channel: Channel) -> Setup:
 def executor_for(setup: Setup, should_stop: Callable[[], bool]) -> DirectExecutor:
     """What carries out batches with the files of the server."""
     origin, log = FileDevice.from_open(setup.origin), FileDevice.from_open(setup.log)
-    writer = OriginWriter(origin, setup.depth, should_stop, setup.most_refused)
+    writer = OriginWriter(origin, should_stop, setup.most_refused)
     return DirectExecutor(LogReader(log, setup.data_pages, setup.uuid), setup.data_pages, writer)
 
 

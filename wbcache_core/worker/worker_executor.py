@@ -70,10 +70,10 @@ class WorkerExecutor:
         assert self._is_direct
         self._direct.leave_out(blocks)
 
-    def write(self, postponed: list[int], watched: list[int]) -> Written:
+    def write(self, postponed: list[int], watched: list[int], depth: int) -> Written:
         if self._is_direct:
-            return self._direct.write(postponed, watched)
-        written: Written = self._ask("write", postponed, watched)
+            return self._direct.write(postponed, watched, depth)
+        written: Written = self._ask("write", postponed, watched, depth)
         self._lost = 0
         return written
 

@@ -60,8 +60,11 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(origin_writer, "_RETRY_PAUSES", (0.0, 0.0))
 
 
-def make_writer(origin, depth=4, should_stop=lambda: False):
-    return OriginWriter(origin, depth, should_stop)
+DEPTH = 4
+
+
+def make_writer(origin, should_stop=lambda: False):
+    return OriginWriter(origin, should_stop)
 
 
 def expected_content():
@@ -72,7 +75,7 @@ def expected_content():
 
 def test_a_batch_is_durable_when_write_returns(origin):
     writer = make_writer(origin)
-    assert writer.write(build(SPREAD)) == len(origin.calls) - 1
+    assert writer.write(build(SPREAD), DEPTH) == len(origin.calls) - 1
     assert origin.durable == expected_content()
     verbs = [verb for verb, _, _ in origin.calls]
     assert sorted(verbs[:2]) == ["trim", "zero"], "ranges go before pages"
@@ -86,7 +89,7 @@ def test_only_an_origin_slower_than_a_limit_gets_more_than_one_thread(monkeypatc
     monkeypatch.setattr(origin_writer, "_SLOW_WRITE_SECONDS", slow_seconds)
     origin = Recorder(0.001)
     writer = make_writer(origin)
-    writer.write(build(SPREAD))
+    writer.write(build(SPREAD), DEPTH)
     assert (len(origin.threads) > 1) == several
     assert len(origin.threads) <= 1 + 4
     writer.close()
@@ -98,7 +101,7 @@ def test_only_a_quick_origin_gets_many_writes_in_a_call(monkeypatch, slow_second
     monkeypatch.setattr(origin_writer, "_SLOW_WRITE_SECONDS", slow_seconds)
     origin = BulkRecorder()
     writer = make_writer(origin)
-    writer.write(build(SPREAD))
+    writer.write(build(SPREAD), DEPTH)
     assert [verb for verb, _, _ in origin.calls].count("write") == 94
     assert origin.in_bulk == writes_in_bulk
     assert origin.durable == expected_content()
@@ -131,10 +134,10 @@ def test_what_fails_among_many_is_repeated_and_told_of(monkeypatch, failures):
     writer = make_writer(origin)
     if failures == 100:
         with pytest.raises(DeviceError, match="refused"):
-            writer.write(build(SPREAD))
+            writer.write(build(SPREAD), DEPTH)
         assert "sync" not in [verb for verb, _, _ in origin.calls]
     else:
-        writer.write(build(SPREAD))
+        writer.write(build(SPREAD), DEPTH)
         assert origin.durable == expected_content()
         assert len(set(refused)) == 12
         assert len(alone) == failures
@@ -144,7 +147,7 @@ def test_what_fails_among_many_is_repeated_and_told_of(monkeypatch, failures):
 def test_depth_one_on_a_slow_origin_is_one_request_at_a_time_even_so(monkeypatch):
     monkeypatch.setattr(origin_writer, "_SLOW_WRITE_SECONDS", 0.0)
     origin = BulkRecorder()
-    make_writer(origin, depth=1).write(build(SPREAD))
+    make_writer(origin).write(build(SPREAD), 1)
     assert origin.in_bulk == 0
     assert origin.durable == expected_content()
 
@@ -152,7 +155,7 @@ def test_depth_one_on_a_slow_origin_is_one_request_at_a_time_even_so(monkeypatch
 def test_an_origin_that_takes_no_more_of_them_is_written_alone(monkeypatch):
     origin = BulkRecorder()
     monkeypatch.setattr(origin, "bulk_depth", 0)
-    make_writer(origin).write(build(SPREAD))
+    make_writer(origin).write(build(SPREAD), DEPTH)
     assert origin.in_bulk == 0
     assert origin.durable == expected_content()
 
@@ -168,28 +171,41 @@ def test_one_call_writes_only_so_much(monkeypatch):
         return []
 
     monkeypatch.setattr(origin, "write_bulk", write_bulk)
-    make_writer(origin).write(build([[(PAGE, start + page, 1) for start in range(0, 200, 10) for page in range(9)]]))
+    batch = build([[(PAGE, start + page, 1) for start in range(0, 200, 10) for page in range(9)]])
+    make_writer(origin).write(batch, DEPTH)
     assert lengths == [[9, 9, 9], [9, 9, 9], [9, 9]]
 
 
 def test_a_batch_is_made_ready_in_parts(monkeypatch):
     monkeypatch.setattr(origin_writer, "_PART_RUNS", 7)
     origin = BulkRecorder()
-    assert make_writer(origin).write(build(SPREAD)) == len(origin.calls) - 1
+    assert make_writer(origin).write(build(SPREAD), DEPTH) == len(origin.calls) - 1
     assert origin.durable == expected_content()
     assert [verb for verb, _, _ in origin.calls].count("sync") == 1
 
 
 def test_depth_one_is_one_request_at_a_time():
     origin = Recorder(0.001)
-    make_writer(origin, depth=1).write(build(SPREAD))
+    make_writer(origin).write(build(SPREAD), 1)
     assert origin.threads == {threading.current_thread()}
+
+
+def test_each_batch_has_a_depth_of_its_own():
+    origin = Recorder(0.002)
+    writer = make_writer(origin)
+    for depth in (1, 6, 2, 6, 1):
+        origin.threads.clear()
+        writer.write(build(SPREAD), depth)
+        helpers = origin.threads - {threading.current_thread()}
+        assert 1 < len(helpers) <= depth if depth > 1 else not helpers
+        assert origin.durable == expected_content()
+    writer.close()
 
 
 def test_large_ranges_are_cut_and_neighbours_merged():
     origin = Recorder()
     batch = build([[(TRIM, 0, 10), (TRIM, 10, 5), (ZERO, 15, 5), (TRIM, 20, 180)]])
-    make_writer(origin).write(batch)
+    make_writer(origin).write(batch, DEPTH)
     assert origin.calls == [
         ("trim", 0, 15 * PAGE_BYTES),
         ("zero", 15 * PAGE_BYTES, 5 * PAGE_BYTES),
@@ -201,7 +217,7 @@ def test_large_ranges_are_cut_and_neighbours_merged():
 def test_a_huge_range_is_cut(monkeypatch):
     monkeypatch.setattr(origin_writer, "_CLEAR_BLOCKS", 64)
     origin = Recorder()
-    make_writer(origin).write(build([[(ZERO, 10, 150)]]))
+    make_writer(origin).write(build([[(ZERO, 10, 150)]]), DEPTH)
     lengths = [length // PAGE_BYTES for _, _, length in origin.calls]
     assert lengths == [64, 64, 22, 0]
 
@@ -211,7 +227,7 @@ def test_requests_that_fail_once_are_repeated(origin, kind):
     origin.faults.failing.add(kind)
     origin.faults.times = 2
     writer = make_writer(origin)
-    writer.write(build(SPREAD))
+    writer.write(build(SPREAD), DEPTH)
     assert origin.durable == expected_content()
     writer.close()
 
@@ -221,11 +237,11 @@ def test_an_origin_that_goes_on_failing_is_an_error(origin, kind):
     origin.faults.failing.add(kind)
     writer = make_writer(origin)
     with pytest.raises(DeviceError):
-        writer.write(build(SPREAD))
+        writer.write(build(SPREAD), DEPTH)
     if kind != "sync":
         assert "sync" not in [verb for verb, _, _ in origin.calls]
     origin.faults.failing.clear()
-    writer.write(build(SPREAD))
+    writer.write(build(SPREAD), DEPTH)
     assert origin.durable == expected_content()
     writer.close()
 
@@ -236,9 +252,9 @@ def test_what_may_be_lost_with_the_connection_is_not_repeated_alone(origin, monk
         raise DeviceLostError("the connection is gone")
 
     monkeypatch.setattr(origin, "write", lose)
-    writer = make_writer(origin, depth=1)
+    writer = make_writer(origin)
     with pytest.raises(DeviceLostError):
-        writer.write(build(SPREAD))
+        writer.write(build(SPREAD), 1)
     assert [verb for verb, _, _ in origin.calls].count("lost") == 1
     writer.close()
 
@@ -252,7 +268,7 @@ def test_a_stop_is_asked_for_before_each_request(origin):
 
     writer = make_writer(origin, should_stop=should_stop)
     with pytest.raises(StoppedError):
-        writer.write(build(SPREAD))
+        writer.write(build(SPREAD), DEPTH)
     assert 20 <= len(origin.calls) <= 20 + 4
     writer.close()
 
@@ -264,11 +280,11 @@ def test_helpers_that_cannot_be_started_are_done_without(monkeypatch, started):
     origin = Recorder(0.0005)
     writer = make_writer(origin)
     with threads_that_fail(monkeypatch, started):
-        writer.write(build(SPREAD))
+        writer.write(build(SPREAD), DEPTH)
     assert origin.durable == expected_content()
     assert origin.calls[-1][0] == "sync"
     origin.calls.clear()
-    writer.write(build(SPREAD))
+    writer.write(build(SPREAD), DEPTH)
     assert origin.calls[-1][0] == "sync"
     writer.close()
 
@@ -276,7 +292,7 @@ def test_helpers_that_cannot_be_started_are_done_without(monkeypatch, started):
 def test_close_ends_the_threads():
     origin = Recorder(0.002)
     writer = make_writer(origin)
-    writer.write(build(SPREAD))
+    writer.write(build(SPREAD), DEPTH)
     writer.close()
     assert not any(thread.is_alive() for thread in origin.threads - {threading.current_thread()})
     make_writer(Recorder()).close()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Parameters: names, values, defaults, and what is refused."""
 
+import logging
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from wbcache_core.units import GIB, MIB
 NAMES = (
     "origin log log-size ring-size ring-memory ack flush fua commit-interval commit-size destage-delay destage-depth "
     "origin-settle origin-timeout origin-connect-timeout low-watermark high-watermark on-exit compress history "
-    "history-full force pin-thread-state destage-worker"
+    "history-full force pin-thread-state destage-worker log-level"
 ).split()
 
 
@@ -48,6 +50,7 @@ def test_defaults():
         force=frozenset(),
         pin_thread_state=True,
         destage_worker=True,
+        log_level=logging.WARNING,
     )
 
 
@@ -77,6 +80,8 @@ def test_defaults():
         ("origin_timeout", "1500ms", 1.5),
         ("origin_connect_timeout", "1m", 60),
         ("destage_depth", "256", 256),
+        ("log_level", "errors", logging.ERROR),
+        ("log_level", "debug", logging.DEBUG),
         ("low_watermark", "0", 0),
         ("low_watermark", "74%", 74),
         ("high_watermark", "100", 100),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Parameters of a running cache: shown as they may be written, and changed all or none."""
 
+import logging
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,8 +33,8 @@ def test_defaults():
     settings, _ = made()
     assert values(settings) == {
         "ack": "ram", "flush": "log", "fua": "log", "commit-interval": "1s", "commit-size": "16M",
-        "destage-delay": "5s", "low-watermark": "25%", "high-watermark": "75%", "history": "off",
-        "history-full": "drop", "on-exit": "commit",
+        "destage-delay": "5s", "destage-depth": "64", "low-watermark": "25%", "high-watermark": "75%",
+        "history": "off", "history-full": "drop", "on-exit": "commit", "log-level": "warnings",
     }  # fmt: skip
     assert tuple(values(settings)) == NAMES
 
@@ -45,9 +47,22 @@ def test_changes_are_in_force():
         Setting("history", "off", "2h"),
     ]  # fmt: skip
     policy = line.policy
+    assert policy.destage_depth == 64 and settings.log_level == logging.WARNING
     assert (policy.ack, policy.flush, policy.commit_interval) == (LOG, ORIGIN, 0.25)
     assert policy.history_ns == 7200 * 10**9 and policy.fua == LOG
     assert [one for one in settings.all() if one.before != one.now] == changed
+
+
+def test_depth_and_log_level():
+    settings, line = made(destage_depth="8", log_level="debug")
+    assert line.policy.destage_depth == 8 and settings.log_level == logging.DEBUG
+    changed = settings.change({"destage-depth": "256", "log-level": "errors"})
+    assert changed == [Setting("destage-depth", "8", "256"), Setting("log-level", "debug", "errors")]
+    assert line.policy.destage_depth == 256 and settings.log_level == logging.ERROR
+    for wrong in ({"destage-depth": "257"}, {"destage-depth": "0"}, {"log-level": "all"}, {"log-level": "30"}):
+        with pytest.raises(ConfigError, match="is not"):
+            settings.change({"destage-depth": "2", "log-level": "info"} | wrong)
+        assert line.policy.destage_depth == 256 and settings.log_level == logging.ERROR
 
 
 def test_of_several_one_is_refused():
@@ -88,7 +103,9 @@ SIZES = st.one_of(st.integers(4096, 4 * MIB).map(str), st.integers(1, 4).map(lam
     st.fixed_dictionaries({}, optional={
         "ack": st.sampled_from(["ram", "log", "origin"]), "flush": st.sampled_from(["log", "origin"]),
         "fua": st.sampled_from(["log", "origin"]), "commit-interval": TIMES, "commit-size": SIZES,
-        "destage-delay": TIMES, "low-watermark": st.integers(0, 40).map(str),
+        "destage-delay": TIMES, "destage-depth": st.integers(1, 256).map(str),
+        "log-level": st.sampled_from(["errors", "warnings", "info", "debug"]),
+        "low-watermark": st.integers(0, 40).map(str),
         "high-watermark": st.integers(41, 100).map(lambda percent: f"{percent}%"),
         "history": st.one_of(st.just("off"), TIMES, st.sampled_from(["500M", "20G", "1d", "36h"])),
         "history-full": st.sampled_from(["drop", "hold"]), "on-exit": st.sampled_from(["commit", "destage"]),

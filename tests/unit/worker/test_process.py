@@ -30,7 +30,7 @@ READY = (0, (ANSWER, None))
 def setup_for(path):
     fd = os.open(path, os.O_RDWR)
     file = OpenFile(str(path), "origin", fd, -1, False, PAGE_BYTES, True, True, False)
-    return Setup(interpreter_facts(), file, file, 4096, b"u" * 16, 8, 16)
+    return Setup(interpreter_facts(), file, file, 4096, b"u" * 16, 16)
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ def _size_of_new_log(plan: Plan, log: ForgivingLog) -> int:
 def _replay(plan: Plan, log: ForgivingLog, origin: Device) -> None:
     """Write the prefix to the origin, in order, except the blocks of damaged pages. Raises DeviceError, FormatError."""
     reader = LogReader(log, plan.survey.data_pages, plan.uuid)
-    writer = OriginWriter(origin, Config().destage_depth, lambda: False, most_bad_blocks(plan.survey.data_pages))
+    writer = OriginWriter(origin, lambda: False, most_bad_blocks(plan.survey.data_pages))
     refused: dict[int, DeviceError] = {}
     image = aligned_buffer(_BATCH_LSNS + MAX_SEGMENT_PAGES << PAGE_SHIFT)
     spared = sorted({page.block for page in plan.pages})
@@ -189,7 +189,7 @@ def _replay(plan: Plan, log: ForgivingLog, origin: Device) -> None:
             for segments in _batches(plan.prefix):
                 batch = _load_batch(plan, reader, segments, image)
                 _spare(batch, spared)
-                writer.write(batch)
+                writer.write(batch, Config().destage_depth)
                 refused = {block: error for block, error in refused.items() if not batch.has(block)} | writer.refused
                 progress.update(batch.end_lsn - plan.start_lsn << PAGE_SHIFT)
     finally:
