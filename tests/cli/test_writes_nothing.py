@@ -17,6 +17,7 @@ LOOKING = (
     ("check", "LOG", "--origin", "ORIGIN"),
     ("dump", "LOG"),
     ("salvage", "LOG", "ORIGIN"),
+    ("resize", "LOG", "ORIGIN"),
     ("history", "LOG"),
     ("history", "LOG", "--all", "--json"),
     ("diff", "LOG", "4", "6"),
@@ -25,6 +26,7 @@ LOOKING = (
 WRITING = (
     ("replay", "LOG", "ORIGIN"),
     ("salvage", "--yes", "LOG", "ORIGIN"),
+    ("resize", "--yes", "LOG", "ORIGIN"),
     ("rewind", "LOG", "0", "--origin", "ORIGIN"),
     ("tag", "LOG", "name"),
     ("untag", "LOG", "name"),
@@ -119,6 +121,7 @@ def test_an_origin_that_a_server_holds_is_refused(wbcache, served, tmp_path):
         ("check", log, "--origin", served[1]),
         ("replay", log, served[1]),
         ("salvage", log, served[1]),
+        ("resize", log, served[1]),
         ("diff", log, "1", "2", "--origin", served[1]),
         ("rewind", log, "1", "--origin", served[1]),
     ):

@@ -45,15 +45,18 @@ def take(origin: Device) -> tuple[int, ...]:
 def differing_blocks(
     origin: Device, samples: tuple[int, ...], is_dirty: Callable[[int], bool], origin_bytes: int | None = None
 ) -> list[int]:
-    """Sampled blocks that are not as recorded, except those that the log is going to overwrite.
+    """Sampled blocks that are not as recorded, except those that the log is going to overwrite, and those that are not
+    completely there any more.
 
-    origin_bytes is the size with which they were recorded, at most the present size. Raises DeviceError.
+    origin_bytes is the size with which they were recorded. Raises DeviceError.
     """
     size = origin.size if origin_bytes is None else origin_bytes
     return [
         block
         for block, recorded in zip(sampled_blocks(size), samples, strict=True)
-        if not is_dirty(block) and sample_page(origin, block, size) != recorded
+        if min((block + 1) << PAGE_SHIFT, size) <= origin.size
+        and not is_dirty(block)
+        and sample_page(origin, block, size) != recorded
     ]
 
 

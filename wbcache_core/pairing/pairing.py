@@ -159,7 +159,8 @@ def check_size(superblock: Superblock, origin: Device, log: Device) -> None:
         raise WrongPairError(
             f"log '{log.name}' belongs to origin '{superblock.origin_name}' of {superblock.origin_bytes} bytes, and "
             f"origin '{origin.name}' has only {origin.size}: the origin was resized or it is the wrong pair; nothing "
-            f"has been changed; restore the old size, or, {_DISCARD_HINT}"
+            f"has been changed; restore the old size; or, if it was made smaller on purpose, see what wbcache resize "
+            f"says; or, {_DISCARD_HINT}"
         )
 
 
@@ -210,7 +211,7 @@ def check_rest_of_page(superblock: Superblock, origin: Device, log: Device, loca
     """
     old_end = superblock.origin_bytes
     rest = min(-old_end % PAGE_BYTES, origin.size - old_end)
-    if not rest or not locations.get(old_end // PAGE_BYTES):
+    if rest <= 0 or not locations.get(old_end // PAGE_BYTES):
         return
     found = bytearray(rest)
     origin.read_into(memoryview(found), old_end)

@@ -13,7 +13,7 @@ from wbcache_core.memory import moments
 from wbcache_core.pairing.pairing import ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
 from wbcache_core.server.history import DEFAULT_ROWS, MOST_GROUPS
 from wbcache_core.tools import server_commands, standard_streams
-from wbcache_core.tools.arguments import Commands, argument
+from wbcache_core.tools.arguments import Commands, add_json, argument
 from wbcache_core.tools.check import run_check
 from wbcache_core.tools.diff import run_diff
 from wbcache_core.tools.dump import Filter, parse_range, run_dump
@@ -21,6 +21,7 @@ from wbcache_core.tools.info import run_info
 from wbcache_core.tools.picture import run_picture
 from wbcache_core.tools.plugin_path import run_plugin_path
 from wbcache_core.tools.replay import run_replay
+from wbcache_core.tools.resize import run_resize
 from wbcache_core.tools.rewind import run_rewind
 from wbcache_core.tools.salvage.lost_superblocks import UNCERTAIN_LOG
 from wbcache_core.tools.salvage.salvage import run_salvage
@@ -35,7 +36,8 @@ _DESCRIPTION = (
 _EPILOG = """\
 LOG is the log's file or block device. ORIGIN is the slow device it belongs to: a file, a block device or an NBD URI.
 SOCKET is the path that a running server was given with control=.
-info, check, dump, diff, history, picture, replay --to, and salvage without --yes do not write to log or origin.
+info, check, dump, diff, history, picture, replay --to, and resize and salvage without --yes do not write to log or
+origin.
 A log or origin that a running server holds is refused.
 
 exit status:
@@ -87,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_salvage(commands)
     _add_diff(commands)
     _add_rewind(commands)
+    _add_resize(commands)
     _add_picture(commands)
     _add_tag(commands)
     _add_untag(commands)
@@ -207,6 +210,24 @@ def _add_rewind(commands: Commands) -> None:
     parser.add_argument("--origin", metavar="ORIGIN", type=_origin, help="the origin, if it is not where it was last")
 
 
+def _add_resize(commands: Commands) -> None:
+    parser = _add(
+        commands, "resize", "let a log have the size that its origin has now",
+        "For an origin that was made smaller on purpose, which a server refuses, or that has grown, which a server "
+        "accepts by itself. Says what the log holds and whether it lies within the origin; with --yes, it records the "
+        "new size. What the origin lacks, and the past moments and tags, stay. Refused if the log holds anything for "
+        "what is beyond the end. It can be killed at any time and run again.",
+    )  # fmt: skip
+    parser.add_argument("origin", metavar="ORIGIN", type=_origin, help="the origin of this log")
+    parser.add_argument("--yes", action="store_true", help="do it instead of only saying what would be done")
+    parser.add_argument(
+        "--force", metavar="WORD[,WORD]", type=argument(_words_among(*_PAIR_WORDS)), default=frozenset(),
+        help=f"accept an origin that was changed behind its cache ({ORIGIN_CHANGED}), that was moved or restored "
+        f"({ORIGIN_MOVED}), or for which another log holds data ({OTHER_LOG})",
+    )  # fmt: skip
+    add_json(parser)
+
+
 def _add_picture(commands: Commands) -> None:
     parser = _add(
         commands, "picture", "draw what a log holds",
@@ -305,6 +326,8 @@ def _run(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
     if arguments.command == "rewind":
         return run_rewind(arguments.log, arguments.when, arguments.origin)
+    if arguments.command == "resize":
+        return run_resize(arguments.log, arguments.origin, arguments.force, arguments.yes, arguments.json)
     if arguments.command == "picture":
         return run_picture(arguments.log, arguments.file)
     if arguments.command == "tag":
