@@ -35,13 +35,23 @@ def elapsed_ns(earlier: Reading, later: Reading) -> int | None:
     return later.boot_ns - earlier.boot_ns if is_one_boot else None
 
 
+def hidden_boot_id() -> str:
+    """The file that tells the boot, if this process cannot read it; otherwise empty. Then no other process can know
+    that it is of the same boot."""
+    return "" if _name_of_boot() else str(_BOOT_ID)
+
+
+def _name_of_boot() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except (OSError, ValueError):
+        return ""
+
+
 def _this_boot() -> int:
     """4 bytes that identify this boot, never 0."""
-    try:
-        name = _BOOT_ID.read_text().strip()
-    except (OSError, ValueError):
-        # Each process counts as a boot of its own.
-        name = str(uuid.uuid4())
+    # Each process counts as a boot of its own where that is not known.
+    name = _name_of_boot() or str(uuid.uuid4())
     return xxh3_64_intdigest(name.encode()) % (2**32 - 1) + 1
 
 

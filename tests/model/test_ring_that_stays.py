@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -201,6 +202,28 @@ def test_a_ring_of_another_boot(killed, caplog, monkeypatch):
     monkeypatch.setattr(clock, "_BOOT", clock._BOOT ^ 1)
     assert served(killed) == killed.before
     assert "from before the machine was started" in caplog.text
+
+
+def hide_boot_id(monkeypatch):
+    """As systemd does with ProcSubset=pid."""
+    monkeypatch.setattr(clock, "_BOOT_ID", Path("/nowhere/boot_id"))
+    monkeypatch.setattr(clock, "_BOOT", clock._this_boot())
+
+
+def test_a_ring_whose_boot_cannot_be_told_is_kept(killed, monkeypatch):
+    with monkeypatch.context() as hidden:
+        hide_boot_id(hidden)
+        with pytest.raises(DeviceError, match=r"boot_id cannot be read .*remove the ring to give that up"):
+            killed.start(**QUIET)
+    assert served(killed) == killed.after
+
+
+def test_a_ring_that_nobody_could_take_over_is_private(pair, caplog, monkeypatch):
+    hide_boot_id(monkeypatch)
+    pair.make_origin(SIZE)
+    cache = pair.start(**QUIET)
+    assert cache._ring_memory.path == ""
+    assert "the ring is in private memory: /nowhere/boot_id cannot be read" in caplog.text
 
 
 def test_a_ring_of_another_volume(killed, caplog, tmp_path):

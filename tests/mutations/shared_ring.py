@@ -137,6 +137,22 @@ MUTATIONS: tuple[Mutation, ...] = (
         _STAYS + "::test_a_ring_of_another_boot",
     ),
     Mutation(
+        "ring-of-a-hidden-boot",
+        "a ring is made where no process can tell the boot, so that the next server ignores it",
+        "server/ring_memory.py",
+        "        if hidden := clock.hidden_boot_id():\n            raise DeviceError(f",
+        "        if hidden := \"\":\n            raise DeviceError(f",
+        _STAYS + "::test_a_ring_that_nobody_could_take_over_is_private",
+    ),
+    Mutation(
+        "drop-a-ring-of-a-hidden-boot",
+        "a start that cannot tell the boot drops a ring with acknowledged data",
+        "server/ring_memory.py",
+        "    if hidden := clock.hidden_boot_id():\n        raise DeviceError(\n",
+        "    if hidden := \"\":\n        raise DeviceError(\n",
+        _STAYS + "::test_a_ring_whose_boot_cannot_be_told_is_kept",
+    ),
+    Mutation(
         "remove-an-uncommitted-ring",
         "a stop removes a ring with what it could not commit",
         "server/cache.py",

@@ -29,6 +29,7 @@ _log = logging.getLogger("wbcache")
 _ROOM = 4
 """A ring that may grow needs at least so many times as much room as may be volatile."""
 _UNLIMITED = 1 << 62
+_HIDDEN_BY = " (systemd hides it with ProcSubset=pid)"
 
 
 class RingMemory:
@@ -131,6 +132,8 @@ class RingMemory:
         """Raises DeviceError."""
         if not HAS_WHOLE_STORES:
             raise DeviceError("this machine does not store 8 bytes at once")
+        if hidden := clock.hidden_boot_id():
+            raise DeviceError(f"{hidden} cannot be read{_HIDDEN_BY}, so no other server could trust a shared one")
         layout = ring.layout
         # One that may grow takes its memory as it is used, and gives it back.
         grows = layout.volatile_pages < layout.ring_pages
@@ -221,6 +224,12 @@ def _open(file: SharedFile, volume: bytes) -> RingBuffer:
     header = decode_header(bytes(file.map(0, PAGE_BYTES)))
     if header.uuid != volume:
         raise FormatError("it is of another volume")
+    if hidden := clock.hidden_boot_id():
+        raise DeviceError(
+            f"{hidden} cannot be read{_HIDDEN_BY}, so nobody knows whether the ring in '{file.path}' is of this boot; "
+            "it may hold what a server that was killed had acknowledged; nothing has been changed; make the first "
+            "readable, or remove the ring to give that up"
+        )
     if header.boot != clock.read().boot:
         raise FormatError("it is from before the machine was started: what was not committed then is lost")
     layout = Layout(header.ring_pages, header.volatile_pages)
