@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
-# A full backup of a cached volume, two incremental ones, and the result of restoring them.
+# A full backup of a volume that is in use all the time, two incremental ones, and the result of restoring them.
 #
 # Usage: incremental-backup.sh
 #
@@ -11,9 +11,14 @@ repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 plugin=$repository/plugin/wbcache.py
 folder=
 server=
+user=
 clean_up() {
     status=$?
     trap - EXIT
+    if [ -n "$user" ]; then
+        kill "$user" 2>/dev/null || true
+        wait "$user" 2>/dev/null || true
+    fi
     if [ -n "$server" ]; then
         kill -KILL "$server" 2>/dev/null || true
         wait "$server" 2>/dev/null || true
@@ -31,10 +36,11 @@ kib_on_disk() { du -k "$1" | awk '{ printf "%d KiB", $1 }'; }
 wbcache() { (cd "$repository" && exec /usr/bin/python3 -B -m wbcache_core "$@"); }
 
 start_server() {
-    rm -f "$socket" "$folder/pid"
-    # history= keeps what was written since the last backup in the log: choose a log that is large enough.
+    # The last backup has a tag, so what was written since is kept in the log: choose a log that is large enough, and
+    # history-full=hold if writers should rather wait than lose the tag.
     nbdkit --foreground --unix "$socket" --pidfile "$folder/pid" \
-        python "$plugin" "origin=$folder/disk.img" "log=$folder/disk.wblog" log-size=64M history=1d 2>"$folder/server.txt" &
+        python "$plugin" "origin=$folder/disk.img" "log=$folder/disk.wblog" log-size=256M "control=$control" \
+        history-full=hold destage-delay=0 2>"$folder/server.txt" &
     server=$!
     for _ in $(seq 300); do
         [ ! -s "$folder/pid" ] || return 0
@@ -46,73 +52,79 @@ start_server() {
     exit 1
 }
 
-stop_server() {
-    kill -TERM "$server"
-    wait "$server" 2>/dev/null || true
-    server=
+# Writes, trims and zeroes here and there in the first quarter of the volume, until it is killed; says how often.
+use_volume() {
+    /usr/bin/python3 -m nbd --uri "nbd+unix:///?socket=$socket" --command "
+import itertools, pathlib, random, time
+choose = random.Random(1)
+for count in itertools.count(1):
+    offset, length = choose.randrange(8 << 20), choose.choice((512, 4096, 20000))
+    choose.choice((h.trim, h.zero, *[lambda n, at: h.pwrite(choose.randbytes(n), at)] * 6))(length, offset)
+    pathlib.Path('$folder/requests').write_text(str(count))
+    time.sleep(0.01)
+" &
+    user=$!
 }
 
-# Runs a line of Python with h connected to the volume, as nbdsh does.
-client() { /usr/bin/python3 -m nbd --uri "nbd+unix:///?socket=$socket" --command "$1"; }
-
-newest_generation() {
-    nbdinfo --list "nbd+unix:///?socket=$socket" | sed -n 's/.*description: newest: generation \([0-9]*\) .*/\1/p'
+# Returns when there have been so many more requests.
+let_it_work() {
+    local before now
+    before=$(cat "$folder/requests" 2>/dev/null || echo 0)
+    for _ in $(seq 600); do
+        # It is empty for a moment while it is written.
+        now=$(cat "$folder/requests" 2>/dev/null || true)
+        [ "${now:-0}" -lt $((${before:-0} + $1)) ] || return 0
+        sleep 0.1
+    done
+    echo "incremental-backup: the volume is not being used" >&2
+    exit 1
 }
 
-# An incremental backup: the changes from generation $1 to now in $2.raw, and where they belong in $2.list.
-back_up_changes() {
-    wbcache diff --raw "$folder/$2.raw" "$folder/disk.wblog" "$1" last-flush >"$folder/$2.list"
-    tell "$(tail -n 1 "$folder/$2.list")"
-    tell "$2.raw takes $(kib_on_disk "$folder/$2.raw")"
-}
-
-# Brings image $1 from the moment at which an incremental backup begins to the one at which it ends.
-restore_changes() {
-    while read -r kind offset length _; do
-        case $kind in
-            data)
-                dd if="$2.raw" of="$1" bs=1M iflag=skip_bytes,count_bytes oflag=seek_bytes \
-                    skip="$offset" seek="$offset" count="$length" conv=notrunc status=none
-                ;;
-            zero | hole) fallocate --punch-hole --offset "$offset" --length "$length" "$1" ;;
-        esac
-    done <"$2.list"
-}
+# The export of what changed from tag $1 to tag $2, or of tag $1.
+export_of() { echo "nbd+unix:///@$1?socket=$socket"; }
 
 "$repository/examples/install-packages.sh" backup
 folder=$(mktemp -d)
 socket=$folder/nbd.sock
 
-step "1. Sunday: a volume of 32 MiB with some data, served through the cache; a full backup of its newest moment"
-truncate -s 32M "$folder/disk.img"
+control=$folder/control
+cd "$folder"
+
+step "1. Sunday: a volume of 32 MiB that is in use; a full backup of the moment that gets the tag 'sunday'"
+truncate -s 32M disk.img
 start_server
-client "h.pwrite(b'Sunday  ' * 131072, 0); h.pwrite(b'Sunday  ' * 131072, 20 << 20); h.flush()"
-sunday=$(newest_generation)
-nbdcopy "nbd+unix:///@$sunday?socket=$socket" "$folder/sunday.img"
-tell "sunday.img is generation $sunday and takes $(kib_on_disk "$folder/sunday.img")"
+/usr/bin/python3 -m nbd --uri "nbd+unix:///?socket=$socket" --command "h.pwrite(b'Sunday  ' * 2097152, 0)"
+use_volume
+let_it_work 100
+wbcache tag "$control" sunday
+nbdcopy "$(export_of sunday)" sunday.img
+tell "sunday.img takes $(kib_on_disk sunday.img)"
 
-step "2. Monday: a little is written, a little trimmed; the server is stopped for the first incremental backup"
-client "h.pwrite(b'Monday  ' * 5000, 300000); h.trim(256 << 10, 20 << 20); h.flush()"
-monday=$(newest_generation)
-stop_server
-back_up_changes "$sunday" monday
+step "2. Monday: what has changed since, on top of Sunday's backup; the volume stays in use"
+let_it_work 100
+wbcache tag "$control" monday
+qemu-img convert -f raw -O qcow2 -o cluster_size=4k -B sunday.img -F raw "$(export_of sunday..monday)" monday.qcow2
+wbcache untag "$control" sunday
+tell "monday.qcow2 takes $(kib_on_disk monday.qcow2)"
 
-step "3. Tuesday: the same again, starting from Monday's generation, $monday"
-start_server
-client "h.pwrite(b'Tuesday ' * 100, 21 << 20); h.zero(8192, 1 << 16); h.flush()"
-stop_server
-back_up_changes "$monday" tuesday
+step "3. Tuesday: the same again, on top of Monday's"
+let_it_work 100
+wbcache tag "$control" tuesday
+wbcache diff "$control" monday tuesday | tail -n 1
+qemu-img convert -f raw -O qcow2 -o cluster_size=4k -B monday.qcow2 -F qcow2 "$(export_of monday..tuesday)" tuesday.qcow2
+wbcache untag "$control" monday
+tell "tuesday.qcow2 takes $(kib_on_disk tuesday.qcow2)"
 
-step "4. Restore: Sunday's full backup, Monday's changes, Tuesday's changes"
-cp --sparse=always "$folder/sunday.img" "$folder/restored.img"
-restore_changes "$folder/restored.img" "$folder/monday"
-restore_changes "$folder/restored.img" "$folder/tuesday"
-wbcache replay --to "$folder/volume.img" "$folder/disk.wblog" "$folder/disk.img" >/dev/null
-cmp "$folder/restored.img" "$folder/volume.img"
-tell "cmp: all $(stat -c %s "$folder/restored.img") bytes are those of the volume"
-if cmp --quiet "$folder/sunday.img" "$folder/volume.img"; then
+step "4. Restore Tuesday from the three backups, and compare it with a full copy of that moment"
+qemu-img convert -O raw tuesday.qcow2 restored.img
+nbdcopy "$(export_of tuesday)" tuesday.img
+cmp restored.img tuesday.img
+tell "cmp: all $(stat -c %s restored.img) bytes are those of the volume on Tuesday"
+if cmp --quiet sunday.img tuesday.img; then
     echo "incremental-backup: nothing had changed" >&2
     exit 1
 fi
+let_it_work 1
+tell "the volume is still in use: $(cat requests) requests so far"
 
 printf '\nPassed.\n'

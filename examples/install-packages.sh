@@ -28,7 +28,7 @@ packages[test]="${packages[quickstart]} python3-hypothesis python3-libnbd python
     libvirt-daemon libvirt-daemon-driver-qemu mount procps python3-matplotlib
     prometheus python3-prometheus-client python3-rich qemu-system-x86 qemu-utils util-linux xfsprogs"
 packages[bench]="${packages[run]} fio libnbd-bin python3-libnbd python3-matplotlib qemu-utils util-linux"
-packages[backup]="${packages[run]} libnbd-bin python3-libnbd"
+packages[backup]="${packages[run]} libnbd-bin python3-libnbd qemu-utils"
 packages[undo]="${packages[run]} libnbd-bin e2fsprogs fuse3 mount util-linux"
 packages[picture]="${packages[run]} python3-matplotlib"
 packages[check]="${packages[run]} python3-venv shellcheck"

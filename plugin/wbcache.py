@@ -96,7 +96,7 @@ _LARGEST_REQUEST = 32 * MIB
 _LONGEST_DESCRIPTION = 1000
 """Characters; NBD has room for 4096 bytes."""
 _SNAPSHOT = "@"
-"""The name of an export that is a past moment: this, and WHEN."""
+"""The name of an export that is a past moment: this, and WHEN; or of what changed from A to B: this, and A..B."""
 
 _config = Config()
 _cache = None
@@ -157,7 +157,7 @@ def _failure(error):
 
 
 class Connection:
-    """What one client has open: the live volume or a snapshot. A callback works on `target`."""
+    """What one client has open: the live volume, a snapshot, or a comparison of two. A callback works on `target`."""
 
     __slots__ = ("pin", "read_only", "snapshot", "target", "thread_states")
 
@@ -292,7 +292,8 @@ def open(readonly):
         _cache.check_not_stopping()
         name = _export_name()
         if name.startswith(_SNAPSHOT):
-            return _open_snapshot(name[len(_SNAPSHOT) :])
+            past = _cache.open_export(name[len(_SNAPSHOT) :])
+            return Connection(past, past)
         volume = _cache.volume
         if name:
             volume = AckExport(volume, level_of(name))
@@ -309,17 +310,6 @@ def _export_name():
     except UnicodeDecodeError as error:
         name = quoted(error.object.decode("utf-8", "backslashreplace"))
         raise ExportNameError(f"there is no export {name}: a name has to be UTF-8") from None
-
-
-def _open_snapshot(when):
-    snapshot = _cache.open_snapshot(when)
-    try:
-        # nbdkit cannot recognise a client that reconnects: by this name it has to get the same moment, or none.
-        moments.refuse_passing(when, snapshot.generation, snapshot.is_final)
-        return Connection(snapshot, snapshot)
-    except BaseException:
-        snapshot.close()
-        raise
 
 
 def close(h):
@@ -339,7 +329,7 @@ def list_exports(readonly, is_tls):
 
 def export_description(h):
     if h.snapshot:
-        return moments.describe(h.snapshot.generation)
+        return h.snapshot.description
     if h.read_only:
         return f"the live volume; read-only: {h.read_only}"[:_LONGEST_DESCRIPTION]
     oldest, newest, _ = _cache.window_ends()

@@ -64,7 +64,8 @@ def test_it_does_not_count(older, words):
     )
 
 
-@pytest.mark.parametrize("command", ["quiesce", "resume", "events"])
-def test_it_does_not_know_the_command(older, command):
-    status, said, errors = wbcache(command, older)
+@pytest.mark.parametrize("words", [("quiesce",), ("resume",), ("events",), ("diff", "--json", "1", "2")])
+def test_it_does_not_know_the_command(older, words):
+    command, *options = words
+    status, said, errors = wbcache(command, older, *options)
     assert (status, said, errors) == (2, "", f"wbcache: {REFUSAL['error']}\n")

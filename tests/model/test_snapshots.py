@@ -16,6 +16,7 @@ from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 from tests.model.test_state_machine import PARAMETERS, WATERMARKS, VolumeMachine
 from tests.support.abandon import abandon
 from tests.support.checker import check_pair
+from tests.support.comparisons import as_export, as_list
 from tests.support.gated_origin import PATIENCE_S, in_background
 from tests.support.invariants import check_pins
 from tests.support.matching import is_between, same
@@ -39,7 +40,8 @@ def read_snapshot(snapshot):
 
 
 class SnapshotMachine(VolumeMachine):
-    """`past` has every state; `opened` the snapshots that are open; `tags` what was tagged and not untagged.
+    """`past` has every state; `opened` the snapshots that are open; `pairs` the comparisons that are open, each with
+    what the volume was before; `tags` what was tagged and not untagged.
 
     What is open or tagged depends on what the destager did meanwhile, so no rule has a precondition.
     """
@@ -52,6 +54,7 @@ class SnapshotMachine(VolumeMachine):
         super().__init__()
         self.past = None
         self.opened = []
+        self.pairs = []
         self.tags = {}
         self.history = "off"
         self.history_full = DROP
@@ -86,7 +89,8 @@ class SnapshotMachine(VolumeMachine):
     def is_held_up(self):
         line = self.cache._line
         with line.lock:
-            return (self.opened or self.tags) and (line.room_waiters or line.origin_target > line.destaged)
+            is_held = self.opened or self.pairs or self.tags
+            return is_held and (line.room_waiters or line.origin_target > line.destaged)
 
     def let_go(self):
         """Nothing has ended by itself."""
@@ -191,6 +195,43 @@ class SnapshotMachine(VolumeMachine):
             self.compare(snapshot)
             snapshot.close()
 
+    @rule(number=PICKS, other=PICKS)
+    def open_two(self, number, other):
+        two = [one for one in (self.pick(number), self.pick(other)) if one]
+        two.sort(key=lambda one: one.number)
+        snapshot = self.open(str(two[0].number)) if len(two) == 2 else None
+        if snapshot is None:
+            return
+        try:
+            before = read_snapshot(snapshot)
+            pair = self.cache.open_export(f"{two[0].number}..{two[1].number}"), before
+        except (OutsideWindowError, SnapshotEndedError):
+            return
+        finally:
+            snapshot.close()
+        if self.compare_two(*pair):
+            self.pairs.append(pair)
+
+    def compare_two(self, export, before):
+        """What was read before, with what has changed since, is the volume as it was then. False where it has ended."""
+        try:
+            after = read_snapshot(export)
+            as_export(export, before, after)
+            as_list(export, before, after)
+        except SnapshotEndedError:
+            assert self.history_full == DROP
+            export.close()
+            return False
+        self.past.compare(after, export.end.end_lsn)
+        return True
+
+    @rule(number=PICKS)
+    def close_two(self, number):
+        if self.pairs:
+            pair = self.pairs.pop(number % len(self.pairs))
+            self.compare_two(*pair)
+            pair[0].close()
+
     @rule(number=PICKS, past=st.booleans())
     def tag(self, number, past):
         self.heed_dropped_tags()
@@ -238,13 +279,18 @@ class SnapshotMachine(VolumeMachine):
             self.compare(snapshot)
             snapshot.close()
         self.opened.clear()
+        for pair in self.pairs:
+            self.compare_two(*pair)
+            pair[0].close()
+        self.pairs.clear()
 
     @rule(parameters=PARAMETERS, marks=WATERMARKS, history=HISTORY, full=HISTORY_FULL, keep=st.booleans())
     def stop_and_start(self, parameters, marks, history, full, keep):
         self.heed_dropped_tags()
         if not keep:
             self.close_all()
-        kept, self.opened = self.opened, []
+        kept, self.opened = [*self.opened, *(export for export, _ in self.pairs)], []
+        self.pairs = []
         in_background(self.cache.stop).result(PATIENCE_S)
         self.heed_tags_in_the_log()
         for snapshot in kept:
@@ -264,9 +310,9 @@ class SnapshotMachine(VolumeMachine):
             self.flush()
         in_background(abandon, self.cache).result(PATIENCE_S)
         self.heed_tags_in_the_log()
-        for snapshot in self.opened:
+        for snapshot in [*self.opened, *(export for export, _ in self.pairs)]:
             snapshot.close()
-        self.opened = []
+        self.opened, self.pairs = [], []
         check_pair(self.pair.log, self.pair.origin)
         self.history, self.history_full = history, full
         self.start(parameters, marks)

@@ -8,7 +8,7 @@ Inside wbcache times are nanoseconds since 1970; people read and write ISO 8601.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ from wbcache_core.memory.timeline import ClockDoubtError, Seam
 from wbcache_core.units import quoted
 
 LAST_FLUSH = "last-flush"
+RANGE = ".."
+"""Between two moments that are compared: A..B."""
 
 _NS = 10**9
 _AGE = re.compile(r"-(\d{1,12}(?:\.\d{1,9})?)([smhd])", re.ASCII)
@@ -89,8 +91,8 @@ class When(NamedTuple):
 
 
 def is_age(text: str) -> bool:
-    """Whether it is a WHEN that begins like an option of a command."""
-    return _AGE.fullmatch(text) is not None
+    """Whether it is a WHEN, or A..B, that begins like an option of a command."""
+    return _AGE.fullmatch(text.partition(RANGE)[0]) is not None
 
 
 def parse_when(text: str) -> When:
@@ -122,14 +124,43 @@ def check_tag_name(name: str) -> None:
         when = parse_when(name)
     except MalformedMomentError:
         when = None
-    if when is None or when.tag is None or name.casefold() == LAST_FLUSH:
+    if when is None or when.tag is None or name.casefold() == LAST_FLUSH or RANGE in name:
         raise TagError(
-            f"{quoted(name)} cannot be the name of a tag: it has to be printable, without '/' or blanks at either end, "
-            "must not begin with '-', and must not be another way to name a moment"
+            f"{quoted(name)} cannot be the name of a tag: it has to be printable, without '/', '..' or blanks at "
+            "either end, must not begin with '-', and must not be another way to name a moment"
         )
     length = len(name.encode())
     if length > TAG_NAME_BYTES:
         raise TagError(f"the name of a tag has at most {TAG_NAME_BYTES} bytes; {quoted(name)} has {length}")
+
+
+def split_range(text: str, tags: Sequence[Tag]) -> tuple[str, str] | None:
+    """The two sides of A..B; None if it is a single moment. Earlier versions let tags have such names: they are
+    single moments."""
+    start, dots, end = text.partition(RANGE)
+    return (start, end) if dots and all(tag.name != text for tag in tags) else None
+
+
+def check_order(start: Generation, end: Generation) -> None:
+    """Raises MalformedMomentError if the export that shows what changed would begin after its end."""
+    if start.end_lsn > end.end_lsn:
+        raise MalformedMomentError(
+            f"{describe(start)} is later than {describe(end)}: in A..B, A is the earlier moment; open "
+            f"'@{end.number}..{start.number}'"
+        )
+
+
+def resolve_export(
+    name: str, tags: Sequence[Tag], resolve_one: Callable[[str], Generation]
+) -> tuple[Generation, ...]:
+    """The one generation that the export @name shows now, or the two of A..B. Raises what resolve_one() does, and
+    MalformedMomentError."""
+    sides = split_range(name, tags)
+    if not sides:
+        return (resolve_one(name),)
+    start, end = map(resolve_one, sides)
+    check_order(start, end)
+    return start, end
 
 
 def describe(generation: Generation) -> str:
@@ -225,10 +256,13 @@ def is_final(when: When, generation: Generation, generations: Generations) -> bo
     return when.time_ns is not None and newest is not None and generation.number < newest.number
 
 
-def refuse_passing(when: str, generation: Generation, is_final: bool) -> None:
-    """Raises PassingNameError for a name by which a client that reconnects would get another moment."""
+def refuse_passing(name: str, meaning: str, export: str, is_final: bool) -> None:
+    """Raises PassingNameError for a name by which a client that reconnects would get another moment.
+
+    `export` is a name for what it means now that will not pass.
+    """
     if not is_final:
         raise PassingNameError(
-            f"'@{when}' means {describe(generation)} now and another one later, so a client that reconnects would mix "
-            f"two moments: open '@{generation.number}' instead (wbcache resolve prints that name)"
+            f"'@{name}' means {meaning} now and another one later, so a client that reconnects would mix two moments: "
+            f"open '@{export}' instead (wbcache resolve prints that name)"
         )

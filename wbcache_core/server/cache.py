@@ -18,11 +18,7 @@ from wbcache_core.clock import Reading
 from wbcache_core.counters import Counters
 from wbcache_core.device.device import Device
 from wbcache_core.device.log_file import LogFile
-from wbcache_core.errors import (
-    DeviceError,
-    ReadOnlyError,
-    StoppedError,
-)
+from wbcache_core.errors import DeviceError, ReadOnlyError, StoppedError
 from wbcache_core.flow.admission import wait_for_destaged
 from wbcache_core.flow.bad_blocks import BadBlocks, pages_to_carry
 from wbcache_core.flow.batch_executor import BatchExecutor, DirectExecutor
@@ -64,8 +60,10 @@ from wbcache_core.server.settings import Settings
 from wbcache_core.server.stopping import commit_and_drain, tell_undrained
 from wbcache_core.threads import StartTogether
 from wbcache_core.units import PAGE_SHIFT
+from wbcache_core.volume.comparison import Comparison
 from wbcache_core.volume.reader import VolumeReader
-from wbcache_core.volume.snapshot import Snapshot, Snapshots
+from wbcache_core.volume.snapshot import Snapshot
+from wbcache_core.volume.snapshots import Snapshots
 from wbcache_core.volume.volume import Volume
 from wbcache_core.worker.launch import with_worker
 
@@ -320,17 +318,26 @@ class Cache:
         return status_facts.Counters(line.head, line.committed, line.destaged)
 
     def open_snapshot(self, when: str) -> Snapshot:
-        """The volume as it stood at a moment; docs/snapshots.md has the grammar. The caller closes it.
-
-        Raises MomentError, SnapshotEndedError. Works before activate() too.
-        """
+        """See Snapshots.open(). Raises DeviceError too. Works before activate(), as do the next three."""
         self._sync_what_was_found()
         return self._snapshots.open(when)
 
-    def resolve(self, when: str) -> Generation:
-        """The generation that a moment means now. Raises MomentError, DeviceError."""
+    def open_export(self, name: str) -> Snapshot | Comparison:
+        """See Snapshots.open_export(). Raises DeviceError too."""
         self._sync_what_was_found()
-        return self._snapshots.resolve(when)
+        return self._snapshots.open_export(name)
+
+    def resolve(self, name: str) -> tuple[Generation, ...]:
+        """See Snapshots.resolve_export(). Raises DeviceError too."""
+        self._sync_what_was_found()
+        return self._snapshots.resolve_export(name)
+
+    def compare(self, start: str, end: str) -> Comparison:
+        """See Snapshots.compare(). Before last-flush comes a commit. Raises LogFailedError, DeviceError too."""
+        self._sync_what_was_found()
+        if self._active and LAST_FLUSH in (start, end):
+            self._committer.commit_all()
+        return self._snapshots.compare(start, end)
 
     def _sync_what_was_found(self) -> None:
         """What a killed server wrote may be only in the page cache. A moment that was seen must not vanish with the

@@ -14,7 +14,7 @@ from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.server.history import Facts, moment, window
 from wbcache_core.units import PAGE_SHIFT
-from wbcache_core.volume.snapshot import Snapshots
+from wbcache_core.volume.snapshots import Snapshots
 
 SAMPLE_SECONDS = 2.0
 _SAMPLES = 5

@@ -5,28 +5,39 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 from wbcache_core.device.device import Device
 from wbcache_core.device.file_device import FileDevice
-from wbcache_core.errors import LogRefusedError, WbcacheError
+from wbcache_core.errors import ConfigError, LogRefusedError, WbcacheError
 from wbcache_core.memory.block_map import LocationMap
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import describe
-from wbcache_core.tools.changed_extents import Change, Kind, byte_range, changes
+from wbcache_core.server.control.client import ask, is_socket
+from wbcache_core.server.history import Facts
 from wbcache_core.tools.log_history import LogHistory
 from wbcache_core.tools.new_file import new_file, refuse_existing, write_all
 from wbcache_core.tools.progress import Progress
 from wbcache_core.tools.standard_streams import tell
 from wbcache_core.units import MIB, format_size
+from wbcache_core.volume.changed_extents import WORDS, Change, Kind, byte_range
 
-_WORDS = {Kind.DATA: "data", Kind.ZERO: "zero", Kind.HOLE: "hole"}
-_TOTALS = {Kind.DATA: "of data", Kind.ZERO: "of zeros", Kind.HOLE: "of holes"}
+_TOTALS = {"data": "of data", "zero": "of zeros", "hole": "of holes"}
+
+
+class _Extent(NamedTuple):
+    """Bytes that have changed, and what they are at the end."""
+
+    offset: int
+    length: int
+    kind: str
 
 
 def run_diff(path: str, start: str, end: str, origin: str | None, raw: str | None, as_json: bool) -> int:
-    """Print it; returns the exit status. Raises WbcacheError if the log cannot be examined or the moments are
-    invalid."""
+    """Print it; returns the exit status. Raises WbcacheError if the log cannot be examined, a server refuses, or the
+    moments are invalid."""
+    if is_socket(path):
+        return _run_live(path, start, end, origin, raw, as_json)
     if raw:
         refuse_existing(raw)
     with ExitStack() as stack:
@@ -48,10 +59,37 @@ def run_diff(path: str, start: str, end: str, origin: str | None, raw: str | Non
                 tell(f"wbcache: {error}; '{raw}' has not been made")
                 return 1
         if as_json:
-            _print_map(diff, bool(raw))
+            _print_map(diff.extents(), bool(raw))
         else:
-            _print_list(diff)
+            _print_list(diff.extents(), describe(diff.start), describe(diff.end))
     return 0
+
+
+def _run_live(socket: str, start: str, end: str, origin: str | None, raw: str | None, as_json: bool) -> int:
+    """The list of a running server."""
+    if raw or origin:
+        raise ConfigError(
+            f"'{socket}' is the socket of a running server, which has its origin and gives a list only: leave out "
+            f"{'--raw' if raw else '--origin'}; for the data, copy the export '@{start}..{end}' of the server, as "
+            "wbcache(1) says under diff"
+        )
+    first = ask(socket, "diff", start=start, end=end)
+    if as_json:
+        _print_map(_live_extents(socket, first), False)
+    else:
+        before, after = (f"generation {one['generation']} ({one['time']})" for one in (first["start"], first["end"]))
+        _print_list(_live_extents(socket, first), before, after)
+    return 0
+
+
+def _live_extents(socket: str, page: Facts) -> Iterator[_Extent]:
+    """Those of one page after another; a generation that is gone by then is an error. Raises ControlError."""
+    numbers = {name: str(page[name]["generation"]) for name in ("start", "end")}
+    while True:
+        yield from (_Extent(one["offset"], one["length"], one["kind"]) for one in page["extents"])
+        if page["next"] is None:
+            return
+        page = ask(socket, "diff", **numbers, offset=page["next"])
 
 
 class _Diff:
@@ -70,11 +108,15 @@ class _Diff:
 
     @property
     def needs_origin(self) -> bool:
-        return any(change.kind is Kind.ON_ORIGIN for change in changes(self._changed, self._then))
+        return any(change.kind is Kind.ON_ORIGIN for change in self._history.changes(self._changed, self._then))
 
     def changes(self) -> Iterator[Change]:
         """In order; reads the origin if that is needed."""
-        return changes(self._changed, self._then, self.origin)
+        return self._history.changes(self._changed, self._then, self.origin)
+
+    def extents(self) -> Iterator[_Extent]:
+        """The same in bytes."""
+        return (_Extent(*byte_range(change, self.volume_bytes), WORDS[change.kind]) for change in self.changes())
 
     def _data_ranges(self) -> Iterator[tuple[int, int]]:
         return (byte_range(change, self.volume_bytes) for change in self.changes() if change.kind is Kind.DATA)
@@ -97,36 +139,34 @@ class _Diff:
                     progress.advance(len(view))
 
 
-def _print_list(diff: _Diff) -> None:
-    totals = dict.fromkeys(Kind, 0)
-    for change in diff.changes():
-        offset, length = byte_range(change, diff.volume_bytes)
-        totals[change.kind] += length
-        print(f"{_WORDS[change.kind]}  {offset:>15}  {length:>15}")
+def _print_list(extents: Iterator[_Extent], start: str, end: str) -> None:
+    totals = dict.fromkeys(_TOTALS, 0)
+    for offset, length, kind in extents:
+        totals[kind] += length
+        print(f"{kind}  {offset:>15}  {length:>15}")
     said = ", ".join(f"{format_size(totals[kind])} {words}" for kind, words in _TOTALS.items() if totals[kind])
-    print(f"from {describe(diff.start)} to {describe(diff.end)}: {said or 'nothing has changed'}")
+    print(f"from {start} to {end}: {said or 'nothing has changed'}")
 
 
-def _print_map(diff: _Diff, has_file: bool) -> None:
+def _print_map(extents: Iterator[_Extent], has_file: bool) -> None:
     separator = "["
-    for change in diff.changes():
-        print(separator + json.dumps(_map_entry(change, diff.volume_bytes, has_file)), end="")
+    for extent in extents:
+        print(separator + json.dumps(_map_entry(extent, has_file)), end="")
         separator = ",\n"
     print("]" if separator != "[" else "[]")
 
 
-def _map_entry(change: Change, volume_bytes: int, has_file: bool) -> dict[str, Any]:
+def _map_entry(extent: _Extent, has_file: bool) -> dict[str, Any]:
     """In the form of `qemu-img map --output=json`."""
-    offset, length = byte_range(change, volume_bytes)
     entry: dict[str, Any] = {
-        "start": offset,
-        "length": length,
+        "start": extent.offset,
+        "length": extent.length,
         "depth": 0,
         "present": True,
-        "zero": change.kind is not Kind.DATA,
-        "data": change.kind is not Kind.HOLE,
+        "zero": extent.kind != WORDS[Kind.DATA],
+        "data": extent.kind != WORDS[Kind.HOLE],
         "compressed": False,
     }
-    if has_file and change.kind is Kind.DATA:
-        entry["offset"] = offset
+    if has_file and extent.kind == WORDS[Kind.DATA]:
+        entry["offset"] = extent.offset
     return entry

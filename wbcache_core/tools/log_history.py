@@ -27,6 +27,8 @@ from wbcache_core.server.config import Config
 from wbcache_core.server.ring_memory import describe_uncommitted
 from wbcache_core.tools.offline_devices import opened_origin
 from wbcache_core.tools.standard_streams import tell
+from wbcache_core.units import pages_of
+from wbcache_core.volume.changed_extents import Change, changes
 from wbcache_core.volume.reader import VolumeReader
 
 
@@ -88,6 +90,10 @@ class LogHistory:
     def map_at(self, generation: Generation) -> LocationMap:
         """The volume at a generation: what is not in the map is on the origin."""
         return self.map_between(self.superblock.destaged, generation.end_lsn)
+
+    def changes(self, changed: LocationMap, then: LocationMap, origin: Device | None = None) -> Iterator[Change]:
+        """All blocks that the first of two of these maps has, as they are in the second; see changed_extents.py."""
+        return changes(changed, then, 1, range(pages_of(self.superblock.origin_bytes)), origin)
 
     def reader(self, locations: LocationMap, origin: Device) -> VolumeReader:
         """Reads the volume that a map of this log describes."""

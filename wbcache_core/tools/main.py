@@ -185,12 +185,13 @@ _WHENS = "generation number, an age like -5m, a time, last-flush, or a tag"
 
 
 def _add_diff(commands: Commands) -> None:
-    parser = _add(
+    parser = _add_to_target(
         commands, "diff", "what changed from one moment to another",
         "Prints the extents that were written, trimmed or zeroed between A and B, each with what it is at B: what has "
         "to be done to the volume as of A to turn it into that as of B. B may be the earlier one; then data may be on "
         "the origin. An extent that was rewritten counts as changed, whatever its content. With --raw, the data is "
-        "written to a sparse file, at its offsets: an incremental backup.",
+        "written to a sparse file, at its offsets: an incremental backup. Of a running server only the list can be had "
+        "so; the data can be copied from its export @A..B.",
     )  # fmt: skip
     parser.add_argument("start", metavar="A", type=_when, help=f"the moment to start from: a {_WHENS}")
     parser.add_argument("end", metavar="B", type=_when, help="the moment to end with, in the same form")
@@ -267,9 +268,9 @@ def _add_resolve(commands: Commands) -> None:
     parser = _add_to_target(
         commands, "resolve", "the export that a moment means now",
         "Prints the name of the export (@ and the generation) that an age, a time or last-flush means now. That name "
-        "still means the same moment to a client that reconnects.",
+        "still means the same moment to a client that reconnects. Also of A..B, what changed between two moments.",
     )  # fmt: skip
-    parser.add_argument("when", metavar="WHEN", type=_when, help=f"the moment: a {_WHENS}")
+    parser.add_argument("when", metavar="WHEN", type=_when, help=f"the moment: a {_WHENS}; or two, as A..B")
 
 
 def _add_history(commands: Commands) -> None:
@@ -322,7 +323,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return run_replay(arguments.log, arguments.origin, arguments.to, arguments.force)
     if arguments.command == "diff":
         return run_diff(
-            arguments.log, arguments.start, arguments.end, arguments.origin, arguments.raw, arguments.json
+            arguments.target, arguments.start, arguments.end, arguments.origin, arguments.raw, arguments.json
         )  # fmt: skip
     if arguments.command == "rewind":
         return run_rewind(arguments.log, arguments.when, arguments.origin)

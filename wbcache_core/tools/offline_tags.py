@@ -12,7 +12,7 @@ from wbcache_core.flow.tags import with_tag, without_tag
 from wbcache_core.format.superblock import Tag
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.memory.generations import Generation
-from wbcache_core.memory.moments import LAST_FLUSH, check_tag_name, parse_when, resolve
+from wbcache_core.memory.moments import LAST_FLUSH, check_tag_name, parse_when, resolve, resolve_export
 from wbcache_core.server import history
 from wbcache_core.tools.log_history import LogHistory
 
@@ -63,10 +63,10 @@ def _change(path: str, change: Callable[[LogHistory], tuple[Tag, ...]]) -> tuple
     return tags
 
 
-def resolved(path: str, when: str) -> Generation:
-    """The generation that a moment means. Raises the same as tag()."""
+def resolved(path: str, when: str) -> tuple[Generation, ...]:
+    """The generation that a moment means, or the two of A..B. Raises the same as tag()."""
     with _opened(path, read_only=True) as (_, log):
-        return log.resolve(when)
+        return resolve_export(when, log.superblock.tags, log.resolve)
 
 
 def read_history(path: str, queries: Callable[[history.Facts | None], history.Query | None]) -> list[history.Facts]:

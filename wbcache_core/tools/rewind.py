@@ -20,11 +20,11 @@ from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import describe
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.ring import RingBuffer
-from wbcache_core.tools.changed_extents import Change, Kind, byte_range, changes
 from wbcache_core.tools.log_history import LogHistory
 from wbcache_core.tools.progress import Progress
 from wbcache_core.tools.standard_streams import tell
 from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT, format_size
+from wbcache_core.volume.changed_extents import Change, Kind, byte_range
 from wbcache_core.volume.reader import VolumeReader
 
 _RING_BYTES = MIB
@@ -109,7 +109,7 @@ class Rewind:
 
     @property
     def needs_origin(self) -> bool:
-        return any(change.kind is Kind.ON_ORIGIN for change in changes(self._changed, self._then))
+        return any(change.kind is Kind.ON_ORIGIN for change in self.history.changes(self._changed, self._then))
 
     def perform(self) -> Rewound:
         """Append the generation. If it raises WbcacheError, the volume is unchanged."""
@@ -133,7 +133,7 @@ class Rewind:
 
     def _changes(self) -> Iterator[Change]:
         """What to append, with ranges no longer than an entry may be."""
-        for change in changes(self._changed, self._then, self.origin):
+        for change in self.history.changes(self._changed, self._then, self.origin):
             if change.kind is Kind.DATA:
                 yield change
                 continue

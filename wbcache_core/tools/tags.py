@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from wbcache_core.memory.generations import Generation
-from wbcache_core.memory.moments import parse
+from wbcache_core.memory.moments import RANGE, parse
 from wbcache_core.server import history
 from wbcache_core.server.control.client import ask, is_socket
 from wbcache_core.tools import offline_tags
@@ -40,12 +40,13 @@ def run_untag(target: str, name: str) -> int:
 
 
 def run_resolve(target: str, when: str) -> int:
-    """Print the export that a moment means now; returns the exit status. Raises WbcacheError."""
+    """Print the export that a moment, or A..B, means now; returns the exit status. Raises WbcacheError."""
     if is_socket(target):
-        found = ask(target, "resolve", when=when)["moment"]["generation"]
+        answer = ask(target, "resolve", when=when)
+        numbers = [one["generation"] for one in (answer.get("since"), answer["moment"]) if one]
     else:
-        found = offline_tags.resolved(target, when).number
-    print(f"@{found}")
+        numbers = [one.number for one in offline_tags.resolved(target, when)]
+    print("@" + RANGE.join(map(str, numbers)))
     return 0
 
 

@@ -73,7 +73,7 @@ class ExtentMapper:
             if kind is _ON_ORIGIN:
                 position = self._add_from_origin(found, position, stop, dropped)
             else:
-                _add(found, position, stop, kind)
+                add_extent(found, position, stop, kind)
                 position = stop
         return found[:1] if only_one else found
 
@@ -95,7 +95,7 @@ class ExtentMapper:
             window = self._window = self._ask(window, position, stop)
         index = bisect_right(window.ends, position)
         end = min(window.ends[index], stop)
-        _add(found, position, end, window.kinds[index])
+        add_extent(found, position, end, window.kinds[index])
         return end
 
     def _ask(self, before: _Window, position: int, stop: int) -> _Window:
@@ -131,7 +131,7 @@ def _first_is_complete(found: list[Extent]) -> bool:
     return len(found) > 1 and (found[0][2:] != _DATA or found[1][1] >= _SHORT_BYTES)
 
 
-def _add(found: list[Extent], start: int, stop: int, kind: tuple[bool, bool]) -> None:
+def add_extent(found: list[Extent], start: int, stop: int, kind: tuple[bool, bool]) -> None:
     """Append, or extend the last extent if it is of the same kind."""
     if found and found[-1][2:] == kind:
         first = found[-1][0]

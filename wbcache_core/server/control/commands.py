@@ -14,6 +14,7 @@ from wbcache_core.errors import ConfigError, ControlError, WbcacheError
 from wbcache_core.memory.generations import Generation
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.control.server import LONGEST_LINE, Answer
+from wbcache_core.server.diff_pages import DiffPages
 from wbcache_core.server.history import DEFAULT_ROWS, Facts, Query, moment
 from wbcache_core.server.status import Rates
 
@@ -26,6 +27,7 @@ COMMANDS: dict[str, dict[str, type]] = {
     "tag": {"name": str, "when": str},
     "untag": {"name": str},
     "resolve": {"when": str},
+    "diff": {"start": str, "end": str, "offset": int},
     "give-up": {"offset": int, "length": int},
     "drain": {"cancel": bool},
     "events": {"after": int},
@@ -37,7 +39,7 @@ COMMANDS: dict[str, dict[str, type]] = {
 """The fields of each command besides `command`."""
 _REQUIRED = {
     "tag": ("name",), "untag": ("name",), "resolve": ("when",), "give-up": ("offset", "length"), "set": ("values",),
-    "events": ("after",),
+    "events": ("after",), "diff": ("start", "end"),
 }  # fmt: skip
 _FORM = 'a request is an object in one line, such as {"command": "status"}'
 _JSON_NAMES = {int: "a number", bool: "true or false", str: "a string", dict: "an object"}
@@ -90,11 +92,13 @@ class ControlCommands:
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self._rates = Rates(cache.counters)
+        self._diffs = DiffPages(cache.compare)
 
     def tick(self) -> None:
         """To be called regularly, so that the rates are those of the last seconds."""
         self._rates.sample()
         self._cache.note_changes()
+        self._diffs.tick()
 
     def answer(self, line: bytes) -> Answer:
         """The answer to a request; anything that waits for a device is left to the caller. Never raises."""
@@ -113,7 +117,9 @@ class ControlCommands:
         if request["command"] == "set":
             return _attempt(lambda: self._set(request["values"]))
         if request["command"] == "resolve":
-            return lambda: _attempt(lambda: {"moment": moment(self._cache.resolve(request["when"]))})
+            return lambda: _attempt(lambda: self._resolve(request["when"]))
+        if request["command"] == "diff":
+            return lambda: _attempt(lambda: self._diff(request))
         if request["command"] == "tag":
             return lambda: _attempt(lambda: self._tag(request["name"], request.get("when")))
         if request["command"] == "drain":
@@ -160,6 +166,16 @@ class ControlCommands:
         tag = self._cache.tag(name, when)
         _log.info("tag '%s' given to generation %d", tag.name, tag.generation)
         return {"tag": {"name": tag.name, **moment(Generation.of(tag))}}
+
+    def _resolve(self, when: str) -> Facts:
+        *since, found = self._cache.resolve(when)
+        return {"moment": moment(found), "since": moment(since[0]) if since else None}
+
+    def _diff(self, request: Facts) -> Facts:
+        offset = request.get("offset", 0)
+        if offset < 0:
+            raise ControlError("'offset' has to be 0 or more")
+        return self._diffs.page(request["start"], request["end"], offset)
 
     def _give_up(self, offset: int, length: int) -> Facts:
         byte_count, is_done = self._cache.give_up(offset, length)

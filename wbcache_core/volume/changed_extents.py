@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from wbcache_core.device.device import Device
-from wbcache_core.memory.block_map import (
-    HOLE_FLAG,
-    NO_REGION,
-    REGION_BLOCKS,
-    REGION_SHIFT,
-    ZERO_FLAG,
-    LocationMap,
-)
-from wbcache_core.units import PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
+from wbcache_core.memory.block_map import HOLE_FLAG, ZERO_FLAG, LocationMap, entry_lsn
+from wbcache_core.units import GIB, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
+
+_ASKED_BLOCKS = GIB >> PAGE_SHIFT
+"""The origin is asked about no more at a time: its answer is in memory."""
 
 
 class Kind(enum.Enum):
     """What blocks are: data, allocated zeros, or a hole. ON_ORIGIN: whatever the origin has there."""
 
     DATA, ZERO, HOLE, ON_ORIGIN = range(4)
+
+
+WORDS = {Kind.DATA: "data", Kind.ZERO: "zero", Kind.HOLE: "hole"}
+"""What they are called in lists."""
 
 
 class Change(NamedTuple):
@@ -39,31 +39,21 @@ def _kind(entry: int) -> Kind:
     return Kind.ZERO if entry & ZERO_FLAG else Kind.DATA
 
 
-def _runs(changed: LocationMap, then: LocationMap) -> Iterator[Change]:
-    """Region by region, not merged across them. All entries of both maps are above what the origin has."""
-    region = 0
-    while region < NO_REGION:
-        stop, leaf = changed.piece(region)
-        if leaf == 0:
-            region = stop
-            continue
-        first = region << REGION_SHIFT
-        until, now = then.piece(region)
-        if isinstance(leaf, int) and isinstance(now, int):
-            region = min(stop, until)
-            yield Change(first, (region << REGION_SHIFT) - first, _kind(now))
-            continue
-        region += 1
-        start, kind = 0, None
-        pairs = zip(changed.entries(first, REGION_BLOCKS), then.entries(first, REGION_BLOCKS), strict=True)
-        for index, (entry, old) in enumerate(pairs):
-            here = _kind(old) if entry else None
-            if here is not kind:
-                if kind:
-                    yield Change(first + start, index - start, kind)
-                start, kind = index, here
-        if kind:
-            yield Change(first + start, REGION_BLOCKS - start, kind)
+def _runs(changed: LocationMap, then: LocationMap, since: int, blocks: range) -> Iterator[Change]:
+    """Not merged."""
+    block = blocks.start
+    while block < blocks.stop:
+        stop, entry = changed.run(block, blocks.stop, since)
+        if entry_lsn(entry) < since:
+            block = stop
+        elif then is changed:
+            yield Change(block, stop - block, _kind(entry))
+            block = stop
+        else:
+            while block < stop:
+                end, entry = then.run(block, stop, 1)
+                yield Change(block, end - block, _kind(entry))
+                block = end
 
 
 def _merged(runs: Iterator[Change]) -> Iterator[Change]:
@@ -79,21 +69,27 @@ def _merged(runs: Iterator[Change]) -> Iterator[Change]:
         yield last
 
 
-def changes(changed: LocationMap, then: LocationMap, origin: Device | None = None) -> Iterator[Change]:
-    """The blocks of `changed`, in order, as they are in `then`; with an origin, as they are there instead of ON_ORIGIN.
+def changes(
+    changed: LocationMap, then: LocationMap, since: int, blocks: range, origin: Device | None = None
+) -> Iterator[Change]:
+    """Those of a range of blocks which `changed` has from LSN `since` on, in order, as they are in `then`; with an
+    origin, as they are there instead of ON_ORIGIN.
 
-    The maps are those of LogHistory, whose entries are all above what the origin has.
+    What `then` does not have is on the origin. Neither map changes meanwhile. Takes time linear in the number of
+    changes, and no lock.
     """
-    runs = _merged(_runs(changed, then))
+    runs = _merged(_runs(changed, then, since, blocks))
     return _merged(_looked_up(runs, origin)) if origin else runs
 
 
 def _looked_up(runs: Iterator[Change], origin: Device) -> Iterator[Change]:
     for run in runs:
-        if run.kind is Kind.ON_ORIGIN:
-            yield from _on_origin(run, origin)
-        else:
+        if run.kind is not Kind.ON_ORIGIN:
             yield run
+            continue
+        end = run.block + run.block_count
+        for block in range(run.block, end, _ASKED_BLOCKS):
+            yield from _on_origin(Change(block, min(_ASKED_BLOCKS, end - block), run.kind), origin)
 
 
 def _on_origin(run: Change, origin: Device) -> Iterator[Change]:
