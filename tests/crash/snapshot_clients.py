@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Threads of a session that open past moments, read them while the others write, and give and take tags."""
+"""Threads of a session that open past moments, read and compare them while the others write, and give and take tags."""
 
 import itertools
 import random
 
+from tests.support.comparisons import as_export, as_list
 from wbcache_core.errors import (
     ClockError,
     CommitFailedError,
@@ -18,6 +19,8 @@ _READS = 3
 _PATIENCE = (1, 5, 30)
 """How long readers are at a moment, in pauses of the writers: some longer than the log has room for it."""
 _MOST_TAGS = 4
+_COMPARISONS = 0.2
+"""How often two moments are compared instead of one opened."""
 
 
 class SnapshotReader:
@@ -31,6 +34,9 @@ class SnapshotReader:
         session = self._session
         while not session.is_over:
             self._pause(3)
+            if self._random.random() < _COMPARISONS:
+                self._compare()
+                continue
             try:
                 snapshot = session.cache.open_snapshot(self._choose())
             except (ClockError, OutsideWindowError, SnapshotEndedError, TagError):
@@ -63,6 +69,31 @@ class SnapshotReader:
                 session.ended += 1
                 return
             session.seen.append((snapshot.generation, bytes(image)))
+
+
+    def _compare(self):
+        """What changed between two moments, read with the first one while others write and destage."""
+        session = self._session
+        numbers = [generation.number for generation in session.cache.window()[0]]
+        start, end = sorted((self._random.choice(numbers), self._random.choice(numbers)))
+        opened = []
+        try:
+            opened.append(session.cache.open_snapshot(str(start)))
+            before = bytearray(opened[0].size)
+            opened[0].read_into(before, 0)
+            opened.append(session.cache.open_export(f"{start}..{end}"))
+            self._pause(self._random.choice(_PATIENCE))
+            after = bytearray(opened[1].size)
+            opened[1].read_into(after, 0)
+            as_export(opened[1], before, after)
+            as_list(opened[1], before, after)
+            session.seen.append((opened[1].end, bytes(after)))
+        except (OutsideWindowError, SnapshotEndedError):
+            # The origin has moved on since they were chosen, or opened.
+            session.ended += 1
+        finally:
+            for one in opened:
+                one.close()
 
 
 class Tagger:

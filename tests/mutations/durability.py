@@ -448,9 +448,9 @@ MUTATIONS = (
     Mutation(
         "snapshot-of-the-present",
         "the map of a snapshot has what was committed after its generation",
-        "volume/snapshot.py",
-        "records.between(self.line.destaged, generation.end_lsn)",
-        "records.between(self.line.destaged, self.line.committed)",
+        "volume/snapshots.py",
+        "records.between(self._line.destaged, generation.end_lsn)",
+        "records.between(self._line.destaged, self._line.committed)",
         CUTS.format("past moments"),
     ),
     Mutation(
