@@ -18,11 +18,11 @@ from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.takeover import FoundData, take_over
 from wbcache_core.pairing import fingerprint, pairing
 from wbcache_core.pairing.mark import DIRTY, OriginSide
-from wbcache_core.tools.changed_extents import Kind, byte_range, changes
 from wbcache_core.tools.log_history import LogHistory
 from wbcache_core.tools.offline_devices import opened_origin
 from wbcache_core.tools.standard_streams import say, tell
 from wbcache_core.units import PAGE_SHIFT
+from wbcache_core.volume.changed_extents import Kind, byte_range
 
 
 def run_resize(path: str, origin: str, force: Collection[str], yes: bool, as_json: bool) -> int:
@@ -114,7 +114,7 @@ class Resize:
             return
         locations, end = self._history.recovered.locations, self._origin.size
         data = cleared = 0
-        for change in changes(locations, locations):
+        for change in self._history.changes(locations, locations):
             offset, length = byte_range(change, self._recorded.origin_bytes)
             beyond = max(offset + length - max(offset, end), 0)
             if change.kind is Kind.DATA:
