@@ -54,9 +54,9 @@ def test_status(older):
     assert (status, errors) == (0, "") and "wbcache 0.1" in said
 
 
-@pytest.mark.parametrize("words", [("top", "--once"), ("metrics",)])
+@pytest.mark.parametrize("words", [("top", "--once", "SOCKET"), ("metrics", "SOCKET"), ("report", "SOCKET", "x.html")])
 def test_it_does_not_count(older, words):
-    status, said, errors = wbcache(*words, older)
+    status, said, errors = wbcache(*(older if word == "SOCKET" else word for word in words))
     assert (status, said) == (2, "")
     assert errors == (
         f"wbcache: the server behind '{older}' is wbcache 0.1, which does not count what it does; start it again with "

@@ -21,6 +21,7 @@ from wbcache_core.tools.info import run_info
 from wbcache_core.tools.picture import run_picture
 from wbcache_core.tools.plugin_path import run_plugin_path
 from wbcache_core.tools.replay import run_replay
+from wbcache_core.tools.report.report import run_report
 from wbcache_core.tools.resize import run_resize
 from wbcache_core.tools.rewind import run_rewind
 from wbcache_core.tools.salvage.lost_superblocks import UNCERTAIN_LOG
@@ -36,8 +37,8 @@ _DESCRIPTION = (
 _EPILOG = """\
 LOG is the log's file or block device. ORIGIN is the slow device it belongs to: a file, a block device or an NBD URI.
 SOCKET is the path that a running server was given with control=.
-info, check, dump, diff, history, picture, replay --to, and resize and salvage without --yes do not write to log or
-origin.
+info, check, dump, diff, history, picture, report, replay --to, and resize and salvage without --yes do not write to
+log or origin.
 A log or origin that a running server holds is refused.
 
 exit status:
@@ -95,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_untag(commands)
     _add_resolve(commands)
     _add_history(commands)
+    _add_report(commands)
     server_commands.add(commands)
     _add_plugin_path(commands)
     return parser
@@ -287,6 +289,17 @@ def _add_history(commands: Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _add_report(commands: Commands) -> None:
+    parser = _add_to_target(
+        commands, "report", "a page about a log or a running server, for a browser",
+        "Writes one HTML page that loads nothing: what needs attention, what the log holds, rates and latencies over "
+        "the server's life, events and settings, and what each number means. Of a log without a server: what it holds, "
+        "when and where it was written, and which moments can be opened.",
+    )  # fmt: skip
+    parser.add_argument("file", metavar="FILE.html", type=_new_name, help="the new file")
+    add_json(parser)
+
+
 def _add_plugin_path(commands: Commands) -> None:
     commands.add_parser(
         "plugin-path", help="where the plugin for nbdkit is",
@@ -331,6 +344,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return run_resize(arguments.log, arguments.origin, arguments.force, arguments.yes, arguments.json)
     if arguments.command == "picture":
         return run_picture(arguments.log, arguments.file)
+    if arguments.command == "report":
+        return run_report(arguments.target, arguments.file, arguments.json)
     if arguments.command == "tag":
         return run_tag(arguments.target, arguments.name, arguments.when)
     if arguments.command == "untag":

@@ -7,21 +7,18 @@ import os
 import warnings
 from contextlib import closing
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any
 
 from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import ConfigError, LogRefusedError
-from wbcache_core.format.segment import Descriptor
 from wbcache_core.log.recovery import Found
+from wbcache_core.tools.log_facts import LogFacts, gather, unit_of
 from wbcache_core.tools.log_history import LogHistory
 from wbcache_core.tools.new_file import new_file, refuse_existing
+from wbcache_core.tools.scales import duration
 from wbcache_core.tools.standard_streams import say, tell
-from wbcache_core.tools.write_density import WriteDensity, touched_blocks
-from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size, pages_of
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size
 
-_COLUMNS, _ROWS = 260, 120
-_SHORTEST_NS = 10**8
-"""A shorter history is shown in the middle of this much time."""
 _INCHES = (12.0, 7.2)
 _DPI = 110
 _WINDOW, _CLEAN, _CLEARED, _TAG = "#2e8b57", "#b8bcc2", "#f2a03d", "#b3123c"
@@ -46,7 +43,7 @@ def run_picture(path: str, target: str) -> int:
         except LogRefusedError as error:
             tell(f"wbcache: {error}")
             return 1
-        facts = _gather(history, [found.descriptor for found in segments])
+        facts = gather(history, [found.descriptor for found in segments])
     figure = figure_type(figsize=_INCHES, dpi=_DPI, facecolor="white")
     with warnings.catch_warnings(), new_file(target, "picture") as fd, os.fdopen(os.dup(fd), "wb") as file:
         # Warnings about letters in names that the font lacks.
@@ -65,71 +62,6 @@ def _load_matplotlib() -> Any:
     return Figure
 
 
-class _Facts(NamedTuple):
-    """What is drawn. Times in ns."""
-
-    start_ns: int
-    end_ns: int
-    blocks: range
-    density: WriteDensity
-    first_ns: int | None
-    """The time of the first segment."""
-    segment_count: int
-    generation_count: int
-    window: tuple[int, int] | None
-    cursors: dict[str, int]
-    tags: list[tuple[str, int]]
-
-
-def _gather(history: LogHistory, descriptors: list[Descriptor]) -> _Facts:
-    superblock = history.superblock
-    covered = history.recovered.covered.generations
-    oldest, newest = covered.oldest, covered.newest
-    times = [descriptor.time_ns for descriptor in descriptors]
-    times += [generation.time_ns for generation in (oldest, newest) if generation]
-    times += [superblock.destaged_time_ns] if superblock.destaged_time_ns else []
-    times = times or [superblock.written_ns]
-    start, end = min(times), max(times)
-    margin = max((_SHORTEST_NS - (end - start)) // 2, (end - start) // 50)
-    start, end = start - margin, end + margin
-    blocks = _shown_blocks(touched_blocks(descriptors), pages_of(superblock.origin_bytes))
-    density = WriteDensity(_COLUMNS, min(_ROWS, len(blocks)), (start, end), blocks)
-    for descriptor in descriptors:
-        density.add(descriptor)
-    cursors = {"destaged": superblock.destaged_time_ns or start}
-    if superblock.batch_end > superblock.destaged:
-        behind = (descriptor.time_ns for descriptor in descriptors if descriptor.end_lsn >= superblock.batch_end)
-        cursors["batch_end"] = next(behind, end)
-    return _Facts(
-        start, end, blocks, density, descriptors[0].time_ns if descriptors else None, len(descriptors),
-        len({descriptor.generation for descriptor in descriptors}),
-        (oldest.time_ns, newest.time_ns) if oldest and newest else None, cursors,
-        sorted(((tag.name, tag.time_ns) for tag in superblock.tags), key=lambda tag: tag[1]),
-    )  # fmt: skip
-
-
-def _shown_blocks(touched: range, volume_blocks: int) -> range:
-    """The whole volume, or, if less than half of it was touched, that part and a little around it."""
-    if not touched or len(touched) > volume_blocks // 2:
-        return range(volume_blocks)
-    margin = len(touched) // 20 + 1
-    return range(max(touched.start - margin, 0), min(touched.stop + margin, volume_blocks))
-
-
-def _unit_of(byte_count: int) -> tuple[int, str]:
-    """The unit in which a span is a number that is easy to read."""
-    exponent = min(max((byte_count.bit_length() - 3) // 10, 0), 5)
-    return 1024**exponent, ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")[exponent]
-
-
-def _span(seconds: float) -> str:
-    """`0.0025` -> `2.5 ms`; three digits."""
-    for size, name in ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {name}"
-    return f"{seconds * 1e6:.3g} us"
-
-
 def _printable(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
@@ -137,7 +69,7 @@ def _printable(name: str) -> str:
 class _Drawing:
     """One figure: a strip with window and tags, the density, and what was written in each span of time."""
 
-    def __init__(self, figure: Any, facts: _Facts, history: LogHistory, name: str) -> None:
+    def __init__(self, figure: Any, facts: LogFacts, history: LogHistory, name: str) -> None:
         self._figure = figure
         self._facts = facts
         self._history = history
@@ -186,7 +118,7 @@ class _Drawing:
 
         facts, axes = self._facts, self._main
         density, blocks = facts.density, facts.blocks
-        unit, name = _unit_of(blocks.stop << PAGE_SHIFT)
+        unit, name = unit_of(blocks.stop << PAGE_SHIFT)
         extent = (
             self._x(facts.start_ns), self._x(facts.end_ns),
             (blocks.start << PAGE_SHIFT) / unit, (blocks.stop << PAGE_SHIFT) / unit,
@@ -221,14 +153,14 @@ class _Drawing:
         blocks = facts.density.written_at()
         # Two columns of the picture are one bar.
         bars = [sum(blocks[at : at + 2]) for at in range(0, len(blocks), 2)]
-        unit, name = _unit_of(max(bars) << PAGE_SHIFT)
+        unit, name = unit_of(max(bars) << PAGE_SHIFT)
         start, width = self._x(facts.start_ns), (self._x(facts.end_ns) - self._x(facts.start_ns)) / len(bars)
         axes.bar(
             [start + width * index for index in range(len(bars))], [count * PAGE_BYTES / unit for count in bars],
             width=width, align="edge", color="#2a6fad",
         )  # fmt: skip
-        span = _span((facts.end_ns - facts.start_ns) / 1e9 / len(bars))
-        axes.set_ylabel(f"{name} written\nin {span}", fontsize=9)
+        column = duration((facts.end_ns - facts.start_ns) / 1e9 / len(bars))
+        axes.set_ylabel(f"{name} written\nin {column}", fontsize=9)
         axes.tick_params(axis="y", labelsize=8)
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)

@@ -16,6 +16,7 @@ from wbcache_core.server.cache import Cache
 from wbcache_core.server.control.server import LONGEST_LINE, Answer
 from wbcache_core.server.diff_pages import DiffPages
 from wbcache_core.server.history import DEFAULT_ROWS, Facts, Query, moment
+from wbcache_core.server.series import Series
 from wbcache_core.server.status import Rates
 
 _log = logging.getLogger("wbcache")
@@ -31,6 +32,7 @@ COMMANDS: dict[str, dict[str, type]] = {
     "give-up": {"offset": int, "length": int},
     "drain": {"cancel": bool},
     "events": {"after": int},
+    "series": {},
     "quiesce": {},
     "resume": {},
     "get": {},
@@ -93,12 +95,14 @@ class ControlCommands:
         self._cache = cache
         self._rates = Rates(cache.counters)
         self._diffs = DiffPages(cache.compare)
+        self._series = Series(cache.status())
 
     def tick(self) -> None:
         """To be called regularly, so that the rates are those of the last seconds."""
         self._rates.sample()
         self._cache.note_changes()
         self._diffs.tick()
+        self._series.look(self._cache.status)
 
     def answer(self, line: bytes) -> Answer:
         """The answer to a request; anything that waits for a device is left to the caller. Never raises."""
@@ -112,6 +116,8 @@ class ControlCommands:
             return _attempt(lambda: self._history(request))
         if request["command"] == "events":
             return _attempt(lambda: self._events(request["after"]))
+        if request["command"] == "series":
+            return _attempt(lambda: self._series.facts(self._cache.status()))
         if request["command"] == "get":
             return _attempt(self._get)
         if request["command"] == "set":
