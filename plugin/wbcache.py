@@ -66,7 +66,7 @@ def _loads(name):
 _make_importable()
 
 from wbcache_core import __version__
-from wbcache_core.errors import ExportNameError, StoppedError, WbcacheError, errno_for_client
+from wbcache_core.errors import ExportNameError, StoppedError, VolumeReplacedError, WbcacheError, errno_for_client
 from wbcache_core.format import segment as segment_format
 from wbcache_core.format import superblock as superblock_format
 from wbcache_core.memory import moments
@@ -74,16 +74,16 @@ from wbcache_core.nbdkit_process import exit_status, thread_state
 from wbcache_core.nbdkit_process.client_sockets import ClientSockets, allow_more_descriptors
 from wbcache_core.nbdkit_process.shutdown import ShutdownWatcher
 from wbcache_core.nbdkit_process.thread_state import ThreadStatePin
-from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config
 from wbcache_core.server.control.commands import COMMANDS, TOO_LONG, ControlCommands
 from wbcache_core.server.control.server import ControlServer
 from wbcache_core.server.control.socket import ControlSocket
 from wbcache_core.server.metrics import load_client
 from wbcache_core.server.metrics_server import MetricsServer
+from wbcache_core.server.served import Served
 from wbcache_core.server.writers import Writers
 from wbcache_core.units import MIB, PAGE_BYTES, quoted
-from wbcache_core.volume.export import DESCRIPTIONS, AckExport, level_of
+from wbcache_core.volume.export import DESCRIPTIONS, level_of
 
 API_VERSION = 2
 
@@ -99,7 +99,7 @@ _SNAPSHOT = "@"
 """The name of an export that is a past moment: this, and WHEN; or of what changed from A to B: this, and A..B."""
 
 _config = Config()
-_cache = None
+_served = None
 _writers = None
 _client_sockets = None
 _watcher = None
@@ -125,7 +125,7 @@ class NbdkitLogHandler(logging.Handler):
 
     def emit(self, record):
         message = self.format(record)
-        if record.levelno < (_cache.settings if _cache else _config).log_level:
+        if record.levelno < (_served.now.settings if _served else _config).log_level:
             nbdkit.debug(f"wbcache: {message}")
             return
         # nbdkit calls all of them errors.
@@ -157,13 +157,15 @@ def _failure(error):
 
 
 class Connection:
-    """What one client has open: the live volume, a snapshot, or a comparison of two. A callback works on `target`."""
+    """What one client has open: the live volume, a snapshot, or a comparison of two. A callback works on `target`, and
+    starts over if that has been replaced meanwhile."""
 
     __slots__ = ("pin", "read_only", "snapshot", "target", "thread_states")
 
-    def __init__(self, target, snapshot=None, read_only=""):
-        """`read_only`: why this client may not write to the live volume, or empty."""
-        self.target = target
+    def __init__(self, snapshot=None, read_only=""):
+        """Without a snapshot, the volume is still to be given to it. `read_only`: why this client may not write to it,
+        or empty."""
+        self.target = snapshot
         self.snapshot = snapshot
         self.read_only = read_only
         self.thread_states = ThreadStatePin(_config.pin_thread_state)
@@ -172,6 +174,8 @@ class Connection:
     def close(self):
         if self.snapshot:
             self.snapshot.close()
+        else:
+            _served.switch.remove(self)
         self.thread_states.close()
 
 
@@ -183,8 +187,12 @@ def _request(function):
         h.pin()
         try:
             return function(h.target, *arguments)
+        except VolumeReplacedError:
+            failure = None
         except Exception as error:
             failure = _failure(error)
+        if failure is None:
+            return callback(h, *arguments)
         del h, arguments
         raise failure
 
@@ -216,11 +224,11 @@ def config_complete():
 
 
 def get_ready():
-    global _cache, _writers, _client_sockets, _control_socket, _metrics
+    global _served, _writers, _client_sockets, _control_socket, _metrics
     allow_more_descriptors()
     _client_sockets = ClientSockets()
-    _cache = Cache(_config, may_spawn=True)
-    _writers = Writers(_cache)
+    _served = Served(_config, may_spawn=True)
+    _writers = Writers(_served)
     _writers.check_user()
     if _config.control:
         _control_socket = ControlSocket(_config.control)
@@ -233,25 +241,25 @@ def after_fork():
     # Signals and threads do not survive the fork into the background, so they start here.
     global _watcher, _control
     # nbdkit calls cleanup() only when the last client is gone; what was acknowledged is made durable at once.
-    at_stop = {"wbcache-finish": _cache.finish, "wbcache-end": _end_when_settled}
-    _watcher = ShutdownWatcher(_cache.interrupt, _send_clients_away, at_stop)
+    at_stop = {"wbcache-finish": _served.finish, "wbcache-end": _end_when_settled}
+    _watcher = ShutdownWatcher(_served.interrupt, _send_clients_away, at_stop)
     _watcher.start()
     # With -u the user is a different one now. Failing here would keep out readers (-r, --filter=cow), who are not known
     # before they connect; and in the background nobody would notice.
     if _writers:
         _writers.check_user()
-    if _cache and _control_socket:
-        commands = ControlCommands(_cache)
+    if _served and _control_socket:
+        commands = ControlCommands(_served)
         _control = ControlServer(_control_socket, commands.answer, TOO_LONG, commands.tick)
         _control.start()
-    if _cache and _metrics:
-        _metrics.start(_cache.metrics)
+    if _served and _metrics:
+        _metrics.start(_served.metrics)
 
 
 def _end_when_settled():
     # Not before the commit: a client that learns of the stop disconnects, and some versions of nbdkit can abort when
     # one does so with requests queued. And nbdkit answers what it reads after the shutdown with an error.
-    _cache.wait_until_settled()
+    _served.wait_until_settled()
     try:
         deadline = time.monotonic() + _ANSWER_SECONDS
         while _hang_up(answers=True) and time.monotonic() < deadline:
@@ -263,7 +271,7 @@ def _end_when_settled():
 
 
 def _send_clients_away():
-    if _cache.is_settled:
+    if _served.is_settled:
         _hang_up(answers=not _last_answers.is_set())
 
 
@@ -274,31 +282,30 @@ def _hang_up(answers):
 
 def cleanup():
     # A drain can be watched to its end; no tag may be in progress when the log is closed.
-    _cache.finish()
+    _served.finish()
     _last_answers.set()
     if _metrics:
         _metrics.stop()
     if _control:
         _control.stop()
-    _cache.stop()
+    _served.stop()
     _watcher.finish()
-    if _cache.is_unfinished:
+    if _served.is_unfinished:
         exit_status.end_with(exit_status.UNFINISHED)
 
 
 def open(readonly):
     try:
         # One that connects again has to find the next server: this one cannot carry out its requests.
-        _cache.check_not_stopping()
+        _served.check_not_stopping()
         name = _export_name()
         if name.startswith(_SNAPSHOT):
-            past = _cache.open_export(name[len(_SNAPSHOT) :])
-            return Connection(past, past)
-        volume = _cache.volume
-        if name:
-            volume = AckExport(volume, level_of(name))
+            return Connection(_served.now.open_export(name[len(_SNAPSHOT) :]))
+        level = level_of(name) if name else None
         # nbdkit has no way to tell a client why it is refused. Of a read-only export each client says that itself.
-        return Connection(volume, read_only="" if readonly else _writers.admit())
+        connection = Connection(read_only="" if readonly else _writers.admit())
+        _served.switch.add(connection, level)
+        return connection
     except Exception as error:
         failure = _failure(error)
     raise failure
@@ -317,7 +324,7 @@ def close(h):
 
 
 def list_exports(readonly, is_tls):
-    oldest, newest, tags = _cache.window_ends()
+    oldest, newest, tags = _served.now.window_ends()
     exports = [("", "the live volume; " + moments.describe_window(oldest, newest))]
     exports += [(name, f"the live volume; {description}") for name, description in DESCRIPTIONS]
     for which, generation in (("oldest", oldest), ("newest", newest)):
@@ -332,7 +339,7 @@ def export_description(h):
         return h.snapshot.description
     if h.read_only:
         return f"the live volume; read-only: {h.read_only}"[:_LONGEST_DESCRIPTION]
-    oldest, newest, _ = _cache.window_ends()
+    oldest, newest, _ = _served.now.window_ends()
     return "the live volume; " + moments.describe_window(oldest, newest)
 
 
@@ -353,7 +360,7 @@ def can_flush(h):
 
 
 def can_trim(h):
-    return h.snapshot is None and _cache.can_trim
+    return h.snapshot is None and _served.now.can_trim
 
 
 def can_zero(h):
@@ -386,8 +393,13 @@ def pread(h, buf, offset, flags):
     try:
         h.target.read_into(buf, offset)
         return
+    except VolumeReplacedError:
+        failure = None
     except Exception as error:
         failure = _failure(error)
+    if failure is None:
+        pread(h, buf, offset, flags)
+        return
     del h, buf
     raise failure
 
@@ -397,8 +409,13 @@ def pwrite(h, buf, offset, flags):
     try:
         h.target.write(buf, offset, flags & _FUA != 0)
         return
+    except VolumeReplacedError:
+        failure = None
     except Exception as error:
         failure = _failure(error)
+    if failure is None:
+        pwrite(h, buf, offset, flags)
+        return
     del h, buf
     raise failure
 

@@ -27,6 +27,7 @@
         WritesEndedError     a write failed half-way: the volume takes no more writes
         OriginFailedError    the origin fails and the log cannot take more
         StoppedError         the server is shutting down
+        VolumeReplacedError  something else has taken the volume's place: it starts over there; no client sees this
         SnapshotEndedError   writers needed the log space that kept the snapshot
       MomentError            a past moment cannot be opened or tagged
         MalformedMomentError it is not written as one
@@ -163,6 +164,10 @@ class OriginFailedError(RequestError):
 
 class StoppedError(RequestError):
     errno_value = errno.ESHUTDOWN
+
+
+class VolumeReplacedError(RequestError):
+    """Nothing that counts was done: the request has to be carried out on what took the volume's place."""
 
 
 class SnapshotEndedError(RequestError):

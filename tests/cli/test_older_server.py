@@ -64,8 +64,14 @@ def test_it_does_not_count(older, words):
     )
 
 
-@pytest.mark.parametrize("words", [("quiesce",), ("resume",), ("events",), ("diff", "--json", "1", "2")])
+@pytest.mark.parametrize(
+    "words",
+    [("quiesce",), ("resume",), ("events",), ("diff", "--json", "1", "2"), ("detach",), ("attach", "--json", "/new")],
+    ids=lambda words: words[0],
+)
 def test_it_does_not_know_the_command(older, words):
     command, *options = words
-    status, said, errors = wbcache(command, older, *options)
+    # A path comes after the socket.
+    paths = [options.pop()] if command == "attach" else []
+    status, said, errors = wbcache(command, older, *paths, *options)
     assert (status, said, errors) == (2, "", f"wbcache: {REFUSAL['error']}\n")

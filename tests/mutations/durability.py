@@ -273,8 +273,8 @@ MUTATIONS = (
         "writes-pass-a-pause",
         "writes go on while the volume is quiesced",
         "memory/cursors.py",
-        "self.stopping or self.quiesced or not",
-        "self.stopping or not",
+        "is_closed = self.quiesced or self.is",
+        "is_closed = self.is",
         "tests/model/test_quiesce.py",
     ),
     Mutation(

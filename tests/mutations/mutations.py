@@ -6,6 +6,7 @@ from tests.mutations import (
     clocks,
     commits,
     comparisons,
+    detaching,
     durability,
     forgetting,
     nbd_origins,
@@ -27,4 +28,5 @@ MUTATIONS = (
     *ring_memory.MUTATIONS,
     *workers.MUTATIONS,
     *shared_ring.MUTATIONS,
+    *detaching.MUTATIONS,
 )

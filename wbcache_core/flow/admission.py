@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Who may go on, and when: writers need room in ring and log, and who waits for the origin needs `destaged` to pass."""
 
-from wbcache_core.errors import OriginFailedError, ReadOnlyError, StoppedError, WritesEndedError
+from wbcache_core.errors import (
+    OriginFailedError,
+    ReadOnlyError,
+    StoppedError,
+    VolumeReplacedError,
+    WritesEndedError,
+)
 from wbcache_core.flow.failure import raise_if_log_failed, raise_if_origin_failed, wait_for_move
 from wbcache_core.memory.cursors import NumberLine
 
 
 def check_writable(line: NumberLine) -> None:
     """Raises the error that a writer gets now, if any. Lock held."""
+    if line.is_replaced:
+        raise VolumeReplacedError("the volume goes on with another log, or without one")
     raise_if_log_failed(line)
-    if line.stopping:
+    if line.stopping and not line.is_handing_over:
         raise StoppedError("the server is shutting down")
     if line.writes_ended:
         raise WritesEndedError(
@@ -32,14 +40,14 @@ def wait_for_room(line: NumberLine, pages: int) -> None:
     """Return when `pages` more LSNs fit under the limit, and the volume is not quiesced. Lock held; released while
     waiting.
 
-    Raises LogFailedError, StoppedError, ReadOnlyError, CommitFailedError when an attempt failed that began after
-    the call, and OriginFailedError when only the origin could make room and it has been failing for
+    Raises VolumeReplacedError, LogFailedError, StoppedError, ReadOnlyError, CommitFailedError when an attempt failed
+    that began after the call, and OriginFailedError when only the origin could make room and it has been failing for
     ORIGIN_PATIENCE.
     """
     begun = line.commits.begun
     while line.head + pages > line.limit:
         check_writable(line)
-        if line.quiesced:
+        if line.quiesced or line.is_handing_over:
             line.quiesced_waiters += 1
             line.moved.wait()
             line.quiesced_waiters -= 1

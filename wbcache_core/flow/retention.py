@@ -59,6 +59,14 @@ class Pins:
             self.snapshots.remove(pin)
             self._line.destage_wanted.notify()
 
+    def end_snapshots(self) -> None:
+        """End all of them, whatever they keep."""
+        for pin in self.snapshots:
+            pin.ended = True
+        self._ended += self.snapshots
+        self.snapshots = []
+        self._line.destage_wanted.notify()
+
     def replace_tags(self, tags: tuple[Tag, ...]) -> None:
         """Set the tags, all of which are in the window."""
         self.tags = tags

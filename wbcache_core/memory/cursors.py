@@ -92,6 +92,11 @@ class NumberLine:
         """Whatever would change the volume waits. See server/quiesce.py."""
         self.quiesced_waiters = 0
         """Requests that wait for that to end."""
+        self.is_handing_over = False
+        """The origin is going to be served without this log: whatever would change the volume waits. See
+        server/handover.py."""
+        self.is_replaced = False
+        """That has been done: requests go elsewhere."""
         self.writable = False
         self.writes_ended = False
         """A write failed between two of its steps: no other may follow it. Everything accepted before is intact."""
@@ -179,7 +184,8 @@ class NumberLine:
         Whatever is admitted to the ring has its space in the log: a commit never waits for destaging. A segment that
         does not fit before the end of the log leaves less than MAX_SEGMENT_PAGES unused there.
         """
-        if self.log_error or self.writes_ended or self.stopping or self.quiesced or not self.writable:
+        is_closed = self.quiesced or self.is_handing_over or not self.writable
+        if is_closed or self.log_error or self.writes_ended or self.stopping:
             self.limit = self.soft_limit = 0
             return
         room = min(self.volatile_pages - self.carry_ring, self.room_in_log)

@@ -20,6 +20,10 @@ from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
 _WELL_KNOWN = (0, 1, 2, 3, 8, 16, 256, 257, 258, 264, 272)
 
 
+UNKNOWN = (0,) * SAMPLE_COUNT
+"""No page has this checksum: an origin that was written without the log counts as changed, wherever that was."""
+
+
 def sampled_blocks(origin_bytes: int) -> list[int]:
     """SAMPLE_COUNT block numbers, which depend on the size alone; small origins repeat some."""
     pages = pages_of(origin_bytes)

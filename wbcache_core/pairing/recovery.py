@@ -37,6 +37,11 @@ class RecoveredPair(NamedTuple):
     volatile: list[PendingSegment]
     """What only the ring of a server that was killed has, beyond `recovered.head`."""
 
+    @property
+    def is_dirty(self) -> bool:
+        """Whether there is anything that the origin lacks, or may have in part."""
+        return self.recovered.head > self.superblock.destaged or bool(self.volatile)
+
 
 def recover_pair(
     log: Device, origin: Device, side: OriginSide, force: Collection[str], join_ring: JoinRing

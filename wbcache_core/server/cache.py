@@ -13,9 +13,8 @@ import time
 import uuid
 from contextlib import ExitStack
 
-from wbcache_core import __version__, clock
+from wbcache_core import clock
 from wbcache_core.clock import Reading
-from wbcache_core.counters import Counters
 from wbcache_core.device.device import Device
 from wbcache_core.device.log_file import LogFile
 from wbcache_core.errors import DeviceError, ReadOnlyError, StoppedError
@@ -39,7 +38,6 @@ from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.takeover import FoundData
 from wbcache_core.log.writer import LogWriter
 from wbcache_core.memory.block_map import LocationMap
-from wbcache_core.memory.events import Events, Watch
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import LAST_FLUSH
 from wbcache_core.memory.record_index import CoveredLog
@@ -51,14 +49,14 @@ from wbcache_core.server import history, log_preparation
 from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import SHARED, Config
 from wbcache_core.server.drain import Drain
+from wbcache_core.server.handover import HandOver
 from wbcache_core.server.history import Facts
-from wbcache_core.server.metrics import exposition
-from wbcache_core.server.opening import OpenedPair, open_pair
+from wbcache_core.server.lasting import Lasting
+from wbcache_core.server.movers import Movers
+from wbcache_core.server.opening import Joining, OpenedPair, open_pair
 from wbcache_core.server.quiesce import Quiesce
 from wbcache_core.server.ring_memory import RingMemory
-from wbcache_core.server.settings import Settings
 from wbcache_core.server.stopping import commit_and_drain, tell_undrained
-from wbcache_core.threads import StartTogether
 from wbcache_core.units import PAGE_SHIFT
 from wbcache_core.volume.comparison import Comparison
 from wbcache_core.volume.reader import VolumeReader
@@ -77,12 +75,14 @@ class Cache:
     """
 
     def __init__(
-        self, config: Config, origin: Device | None = None, log: Device | None = None, may_spawn: bool = False
-    ) -> None:
+        self, config: Config, origin: Device | None = None, log: Device | None = None, may_spawn: bool = False,
+        lasting: Lasting | None = None, joining: Joining | None = None,
+    ) -> None:  # fmt: skip
         """Open, lock and recover, writing nothing. Raises WbcacheError.
 
         Devices that are passed in are used, and closed, instead of the files that config names. With may_spawn a
-        process of its own may write to the origin.
+        process of its own may write to the origin. With `joining` the log is attached to an origin that is in use,
+        which is not closed until `owns_origin` is set.
         """
         self._may_spawn = may_spawn and config.destage_worker
         self._config = config
@@ -95,14 +95,16 @@ class Cache:
         self._is_marked = False
         """Whether the origin's mark names this log."""
         self._settled = threading.Event()
-        self.events = Events()
-        self._watch = Watch(self.events)
+        lasting = lasting or Lasting(config)
+        self.events, self.settings, self._counters = lasting.events, lasting.settings, lasting.counters
+        self.owns_origin = joining is None
+        """Whether a stop interrupts the origin and closes it."""
         given = None if config.ring_size is None else RingBuffer(config.ring_size)
         self._ring_memory = RingMemory(config.ring_memory == SHARED)
         with ExitStack() as stack:
             stack.callback(self._ring_memory.close, is_empty=False)
-            opened = open_pair(config, origin, log, self._ring_memory.join)
-            stack.callback(opened.close)
+            opened = open_pair(config, origin, log, self._ring_memory.join, joining)
+            stack.callback(opened.close if self.owns_origin else opened.log.close)
             if not opened.recovered:
                 self._ring_memory.discard()
             ring = self._ring_memory.found or given or automatic_ring(opened.superblock.log_bytes)
@@ -150,7 +152,7 @@ class Cache:
             self._log, data_pages, superblock.uuid, ring, recovered.end if recovered else LogEnd(0, 0, 0, Reading(0)),
             config.compress, self._store.log_sync,
         )  # fmt: skip
-        counters = self._counters = Counters()
+        counters = self._counters
         self._throttle = Throttle(line, counters)
         floor, tags = superblock.batch_end, superblock.tags
         if pair and pair.past_is_gone:
@@ -163,9 +165,12 @@ class Cache:
         self._bad = BadBlocks(line, self._locations, self._origin.name)
         self._committer = Committer(line, self._table, self._covered, self._writer, self._store, counters)
         self._destager = self._new_destager()
+        self._movers = Movers(line, self._committer, self._destager, self._keeper)
         reader = VolumeReader(line, ring, self._locations, self._table, self._reader, self._origin, counters)
         self._snapshots = Snapshots(line, self._covered, self._pins, reader, self._origin)
-        self.settings = Settings(config, line)
+        self.settings.follow(line)
+        self.handover = HandOver(line, self._pins, self._tags, self._table, self._origin)
+        self.let_go = self.handover.finish
         self._drain = Drain(line, self._pins, self.settings)
         self._quiesce = Quiesce(line, self._committer)
         self.volume = Volume(
@@ -222,8 +227,9 @@ class Cache:
         if self._log.size == 0:
             self._log.grow(self._config.log_size)
         if self._pair:
-            log_preparation.bring_up_to_date(
-                self._log, self._store, self._found, self._line, self._pair, self._origin, self._side
+            self._writer.end = log_preparation.bring_up_to_date(
+                self._log, self._store, self._found, self._line, self._pair, self._origin, self._side,
+                self._writer.end, self._covered,
             )  # fmt: skip
         else:
             now = log_preparation.format_blank(self._log, self._store, self._origin)
@@ -255,20 +261,7 @@ class Cache:
         self._ring_memory.make_ready(self._ring, self._superblock, line.head, line.committed, self._writer.end)
         if not self._keeper:
             self._ring.populate()
-        together = StartTogether()
-        try:
-            if self._keeper:
-                self._keeper.start(together)
-            self._committer.start(together)
-            self._destager.start(together)
-            line.admit_writers()
-            together.run()
-        except BaseException:
-            # Neither has done anything yet. The next attempt gets its own threads.
-            with line.lock:
-                line.writable, line.limit, line.soft_limit = False, 0, 0
-            together.give_up()
-            raise
+        self._movers.start()
         self._active = True
 
     def window(self) -> tuple[list[Generation], tuple[Tag, ...]]:
@@ -303,14 +296,6 @@ class Cache:
         if self._keeper:
             return self._keeper.held_bytes
         return self._ring.pages << PAGE_SHIFT if self._active else 0
-
-    def note_changes(self) -> None:
-        """Have `events` note what has changed since the last call. For one thread at a time."""
-        self._watch.look(self.status())
-
-    def metrics(self) -> bytes:
-        """The same for Prometheus."""
-        return exposition([{"version": __version__, **self.status()}])
 
     def counters(self) -> status_facts.Counters:
         """Cursors that only grow."""
@@ -387,7 +372,7 @@ class Cache:
         return self._drain.cancel()
 
     def quiesce(self) -> Facts:
-        """Have all changes wait until resume(); see Quiesce.begin(). Raises WbcacheError."""
+        """See Quiesce.begin()."""
         self.activate()
         return self._quiesce.begin()
 
@@ -400,13 +385,13 @@ class Cache:
         if self._line.stopping:
             if self._active:
                 self._destager.cancel()
-            self._origin.interrupt()
+            self._interrupt_origin()
             return
         self._line.stop(drain=self._drains)
         self._throttle.stop()
         if not self._drains:
             # A drain needs requests without a time limit.
-            self._origin.interrupt()
+            self._interrupt_origin()
 
     def finish(self) -> None:
         """Commit, destage with on-exit=destage, end the threads; reads continue. Idempotent; failures are logged.
@@ -470,12 +455,8 @@ class Cache:
             )  # fmt: skip
         finally:
             line.stop(drain=False)
-            self._origin.interrupt()
-            # First the one that may still have something committed.
-            self._destager.join()
-            self._committer.join()
-            if self._keeper:
-                self._keeper.join()
+            self._interrupt_origin()
+            self._movers.join()
         if not line.log_error:
             try:
                 self._tags.write(committed=line.committed)
@@ -488,5 +469,31 @@ class Cache:
     def _close(self) -> None:
         # What could not be committed stays where it is, and so does what nobody was let in to commit.
         self._ring_memory.close(is_empty=self._active and self._line.head == self._line.committed)
-        self._origin.close()
+        if self.owns_origin:
+            self._origin.close()
         self._log.close()
+
+    def _interrupt_origin(self) -> None:
+        if self.owns_origin:
+            self._origin.interrupt()
+
+    def hand_over(self, patience: float) -> None:
+        """Empty the log and close it; the origin stays open, and is the caller's. Changes wait until let_go().
+
+        Raises what HandOver.begin() and activate() do; then everything goes on as before.
+        """
+        self.activate()
+        self.handover.begin(patience)
+        self.owns_origin = False
+        with self._lifecycle, self._finishing:
+            # Nothing is left for a stop to do here.
+            self._stopped = self._finished = True
+            self._is_unfinished = False
+            self._line.stop(drain=False)
+            self._throttle.stop()
+            self._movers.join()
+            self.handover.read_from_origin()
+            self.handover.note_in_log(self._store)
+            self._side.put(self._superblock.uuid, self._config.log, CLEAN)
+            self._close()
+            self._settled.set()

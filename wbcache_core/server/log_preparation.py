@@ -8,21 +8,26 @@ write failed is the one that is written again, never the other.
 
 import errno
 import logging
+from dataclasses import replace
 from typing import Any
 
 from wbcache_core import clock
 from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device
-from wbcache_core.device.log_file import LogFile
-from wbcache_core.errors import DeviceError
+from wbcache_core.device.log_file import LogFile, check_creatable
+from wbcache_core.errors import DeviceError, ReadOnlyError
+from wbcache_core.log.geometry import LogEnd
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.takeover import FoundData, take_over
 from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.pairing import fingerprint, pairing
 from wbcache_core.pairing.mark import OriginSide
+from wbcache_core.pairing.pairing import OTHER_LOG
 from wbcache_core.pairing.recovery import RecoveredPair
 from wbcache_core.server.config import Config
-from wbcache_core.server.opening import check_distinct
+from wbcache_core.server.opening import Joining, check_distinct, open_pair
+from wbcache_core.server.ring_memory import RingMemory
 from wbcache_core.units import format_size
 
 _log = logging.getLogger("wbcache")
@@ -44,6 +49,24 @@ def create_log(log: LogFile, config: Config, origin: Device) -> None:
         raise
 
 
+def check_joinable(config: Config, origin: Device, joining: Joining) -> None:
+    """Whether this log could be attached once the one that the origin's mark names is detached. Writes nothing, and
+    leaves nothing open. Raises what open_pair() does, DeviceError and ReadOnlyError if it cannot be made or written."""
+    ring = RingMemory(is_shared_wanted=False)
+    tried = replace(config, force=config.force | {OTHER_LOG})
+    try:
+        log = open_pair(tried, origin, None, ring.join, joining).log
+    finally:
+        ring.close(is_empty=False)
+    try:
+        if isinstance(log, LogFile) and not log.exists:
+            check_creatable(config.log)
+        elif not log.writable:
+            raise ReadOnlyError(f"log '{config.log}' cannot be written")
+    finally:
+        log.close()
+
+
 def format_blank(log: Device, store: SuperblockStore, origin: Device) -> Reading:
     """Format a log. Generation 0 is the origin as it is; returns the time of that. Raises DeviceError."""
     now = clock.read()
@@ -60,12 +83,27 @@ def bring_up_to_date(
     pair: RecoveredPair,
     origin: Device,
     side: OriginSide,
-) -> None:
-    """Make what recovery found durable, and let both superblocks say it. Raises DeviceError."""
+    end: LogEnd,
+    covered: CoveredLog,
+) -> LogEnd:
+    """Make what recovery found durable, and let both superblocks say it; returns the end of the log, which was `end`.
+
+    If the origin was written without this log, it is as it was at no commit: what it is now is a generation of its own,
+    with a number that was not used before. Raises DeviceError.
+    """
     changes: dict[str, Any] = {"origin_name": origin.name, "origin_facts": side.facts, "origin_bytes": origin.size}
     if pair.samples_are_stale:
         changes["samples"] = fingerprint.take(origin)
     if pair.past_is_gone:
         changes |= {"batch_end": line.committed, "tags": ()}
+    is_new = pair.superblock.samples == fingerprint.UNKNOWN and line.head == line.destaged
+    if is_new:
+        end = end._replace(generation=end.generation + 1, time=clock.read())
+        changes |= {"destaged_generation": end.generation, "destaged_time_ns": end.time.wall_ns}
     changes |= {"oldest": line.destaged, "oldest_place": line.destaged_place, "committed": line.committed}
     take_over(log, store, found, line.write_place, **changes)
+    if is_new:
+        with line.lock:
+            covered.generations.drop_below(line.committed + 1)
+            covered.generations.append(end.generation, line.committed, end.time)
+    return end

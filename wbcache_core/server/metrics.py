@@ -13,7 +13,7 @@ from wbcache_core.errors import ConfigError
 from wbcache_core.server.history import Facts
 from wbcache_core.units import PAGE_BYTES
 
-STATES = ("writable", "read-only", "quiesced", "failed", "draining", "stopping")
+STATES = ("writable", "read-only", "quiesced", "failed", "draining", "stopping", "detached")
 _LABELS = ("volume",)
 
 _COUNTERS: tuple[tuple[str, str, Callable[[Facts], float]], ...] = (

@@ -11,8 +11,8 @@ from wbcache_core.device.file_device import FileDevice
 from wbcache_core.device.log_file import LogFile
 from wbcache_core.device.origin import open_origin
 from wbcache_core.errors import ConfigError, LogRefusedError
-from wbcache_core.format.superblock import SAMPLE_COUNT, Superblock
-from wbcache_core.pairing import pairing
+from wbcache_core.format.superblock import Superblock
+from wbcache_core.pairing import fingerprint, pairing
 from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.pairing.pairing import DISCARD_LOG
 from wbcache_core.pairing.recovery import JoinRing, RecoveredPair, recover_pair
@@ -20,6 +20,14 @@ from wbcache_core.server.config import IN_USE, Config
 from wbcache_core.units import PAGE_BYTES
 
 _log = logging.getLogger("wbcache")
+
+
+class Joining(NamedTuple):
+    """A log that is attached to an origin that clients are using: it may hold nothing that the origin lacks, and past
+    moments that it has are gone."""
+
+    formats: bool
+    """Whatever it holds is given up."""
 
 
 class OpenedPair(NamedTuple):
@@ -40,11 +48,34 @@ class OpenedPair(NamedTuple):
         self.origin.close()
         self.log.close()
 
+    def joined(self, joining: Joining) -> "OpenedPair":
+        """As it counts for an origin in use. Raises LogRefusedError."""
+        pair = self.recovered
+        if pair is None:
+            return self
+        if joining.formats:
+            _log.warning("formatting log '%s' anew, as asked", self.log.name)
+            return self._replace(recovered=None, superblock=_blank_superblock(self.origin, self.side, self.log.size))
+        if pair.is_dirty:
+            raise LogRefusedError(
+                f"log '{self.log.name}' holds data that origin '{self.origin.name}' lacks, and the origin has been "
+                "written without it: that data would overwrite what is newer; nothing has been changed; name another "
+                "log, or, to give up what this one holds, add --format"
+            )
+        # The samples that are compared can miss a change.
+        superblock = pair.superblock.with_changes(samples=fingerprint.UNKNOWN)
+        return self._replace(
+            recovered=pair._replace(superblock=superblock, samples_are_stale=True, past_is_gone=True)
+        )  # fmt: skip
 
-def open_pair(config: Config, origin: Device | None, log: Device | None, join_ring: JoinRing) -> OpenedPair:
-    """Devices that are passed in are used, and closed, instead of those that config names. Raises WbcacheError."""
+
+def open_pair(
+    config: Config, origin: Device | None, log: Device | None, join_ring: JoinRing, joining: Joining | None = None
+) -> OpenedPair:
+    """Devices that are passed in are used, and closed after an error, instead of those that config names; but not the
+    origin that a log joins. Raises WbcacheError."""
     with ExitStack() as stack:
-        for given in (origin, log):
+        for given in (None if joining else origin, log):
             if given:
                 stack.callback(given.close)
         forced = IN_USE in config.force
@@ -56,6 +87,8 @@ def open_pair(config: Config, origin: Device | None, log: Device | None, join_ri
             log = LogFile(config.log, forced)
             stack.callback(log.close)
         opened = _look(config, origin, log, join_ring)
+        if joining:
+            opened = opened.joined(joining)
         stack.pop_all()
         return opened
 
@@ -97,6 +130,6 @@ def _blank_superblock(origin: Device, side: OriginSide, log_bytes: int) -> Super
         log_bytes=log_bytes - log_bytes % PAGE_BYTES,
         origin_bytes=origin.size,
         origin_name=origin.name,
-        samples=(0,) * SAMPLE_COUNT,
+        samples=fingerprint.UNKNOWN,
         origin_facts=side.facts,
     )

@@ -65,12 +65,13 @@ NAMES = tuple(_TEXTS)
 
 
 class Settings:
-    """`_lock` guards `_config` and `_is_draining`, and is held until the line has the policy; the volume lock is taken
-    while it is. `_config` is replaced as a whole, so a single value of it may be read without the lock."""
+    """`_lock` guards `_config`, `_line` and `_is_draining`, and is held until the line has the policy; the volume lock
+    is taken while it is. `_config` is replaced as a whole, so a single value of it may be read without the lock."""
 
-    def __init__(self, config: Config, line: NumberLine) -> None:
+    def __init__(self, config: Config, line: NumberLine | None = None) -> None:
         self._lock = threading.Lock()
         self._line = line
+        """None while there is no log; then what is changed counts for the next one."""
         self._at_start = self._config = copy.copy(config)
         self._is_draining = False
 
@@ -78,6 +79,21 @@ class Settings:
     def log_level(self) -> int:
         """What is at least so important is said to the log. Takes no lock: whoever logs may hold any."""
         return self._config.log_level
+
+    def follow(self, line: NumberLine | None) -> None:
+        """From now on be in force there. No drain is in effect."""
+        with self._lock:
+            self._line, self._is_draining = line, False
+            self._apply()
+
+    def config(self) -> Config:
+        """A copy of what is in force."""
+        with self._lock:
+            return copy.copy(self._config)
+
+    def ack(self) -> int:
+        """The level of that name that is in force."""
+        return self._config.ack
 
     def all(self) -> list[Setting]:
         """Each with its value at the start and the one in force."""
@@ -115,6 +131,8 @@ class Settings:
 
     def _apply(self) -> None:
         """`_lock` held."""
+        if self._line is None:
+            return
         policy = self._config.policy(self._line.data_pages, self._line.volatile_pages)
         if self._is_draining:
             policy = dataclasses.replace(

@@ -12,6 +12,7 @@ from wbcache_core.flow.throttle import Throttle
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.record_index import CoveredLog
+from wbcache_core.server.drain import OFF
 from wbcache_core.server.history import Facts, moment, window
 from wbcache_core.units import PAGE_SHIFT
 from wbcache_core.volume.snapshots import Snapshots
@@ -75,8 +76,27 @@ def gather(
     return facts
 
 
+def nothing() -> Facts:
+    """The same where there is no log."""
+    return {
+        "cursors": dict.fromkeys(("oldest", "destaged", "committed", "head"), 0),
+        "bytes": dict.fromkeys(("volatile", "dirty", "log", "log_free", "ring", "ring_memory"), 0),
+        "throttling": {"active": False, "waiting_for_log_space": 0, "destaging_seconds_per_page": 0.0},
+        "drain": {"state": OFF, "bytes_left": 0, "bytes_total": 0, "incomplete": None},
+        "bad_blocks": {"bytes": 0, "ranges": []},
+        "window": None,
+        "snapshots": [],
+        "tags": [],
+        "dirty_seconds": 0.0,
+        "origin_settles": 0.0,
+        "errors": {"log": None, "origin": None, "origin_seconds": None},
+    }
+
+
 def _state(line: NumberLine) -> str:
     """Lock held."""
+    if line.is_handing_over:
+        return "quiesced"
     if line.stopping:
         return "draining" if line.draining else "stopping"
     if line.log_error:
@@ -107,7 +127,8 @@ class Rates:
         since, before = self._samples[0]
         seconds = max(time.monotonic() - since, 0.001)
         rates = {
-            f"{name}_bytes_per_second": (now - then << PAGE_SHIFT) / seconds
+            # A log that was attached meanwhile begins at 1.
+            f"{name}_bytes_per_second": (max(now - then, 0) << PAGE_SHIFT) / seconds
             for name, now, then in zip(Counters._fields, self._read(), before, strict=True)
         }
         return {"seconds": seconds, **rates}

@@ -12,6 +12,7 @@ import logging
 from wbcache_core.device.log_file import check_creatable
 from wbcache_core.errors import DeviceError, LogRefusedError, NoThreadError
 from wbcache_core.server.cache import Cache
+from wbcache_core.server.served import Served
 
 _log = logging.getLogger("wbcache")
 
@@ -19,7 +20,7 @@ _log = logging.getLogger("wbcache")
 class Writers:
     """`_foretold` belongs to the thread that starts the server; the rest is for any thread."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Served | Cache) -> None:
         self._cache = cache
         self._foretold = ""
 

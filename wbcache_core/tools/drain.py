@@ -19,7 +19,7 @@ def run_drain(path: str, waits: bool, cancels: bool, as_json: bool) -> int:
     check_socket(path, "drain")
     facts = ask(path, "drain", cancel=cancels)["drain"]
     if waits and facts["state"] == DRAINING:
-        facts = _wait(path, facts)
+        facts = wait_for_drain(path, facts)
     if as_json:
         print(json.dumps({"drain": facts}, indent=2))
     else:
@@ -38,7 +38,7 @@ def _sentence(facts: Facts) -> str:
     return "no drain: writes are acknowledged as the parameters say"
 
 
-def _wait(path: str, facts: Facts) -> Facts:
+def wait_for_drain(path: str, facts: Facts) -> Facts:
     """Show progress until it is done, cancelled, or cannot be done; returns how it is then. Raises ControlError."""
     total, told = facts["bytes_total"], None
     with Progress("draining", total) as progress:

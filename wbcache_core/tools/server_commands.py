@@ -6,6 +6,7 @@ import argparse
 from wbcache_core.device.name import local_path
 from wbcache_core.errors import ConfigError
 from wbcache_core.tools.arguments import Commands, add_json, argument
+from wbcache_core.tools.detach import run_attach, run_detach
 from wbcache_core.tools.drain import run_drain
 from wbcache_core.tools.events import run_events
 from wbcache_core.tools.metrics import run_metrics
@@ -26,6 +27,8 @@ def add(commands: Commands) -> None:
     _add_metrics(commands)
     _add_drain(commands)
     _add_quiesce(commands)
+    _add_detach(commands)
+    _add_attach(commands)
     _add_get(commands)
     _add_set(commands)
     _add_give_up(commands)
@@ -110,6 +113,38 @@ def _add_quiesce(commands: Commands) -> None:
         parser = _add(commands, name, summary, text)
         add_json(parser)
         parser.set_defaults(ask=lambda given: run_quiesce(given.socket, given.command, given.json))
+
+
+_FORCE = "give up tags and open snapshots, which go with the log"
+
+
+def _add_detach(commands: Commands) -> None:
+    parser = _add(
+        commands, "detach", "go on without a log",
+        "Drains the log of a running server; then the server goes on with the origin alone, and the log can be "
+        "removed. Clients notice nothing but a pause. wbcache attach is the way back.",
+    )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help=_FORCE)
+    add_json(parser)
+    parser.set_defaults(ask=lambda given: run_detach(given.socket, given.force, given.json))
+
+
+def _add_attach(commands: Commands) -> None:
+    parser = _add(
+        commands, "attach", "go on with this log",
+        "Has a running server go on with another log, which is created if it does not exist. The present log, if "
+        "there is one, is detached first. A log that is refused leaves everything as it was.",
+    )  # fmt: skip
+    parser.add_argument("log", metavar="LOG", type=_local_path, help="a file or block device, as log= names it")
+    parser.add_argument("--format", action="store_true", help="give up whatever this log holds")
+    parser.add_argument("--log-size", metavar="SIZE", help="of a log that is created; log-size= by default")
+    parser.add_argument("--force", action="store_true", help=_FORCE)
+    add_json(parser)
+    parser.set_defaults(
+        ask=lambda given: run_attach(
+            given.socket, given.log, given.format, given.log_size, given.force, given.json
+        )
+    )  # fmt: skip
 
 
 def _add_get(commands: Commands) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+from wbcache_core.server.bypass import DETACHED
 from wbcache_core.server.control.client import ask, check_socket
 from wbcache_core.server.drain import DRAINED, DRAINING, INCOMPLETE
 from wbcache_core.units import format_size
@@ -37,6 +38,10 @@ def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
     sizes, rates, throttling = facts["bytes"], facts["rates"], facts["throttling"]
     yield "server", f"wbcache {facts['version']}, process {facts['pid']}, {facts['state']}"
     yield "origin", f"'{facts['origin']}'"
+    if facts["state"] == DETACHED:
+        yield "log", "none; wbcache attach"
+        yield from _failures(facts)
+        return
     yield "log", f"'{facts['log']}', volume {facts['volume']}"
     yield "cursors", ", ".join(f"{name} {lsn}" for name, lsn in facts["cursors"].items()) + " (LSN)"
     dirty, volatile, log = (format_size(sizes[name]) for name in ("dirty", "volatile", "log"))
@@ -74,6 +79,10 @@ def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
         )
     if facts["bad_blocks"]["bytes"]:
         yield "", f"{facts['bad_blocks']['bytes']} bytes in all, which only the log has"
+    yield from _failures(facts)
+
+
+def _failures(facts: Facts) -> Iterator[tuple[str, str]]:
     for device in ("log", "origin"):
         if facts["errors"][device]:
             yield f"{device} fails", facts["errors"][device]

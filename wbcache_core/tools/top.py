@@ -122,6 +122,9 @@ def _rate(byte_count: float) -> str:
 def _head(facts: Facts) -> Iterator[str]:
     yield f"'{facts['origin']}', {facts['state']}, process {facts['pid']}"
     sizes = facts["bytes"]
+    if not sizes["log"]:
+        yield "  no log is attached: wbcache attach"
+        return
     share = min(sizes["dirty"] / sizes["log"], 1.0)
     filled = round(share * _BAR)
     age = f", the oldest for {facts['dirty_seconds']:.0f} s" if facts["dirty_seconds"] else ""

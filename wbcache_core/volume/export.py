@@ -5,6 +5,7 @@ from wbcache_core.device.device import Extent
 from wbcache_core.errors import ExportNameError
 from wbcache_core.memory.policy import LEVEL_NAMES, ORIGIN
 from wbcache_core.units import quoted
+from wbcache_core.volume.direct import DirectVolume
 from wbcache_core.volume.volume import Volume
 
 _WHEN = ("it is in memory", "it is durable in the log", "the origin has it")
@@ -27,7 +28,7 @@ class AckExport:
     """The same volume, with one level of `ack` for all writes, trims and zeros. A request with FUA waits for the
     stronger of that level and `fua`; a flush is the server's."""
 
-    def __init__(self, volume: Volume, ack: int) -> None:
+    def __init__(self, volume: Volume | DirectVolume, ack: int) -> None:
         self._volume = volume
         self._ack = ack
         self.size = volume.size

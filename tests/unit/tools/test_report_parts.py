@@ -161,6 +161,7 @@ CASES = [
     (lambda status: status.update(state="failed"), ACT, "failed for good"),
     (lambda status: status["errors"].update(log="no space"), ACT, "Writes to the log fail: no space"),
     (lambda status: status["errors"].update(origin="gone"), ACT, "The origin fails: gone"),
+    (lambda status: status.update(state="detached"), WATCH, "No log is attached: writes go to the origin."),
     (lambda status: status["bad_blocks"].update(bytes=8192), ACT, "rejects 8.0 KiB"),
     (lambda status: status["counters"].update(checksum_failures=2), ACT, "2 times a page of the log"),
     (lambda status: status["counters"].update(commit_failures=3), WATCH, "3 commits failed"),

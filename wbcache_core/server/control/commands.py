@@ -12,11 +12,11 @@ from collections.abc import Callable
 from wbcache_core import __version__
 from wbcache_core.errors import ConfigError, ControlError, WbcacheError
 from wbcache_core.memory.generations import Generation
-from wbcache_core.server.cache import Cache
 from wbcache_core.server.control.server import LONGEST_LINE, Answer
 from wbcache_core.server.diff_pages import DiffPages
 from wbcache_core.server.history import DEFAULT_ROWS, Facts, Query, moment
 from wbcache_core.server.series import Series
+from wbcache_core.server.served import Served
 from wbcache_core.server.status import Rates
 
 _log = logging.getLogger("wbcache")
@@ -35,13 +35,15 @@ COMMANDS: dict[str, dict[str, type]] = {
     "series": {},
     "quiesce": {},
     "resume": {},
+    "detach": {"force": bool},
+    "attach": {"log": str, "format": bool, "log-size": str, "force": bool},
     "get": {},
     "set": {"values": dict},
 }
 """The fields of each command besides `command`."""
 _REQUIRED = {
     "tag": ("name",), "untag": ("name",), "resolve": ("when",), "give-up": ("offset", "length"), "set": ("values",),
-    "events": ("after",), "diff": ("start", "end"),
+    "events": ("after",), "diff": ("start", "end"), "attach": ("log",),
 }  # fmt: skip
 _FORM = 'a request is an object in one line, such as {"command": "status"}'
 _JSON_NAMES = {int: "a number", bool: "true or false", str: "a string", dict: "an object"}
@@ -91,18 +93,18 @@ def _check_field(command: str, name: str, value: object) -> None:
 class ControlCommands:
     """answer() and tick() are for one thread; what answer() returns may be called in another."""
 
-    def __init__(self, cache: Cache) -> None:
-        self._cache = cache
-        self._rates = Rates(cache.counters)
-        self._diffs = DiffPages(cache.compare)
-        self._series = Series(cache.status())
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._rates = Rates(lambda: served.now.counters())
+        self._diffs = DiffPages(lambda start, end: served.now.compare(start, end))
+        self._series = Series(served.now.status())
 
     def tick(self) -> None:
         """To be called regularly, so that the rates are those of the last seconds."""
         self._rates.sample()
-        self._cache.note_changes()
+        self._served.note_changes()
         self._diffs.tick()
-        self._series.look(self._cache.status)
+        self._series.look(lambda: self._served.now.status())
 
     def answer(self, line: bytes) -> Answer:
         """The answer to a request; anything that waits for a device is left to the caller. Never raises."""
@@ -117,7 +119,7 @@ class ControlCommands:
         if request["command"] == "events":
             return _attempt(lambda: self._events(request["after"]))
         if request["command"] == "series":
-            return _attempt(lambda: self._series.facts(self._cache.status()))
+            return _attempt(lambda: self._series.facts(self._served.now.status()))
         if request["command"] == "get":
             return _attempt(self._get)
         if request["command"] == "set":
@@ -134,13 +136,17 @@ class ControlCommands:
             return lambda: _attempt(self._quiesce)
         if request["command"] == "resume":
             return _attempt(self._resume)
+        if request["command"] == "detach":
+            return lambda: _attempt(lambda: self._detach(request))
+        if request["command"] == "attach":
+            return lambda: _attempt(lambda: self._attach(request))
         if request["command"] == "give-up":
             return lambda: _attempt(lambda: self._give_up(request["offset"], request["length"]))
         return lambda: _attempt(lambda: self._untag(request["name"]))
 
     def _status(self) -> Facts:
         about = {"version": __version__, "pid": os.getpid()}
-        return about | self._cache.status() | {"rates": self._rates.facts()}
+        return about | self._served.now.status() | {"rates": self._rates.facts()}
 
     def _history(self, request: Facts) -> Facts:
         query = Query(request.get("limit", DEFAULT_ROWS), request.get("each", False), request.get("from", 0))
@@ -148,33 +154,33 @@ class ControlCommands:
             query.check()
         except ConfigError as error:
             raise ControlError(f"'limit': {error}") from None
-        return self._cache.history(query)
+        return self._served.now.history(query)
 
     def _events(self, after: int) -> Facts:
-        self._cache.note_changes()
-        events, missed = self._cache.events.after(after)
+        self._served.note_changes()
+        events, missed = self._served.now.events.after(after)
         return {"events": events, "missed": missed}
 
     def _get(self) -> Facts:
-        settings = self._cache.settings.all()
+        settings = self._served.now.settings.all()
         return {"settings": [{"name": one.name, "value": one.now, "at_start": one.before} for one in settings]}
 
     def _set(self, values: dict[str, object]) -> Facts:
         texts = {name: value for name, value in values.items() if isinstance(value, str)}
         if not values or len(texts) < len(values):
             raise ControlError('\'values\' has to have parameters with their new values, such as {"ack": "log"}')
-        changed = [one._asdict() for one in self._cache.settings.change(texts)]
+        changed = [one._asdict() for one in self._served.now.settings.change(texts)]
         facts = [{"name": one["name"], "was": one["before"], "is": one["now"]} for one in changed]
-        self._cache.events.note("set", changed=facts)
+        self._served.now.events.note("set", changed=facts)
         return {"changed": facts}
 
     def _tag(self, name: str, when: str | None) -> Facts:
-        tag = self._cache.tag(name, when)
+        tag = self._served.now.tag(name, when)
         _log.info("tag '%s' given to generation %d", tag.name, tag.generation)
         return {"tag": {"name": tag.name, **moment(Generation.of(tag))}}
 
     def _resolve(self, when: str) -> Facts:
-        *since, found = self._cache.resolve(when)
+        *since, found = self._served.now.resolve(when)
         return {"moment": moment(found), "since": moment(since[0]) if since else None}
 
     def _diff(self, request: Facts) -> Facts:
@@ -184,28 +190,35 @@ class ControlCommands:
         return self._diffs.page(request["start"], request["end"], offset)
 
     def _give_up(self, offset: int, length: int) -> Facts:
-        byte_count, is_done = self._cache.give_up(offset, length)
+        byte_count, is_done = self._served.now.give_up(offset, length)
         _log.warning("giving up %d bytes that the origin rejects, from %d on, as requested", byte_count, offset)
         return {"bytes": byte_count, "done": is_done}
 
     def _drain(self, cancel: bool) -> Facts:
         if cancel:
             _log.info("a drain is cancelled")
-            return {"drain": self._cache.cancel_drain()}
-        facts = self._cache.begin_drain()
+            return {"drain": self._served.now.cancel_drain()}
+        facts = self._served.now.begin_drain()
         _log.info("draining %d bytes to the origin; writes wait for it from now on", facts["bytes_left"])
         return {"drain": facts}
 
     def _quiesce(self) -> Facts:
         _log.info("the volume is quiesced: changes wait from now on")
-        return {"quiesce": self._cache.quiesce()}
+        return {"quiesce": self._served.now.quiesce()}
 
     def _resume(self) -> Facts:
         _log.info("the volume goes on")
-        return {"quiesce": self._cache.resume()}
+        return {"quiesce": self._served.now.resume()}
+
+    def _detach(self, request: Facts) -> Facts:
+        return {"detach": self._served.detach(request.get("force", False))}
+
+    def _attach(self, request: Facts) -> Facts:
+        fields = (request.get("format", False), request.get("log-size"), request.get("force", False))
+        return {"attach": self._served.attach(request["log"], *fields)}
 
     def _untag(self, name: str) -> Facts:
-        self._cache.untag(name)
+        self._served.now.untag(name)
         _log.info("tag '%s' removed", name)
         return {}
 

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 
+from wbcache_core.server.bypass import DETACHED
 from wbcache_core.server.history import Facts
 from wbcache_core.tools.activity import quantile
 from wbcache_core.tools.report.page import ACT, GOOD, WATCH, Finding
@@ -41,7 +42,15 @@ def _failures(status: Facts) -> Iterator[Finding]:
             f"Writes to the log fail: {errors['log']}",
             "They are retried, and flushes wait. Look at the log device, and whether it is full.",
         )
-    if errors["origin"]:
+    if status["state"] == DETACHED:
+        yield Finding(WATCH, "No log is attached: writes go to the origin.", "wbcache attach makes it a cache again.")
+    if errors["origin"] and status["state"] == DETACHED:
+        yield Finding(
+            ACT,
+            f"What was written to the origin may be lost: {errors['origin']}",
+            "Flushes fail until the server is started again. Look at the origin, and check what is on it.",
+        )
+    elif errors["origin"]:
         yield Finding(
             ACT,
             f"The origin fails: {errors['origin']}",

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Logs that are detached and attached while the server runs."""
+
+from tests.mutations.mutation import Mutation
+
+MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        "detach-a-log-with-data",
+        "the log goes before the origin has everything",
+        "server/handover.py",
+        "            if line.destaged == line.head:\n",
+        "            if True:\n",
+        "tests/model/test_detach.py",
+    ),
+    Mutation(
+        "write-to-a-log-that-goes",
+        "the volume does not pause while the rest is written to the origin",
+        "flow/admission.py",
+        "        if line.quiesced or line.is_handing_over:\n",
+        "        if line.quiesced:\n",
+        "tests/model/test_detach.py",
+    ),
+    Mutation(
+        "read-the-log-that-went",
+        "a read that began before the log went finds in ring and log what is old by now",
+        "server/handover.py",
+        "            line.oldest = line.ring_start = line.head\n",
+        "            pass\n",
+        "tests/model/test_detach.py",
+    ),
+    Mutation(
+        "past-of-a-detached-log",
+        "a past moment stays open while the origin is written directly",
+        "server/handover.py",
+        "                self._pins.pass_to(line.head + 1)\n",
+        "                pass\n",
+        "tests/model/test_detach.py",
+    ),
+    Mutation(
+        "detached-log-knows-the-origin",
+        "a log that was detached takes the origin for unchanged if the samples are",
+        "server/handover.py",
+        "samples=fingerprint.UNKNOWN,",
+        "",
+        "tests/model/test_detach.py",
+    ),
+    Mutation(
+        "attach-a-log-with-data",
+        "what a log holds is served although the origin was written without it since",
+        "server/opening.py",
+        "        if pair.is_dirty:\n",
+        "        if False:\n",
+        "tests/model/test_detach.py",
+    ),
+    Mutation(
+        "attach-during-a-write",
+        "a write that is on its way to the origin arrives after newer data of the log",
+        "server/bypass.py",
+        "        self.volume.hand_over(True)\n        try:\n            self.volume.await_changes(patience)\n",
+        "        self.volume.hand_over(True)\n        try:\n",
+        "tests/model/test_detach.py",
+    ),
+    Mutation(
+        "attach-without-a-sync",
+        "what was written directly is not durable when the log begins, and no flush covers it any more",
+        "server/bypass.py",
+        "            self.volume.sync()\n        except BaseException:\n            self.go_on()\n",
+        "        except BaseException:\n            self.go_on()\n",
+        "tests/crash/test_detach.py",
+    ),
+    Mutation(
+        "forget-a-failed-sync-of-the-origin",
+        "a flush succeeds after another one has failed, though what both were for is lost",
+        "volume/direct.py",
+        "        if self._loss:\n",
+        "        if False:\n",
+        "tests/model/test_detach.py",
+    ),
+    Mutation(
+        "forget-a-lost-connection",
+        "a flush succeeds after a connection to the origin was lost with what had been written through it",
+        "volume/direct.py",
+        "                self._loss = self._loss or error\n",
+        "                pass\n",
+        "tests/model/test_detach.py",
+    ),
+    Mutation(
+        "two-volumes-at-once",
+        "one connection has the new volume while another one still has the old",
+        "volume/switch.py",
+        "                holder.target = gate\n",
+        "                pass\n",
+        "tests/unit/volume/test_switch.py",
+    ),
+    Mutation(
+        "one-number-two-moments",
+        "an origin that was changed without its log is served as the last past moment",
+        "server/log_preparation.py",
+        "    is_new = pair.superblock.samples == fingerprint.UNKNOWN and line.head == line.destaged\n",
+        "    is_new = False\n",
+        "tests/model/test_detach.py",
+    ),
+)

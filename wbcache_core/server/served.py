@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a server serves, from start to stop: a cache with its log, or the origin without one; and the way between.
+
+    Served(config) -> now.activate() -> switch.add(connection) ... detach(), attach() ... -> stop()
+"""
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator
+
+from wbcache_core import __version__
+from wbcache_core.device.device import Device
+from wbcache_core.device.file_device import system_path
+from wbcache_core.device.name import absolute_path, local_path
+from wbcache_core.errors import ControlError, LogRefusedError, StoppedError, WbcacheError
+from wbcache_core.memory import heap
+from wbcache_core.pairing.identity import real_path
+from wbcache_core.pairing.mark import CLEAN, OriginSide
+from wbcache_core.pairing.pairing import DISCARD_LOG
+from wbcache_core.server.bypass import Bypass
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import IN_USE, Config
+from wbcache_core.server.drain import DRAINING, INCOMPLETE
+from wbcache_core.server.history import Facts
+from wbcache_core.server.lasting import Lasting
+from wbcache_core.server.log_preparation import check_joinable
+from wbcache_core.server.metrics import exposition
+from wbcache_core.server.opening import Joining
+from wbcache_core.volume.switch import Switch
+
+_log = logging.getLogger("wbcache")
+
+PATIENCE = 30.0
+"""Seconds for which changes wait at the most while the origin gets what is left."""
+ATTACHED, DETACHED = "attached", "detached"
+
+
+class Served:
+    """Locks, outermost first: `_switching` is held by whoever replaces `now`; `_lock` guards `now` and `_interrupts`,
+    and is held while `now` is interrupted. `_cache` is `now` if that is a Cache, and guarded by `_switching`."""
+
+    def __init__(
+        self, config: Config, origin: Device | None = None, log: Device | None = None, may_spawn: bool = False,
+        patience: float = PATIENCE,
+    ) -> None:  # fmt: skip
+        """As of Cache. Raises WbcacheError."""
+        self._may_spawn = may_spawn
+        self._patience = patience
+        self._lasting = Lasting(config)
+        self._switching = threading.Lock()
+        self._lock = threading.Lock()
+        self._interrupts = 0
+        self._cache: Cache | None = Cache(config, origin, log, may_spawn, self._lasting)
+        self.now: Cache | Bypass = self._cache
+        """May be read without the lock: what is replaced refuses to begin anything, or starts over."""
+        self.switch = Switch(self.now.volume)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether activate() can succeed at all."""
+        return self.now.is_writable
+
+    @property
+    def missing_log(self) -> str:
+        """See Cache.missing_log."""
+        return self.now.missing_log
+
+    def activate(self) -> None:
+        """Let writers in. Raises what Cache.activate() does."""
+        while True:
+            now = self.now
+            try:
+                now.activate()
+                return
+            except StoppedError:
+                self.check_not_stopping()
+            # It was being replaced. Not much longer.
+            with self._switching:
+                pass
+
+    def check_not_stopping(self) -> None:
+        """Raises StoppedError."""
+        if self._interrupts:
+            raise StoppedError("the server is shutting down")
+
+    def note_changes(self) -> None:
+        """Have the events note what has changed since the last call. For one thread at a time."""
+        self._lasting.watch.look(self.now.status())
+
+    def metrics(self) -> bytes:
+        """The status for Prometheus."""
+        return exposition([{"version": __version__, **self.now.status()}])
+
+    def detach(self, ends_past: bool) -> Facts:
+        """Go on without the log, as soon as the origin has everything: `state` says whether that is so, or how much is
+        left; then ask again. With ends_past, tags and open snapshots are given up.
+
+        Raises ControlError, RequestError, and what activate() raises: then everything goes on as before, except that a
+        drain may have begun. For one thread at a time, the one that tags and drains.
+        """
+        with self._switching:
+            self.check_not_stopping()
+            if self._cache is None:
+                return {"state": DETACHED, "bytes_left": 0}
+            return self._detach(self._cache, ends_past)
+
+    def _detach(self, cache: Cache, ends_past: bool) -> Facts:
+        """`_switching` held. Raises the same."""
+        cache.activate()
+        cache.handover.give_up_past(ends_past)
+        drain = cache.begin_drain()
+        if drain["state"] == INCOMPLETE:
+            raise ControlError(f"the origin cannot take everything: {drain['incomplete']}; see wbcache status")
+        if drain["state"] == DRAINING:
+            return {"state": DRAINING, "bytes_left": drain["bytes_left"]}
+        facts = cache.status()
+        cache.hand_over(self._patience)
+        bypass = Bypass(cache.handover.origin, self._lasting, facts["volume"])
+        self._lasting.settings.follow(None)
+        self._cache = None
+        self._replace(cache, bypass)
+        self._lasting.events.note("detached", log=facts["log"])
+        _log.info("log '%s' is detached: writes go to origin '%s'", facts["log"], facts["origin"])
+        # The ring and the map go with the cache.
+        del cache
+        heap.give_back()
+        return {"state": DETACHED, "bytes_left": 0}
+
+    def attach(self, log: str, formats: bool, log_size: str | None, ends_past: bool) -> Facts:
+        """Go on with this log. If there is one, it is detached first, as detach() does it, and answers likewise.
+
+        Raises what a start with the log would raise, and what detach() raises. A log that is refused leaves everything
+        as it was. If something fails that nobody could foresee, the former log is detached, which the error says.
+        """
+        with self._switching:
+            self.check_not_stopping()
+            config = self._config(log, formats, log_size)
+            if self._cache:
+                self._check_other(self._cache, config, formats)
+                facts = self._detach(self._cache, ends_past)
+                if facts["state"] != DETACHED:
+                    return facts
+                hint = "; the log that was attached before is detached now: writes go to the origin"
+            else:
+                hint = ""
+            assert isinstance(self.now, Bypass)
+            try:
+                self._attach(self.now, config, formats)
+            except WbcacheError as error:
+                raise (ControlError(f"{error}{hint}") if hint else error) from None
+            return {"state": ATTACHED, "bytes_left": 0}
+
+    def _config(self, log: str, formats: bool, log_size: str | None) -> Config:
+        """Of a cache with another log. Raises ConfigError."""
+        config = self._lasting.settings.config()
+        config.log = absolute_path(local_path(log))
+        if log_size is not None:
+            config.set("log-size", log_size)
+        # What was forced at the start was meant for the log of that time.
+        config.force &= {IN_USE}
+        config.force |= {DISCARD_LOG} if formats else set()
+        config.check()
+        return config
+
+    def _check_other(self, cache: Cache, config: Config, formats: bool) -> None:
+        """That a log could be attached once the present one is detached. Raises the same as attach()."""
+        present = system_path(str(cache.status()["log"]))
+        path = system_path(config.log)
+        if os.path.exists(path) and os.path.exists(present) and os.path.samefile(path, present):
+            raise ControlError(f"log '{config.log}' is attached already")
+        with _helpful():
+            check_joinable(config, cache.handover.origin, Joining(formats))
+
+    def _attach(self, bypass: Bypass, config: Config, formats: bool) -> None:
+        """`_switching` held. Raises the same as attach()."""
+        origin = bypass.origin
+        with _helpful():
+            cache = Cache(config, origin, None, self._may_spawn, self._lasting, Joining(formats))
+        try:
+            bypass.prepare_to_attach(self._patience)
+            try:
+                cache.activate()
+            except BaseException:
+                bypass.go_on()
+                raise
+        except BaseException:
+            self._lasting.settings.follow(None)
+            _unmark(origin, config.log)
+            cache.stop()
+            raise
+        cache.owns_origin, bypass.owns_origin = True, False
+        self._cache = cache
+        self._replace(bypass, cache)
+        self._lasting.events.note("attached", log=config.log)
+        _log.info("log '%s' is attached to origin '%s'", config.log, origin.name)
+
+    def _replace(self, old: Cache | Bypass, new: Cache | Bypass) -> None:
+        with self._lock:
+            self.now = new
+            for _ in range(self._interrupts):
+                new.interrupt()
+        self.switch.change(new.volume)
+        old.let_go()
+
+    def interrupt(self) -> None:
+        """See Cache.interrupt()."""
+        with self._lock:
+            self._interrupts += 1
+            self.now.interrupt()
+
+    def finish(self) -> None:
+        """See Cache.finish()."""
+        if not self._interrupts:
+            self.interrupt()
+        with self._switching:
+            # Nothing replaces it any more.
+            now = self.now
+        now.finish()
+
+    @property
+    def is_unfinished(self) -> bool:
+        """See Cache.is_unfinished and Bypass.is_unfinished."""
+        return self.now.is_unfinished
+
+    @property
+    def is_settled(self) -> bool:
+        """See Cache.is_settled."""
+        return self.now.is_settled
+
+    def wait_until_settled(self) -> None:
+        """Return when is_settled. Call it only after interrupt(), if finish() has been called, or will be by another
+        thread."""
+        with self._switching:
+            now = self.now
+        now.wait_until_settled()
+
+    def stop(self) -> None:
+        """finish() and close the devices. Idempotent."""
+        self.finish()
+        self.now.stop()
+
+
+@contextlib.contextmanager
+def _helpful() -> Iterator[None]:
+    """Refusals speak of a parameter, which a command has as an option."""
+    try:
+        yield
+    except LogRefusedError as error:
+        if DISCARD_LOG not in str(error):
+            raise
+        raise type(error)(f"{error} (wbcache attach --format does that)") from None
+
+
+def _unmark(origin: Device, log: str) -> None:
+    """The origin has everything, although it may have been marked as lacking what this log has."""
+    side = OriginSide.of(origin)
+    if side.mark and side.mark.is_dirty and side.mark.log in (log, real_path(log)):
+        side.put(side.mark.volume, log, CLEAN)
