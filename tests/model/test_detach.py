@@ -16,6 +16,7 @@ from wbcache_core.errors import (
     ControlError,
     DeviceError,
     DeviceLostError,
+    LogFailedError,
     LogRefusedError,
     NoThreadError,
     OriginFailedError,
@@ -23,6 +24,7 @@ from wbcache_core.errors import (
     OutsideWindowError,
     SnapshotEndedError,
     StoppedError,
+    SyncFailedError,
     VolumeReplacedError,
 )
 from wbcache_core.pairing.fingerprint import sampled_blocks
@@ -191,6 +193,55 @@ def test_a_log_that_fails_when_it_is_empty(pair, served, client, monkeypatch):
     check_pair(pair.log, pair.origin)
     pair.start()
     assert pair.origin.read_bytes()[:1] == b"b"
+
+
+@pytest.mark.parametrize("when", ["in the drain", "in the pause"])
+def test_a_log_that_fails_for_good_before_it_is_empty(pair, served, client, origin, other, when, monkeypatch):
+    """It stays, with all that only it and the memory have: what the origin lacks is not forgotten."""
+    client.write(b"a", 0)
+    if when == "in the pause":
+        drained(served)
+    origin.write_gate.clear()
+    cache, pending = served.now, in_background(client.write, b"b", 1)
+    wait_until(lambda: pending.done() or cache._line.dirty_pages > 1)
+    pause = in_background(cache.hand_over, PATIENCE_S)
+    wait_until(lambda: cache._line.is_handing_over)
+    waiting = in_background(client.write, b"c", 2)
+    wait_until(lambda: cache._line.quiesced_waiters == 1)
+    with monkeypatch.context() as patch:
+
+        def fail(*_):
+            raise SyncFailedError("cannot sync log")
+
+        patch.setattr(cache._store.log_sync, "sync", fail)
+        origin.write_gate.set()
+        for future in (pause, waiting):
+            with pytest.raises(LogFailedError):
+                future.result(PATIENCE_S)
+    for call in (served.detach, lambda force: served.attach(other, False, None, force)):
+        with pytest.raises(LogFailedError, match="start the server again when the log device is sound"):
+            call(False)
+    assert served.now is cache and served.now.status()["state"] == "failed"
+    assert OriginSide.at(str(pair.origin)).mark.state == DIRTY
+    assert [client.read(block) for block in range(3)] == [b"a", b"b", b"o"]
+
+
+def test_a_new_log_that_cannot_be_formatted(pair, served, client, other, monkeypatch):
+    """It is not attached, and writes go on to the origin."""
+    detach(served)
+    with monkeypatch.context() as patch:
+
+        def fail(*_):
+            raise DeviceError("cannot write to log")
+
+        patch.setattr("wbcache_core.log.superblocks.SuperblockStore.format", fail)
+        with pytest.raises(DeviceError, match="cannot write to log"):
+            served.attach(other, False, None, False)
+    assert OriginSide.at(str(pair.origin)).mark.state == CLEAN
+    client.write(b"a", 0)
+    client.call("flush")
+    attach(served, other)
+    assert client.read(0) == b"a"
 
 
 def test_an_attach_whose_sync_fails(served, client, origin, other):
