@@ -66,9 +66,12 @@ def test_it_does_not_count(older, words):
 
 @pytest.mark.parametrize(
     "words",
-    [("quiesce",), ("resume",), ("events",), ("diff", "--json", "1", "2"), ("detach",), ("attach", "--json", "/new")],
+    [
+        ("quiesce",), ("resume",), ("events",), ("diff", "--json", "1", "2"), ("picture", "x.png"), ("detach",),
+        ("attach", "--json", "/new"),
+    ],
     ids=lambda words: words[0],
-)
+)  # fmt: skip
 def test_it_does_not_know_the_command(older, words):
     command, *options = words
     # A path comes after the socket.

@@ -80,6 +80,11 @@ class SegmentTable:
         low, high = bisect_right(self._first_lsns, start - 1), bisect_right(self._first_lsns, end - 1)
         return list(self._first_lsns[low:high])
 
+    def some_from(self, lsn: int, count: int) -> list[Located]:
+        """The first segments that start at or above lsn, at most that many."""
+        low = bisect_right(self._first_lsns, lsn - 1)
+        return [self.locate(first_lsn) for first_lsn in self._first_lsns[low : low + count]]
+
     def page_sum(self, lsn: int) -> int:
         """The checksum of one page."""
         return self._page_sums[lsn >> _CHUNK_SHIFT][lsn & _CHUNK_MASK]

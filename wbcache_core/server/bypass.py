@@ -14,6 +14,7 @@ from wbcache_core.memory.generations import Generation
 from wbcache_core.server import history
 from wbcache_core.server.history import Facts
 from wbcache_core.server.lasting import Lasting
+from wbcache_core.server.log_segments import LogSegments
 from wbcache_core.server.status import Counters, nothing
 from wbcache_core.volume.comparison import Comparison
 from wbcache_core.volume.direct import DirectVolume
@@ -85,6 +86,11 @@ class Bypass:
     def compare(self, _: str, __: str) -> Comparison:
         """Raises OutsideWindowError."""
         raise OutsideWindowError(f"there are no past moments: {_NO_LOG}")
+
+    @property
+    def log_segments(self) -> LogSegments:
+        """Raises OutsideWindowError."""
+        raise OutsideWindowError(f"there are no segments of a log: {_NO_LOG}")
 
     def tag(self, _: str, __: str | None = None) -> Tag:
         """Raises OutsideWindowError."""

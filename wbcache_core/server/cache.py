@@ -45,7 +45,7 @@ from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.memory.ring_size import automatic_ring
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.pairing.mark import CLEAN, DIRTY
-from wbcache_core.server import history, log_preparation
+from wbcache_core.server import history, log_preparation, log_segments
 from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import SHARED, Config
 from wbcache_core.server.drain import Drain
@@ -168,6 +168,7 @@ class Cache:
         self._movers = Movers(line, self._committer, self._destager, self._keeper)
         reader = VolumeReader(line, ring, self._locations, self._table, self._reader, self._origin, counters)
         self._snapshots = Snapshots(line, self._covered, self._pins, reader, self._origin)
+        self.log_segments = log_segments.LogSegments(line, self._table, self._reader, superblock.origin_bytes)
         self.settings.follow(line)
         self.handover = HandOver(line, self._pins, self._tags, self._table, self._origin)
         self.let_go = self.handover.finish
@@ -331,10 +332,8 @@ class Cache:
             self._found.make_durable(self._log)
 
     def tag(self, name: str, when: str | None = None) -> Tag:
-        """Give a name to a moment, by default the present one; durable when it returns. Admits writers.
-
-        Raises MomentError, LogFailedError, DeviceError, and what activate() raises.
-        """
+        """Give a name to a moment, by default the present one; durable when it returns. Admits writers. Raises
+        MomentError, LogFailedError, DeviceError, and what activate() raises."""
         self.activate()
         if when is None:
             self._committer.commit_all()

@@ -3,8 +3,7 @@
 
 from typing import NamedTuple
 
-from wbcache_core.format.segment import Descriptor
-from wbcache_core.tools.log_history import LogHistory
+from wbcache_core.tools.log_content import LogContent
 from wbcache_core.tools.write_density import WriteDensity, touched_blocks
 from wbcache_core.units import pages_of
 
@@ -29,31 +28,28 @@ class LogFacts(NamedTuple):
     tags: list[tuple[str, int]]
 
 
-def gather(history: LogHistory, descriptors: list[Descriptor]) -> LogFacts:
-    """From the history of a log and all its segments."""
-    superblock = history.superblock
-    covered = history.recovered.covered.generations
-    oldest, newest = covered.oldest, covered.newest
+def gather(content: LogContent) -> LogFacts:
+    """From what a log holds."""
+    descriptors, oldest, newest = content.descriptors, content.oldest, content.newest
     times = [descriptor.time_ns for descriptor in descriptors]
     times += [generation.time_ns for generation in (oldest, newest) if generation]
-    times += [superblock.destaged_time_ns] if superblock.destaged_time_ns else []
-    times = times or [superblock.written_ns]
+    times += [content.destaged_time_ns] if content.destaged_time_ns else []
+    times = times or [content.known_ns]
     start, end = min(times), max(times)
     margin = max((_SHORTEST_NS - (end - start)) // 2, (end - start) // 50)
     start, end = start - margin, end + margin
-    blocks = _shown_blocks(touched_blocks(descriptors), pages_of(superblock.origin_bytes))
+    blocks = _shown_blocks(touched_blocks(descriptors), pages_of(content.volume_bytes))
     density = WriteDensity(_COLUMNS, min(_ROWS, len(blocks)), (start, end), blocks)
     for descriptor in descriptors:
         density.add(descriptor)
-    cursors = {"destaged": superblock.destaged_time_ns or start}
-    if superblock.batch_end > superblock.destaged:
-        behind = (descriptor.time_ns for descriptor in descriptors if descriptor.end_lsn >= superblock.batch_end)
+    cursors = {"destaged": content.destaged_time_ns or start}
+    if content.batch_end:
+        behind = (descriptor.time_ns for descriptor in descriptors if descriptor.end_lsn >= content.batch_end)
         cursors["batch_end"] = next(behind, end)
     return LogFacts(
         start, end, blocks, density, descriptors[0].time_ns if descriptors else None, len(descriptors),
         len({descriptor.generation for descriptor in descriptors}),
-        (oldest.time_ns, newest.time_ns) if oldest and newest else None, cursors,
-        sorted(((tag.name, tag.time_ns) for tag in superblock.tags), key=lambda tag: tag[1]),
+        (oldest.time_ns, newest.time_ns) if oldest and newest else None, cursors, content.tags,
     )  # fmt: skip
 
 

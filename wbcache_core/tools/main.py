@@ -232,7 +232,7 @@ def _add_resize(commands: Commands) -> None:
 
 
 def _add_picture(commands: Commands) -> None:
-    parser = _add(
+    parser = _add_to_target(
         commands, "picture", "draw what a log holds",
         "Draws a PNG with time on the x axis and the volume on the y axis: how much was written where and when, the "
         "moments that can be opened, the cursors, and the tags. Needs Matplotlib (python3-matplotlib).",
@@ -343,7 +343,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "resize":
         return run_resize(arguments.log, arguments.origin, arguments.force, arguments.yes, arguments.json)
     if arguments.command == "picture":
-        return run_picture(arguments.log, arguments.file)
+        return run_picture(arguments.target, arguments.file)
     if arguments.command == "report":
         return run_report(arguments.target, arguments.file, arguments.json)
     if arguments.command == "tag":

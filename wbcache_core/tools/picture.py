@@ -5,15 +5,13 @@ written."""
 import math
 import os
 import warnings
-from contextlib import closing
 from datetime import datetime, timezone
 from typing import Any
 
-from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import ConfigError, LogRefusedError
-from wbcache_core.log.recovery import Found
+from wbcache_core.server.control.client import is_socket
+from wbcache_core.tools.log_content import LogContent, content_of_log, content_of_server
 from wbcache_core.tools.log_facts import LogFacts, gather, unit_of
-from wbcache_core.tools.log_history import LogHistory
 from wbcache_core.tools.new_file import new_file, refuse_existing
 from wbcache_core.tools.scales import duration
 from wbcache_core.tools.standard_streams import say, tell
@@ -30,27 +28,25 @@ _TAG_LEVELS = 3
 
 
 def run_picture(path: str, target: str) -> int:
-    """Draw it; returns the exit status. Raises WbcacheError if log or file are invalid."""
+    """Draw it; returns the exit status. Raises WbcacheError if log or file are invalid, or the server refuses."""
     if not target.lower().endswith(".png"):
         raise ConfigError(f"'{target}' does not end in .png, the only format that is drawn")
     refuse_existing(target)
     figure_type = _load_matplotlib()
-    with closing(FileDevice(path, "log", direct=True, read_only=True)) as log:
-        segments: list[Found] = []
-        try:
-            history = LogHistory(log, segments)
-            history.tell_uncommitted()
-        except LogRefusedError as error:
-            tell(f"wbcache: {error}")
-            return 1
-        facts = gather(history, [found.descriptor for found in segments])
+    try:
+        content = content_of_server(path) if is_socket(path) else content_of_log(path)
+    except LogRefusedError as error:
+        tell(f"wbcache: {error}")
+        return 1
+    facts = gather(content)
     figure = figure_type(figsize=_INCHES, dpi=_DPI, facecolor="white")
     with warnings.catch_warnings(), new_file(target, "picture") as fd, os.fdopen(os.dup(fd), "wb") as file:
         # Warnings about letters in names that the font lacks.
         warnings.simplefilter("ignore", UserWarning)
-        _Drawing(figure, facts, history, os.path.basename(path)).draw()
+        _Drawing(figure, facts, content, os.path.basename(path)).draw()
         figure.savefig(file, format="png")
-    say(f"'{target}' shows {facts.segment_count} segments of log '{path}'")
+    whose = "the server behind" if is_socket(path) else "log"
+    say(f"'{target}' shows {facts.segment_count} segments of {whose} '{path}'")
     return 0
 
 
@@ -69,10 +65,10 @@ def _printable(name: str) -> str:
 class _Drawing:
     """One figure: a strip with window and tags, the density, and what was written in each span of time."""
 
-    def __init__(self, figure: Any, facts: LogFacts, history: LogHistory, name: str) -> None:
+    def __init__(self, figure: Any, facts: LogFacts, content: LogContent, name: str) -> None:
         self._figure = figure
         self._facts = facts
-        self._history = history
+        self._content = content
         self._name = name
         grid = figure.add_gridspec(
             3, 2, height_ratios=(1.5 if facts.tags else 0.4, 6, 1.5), width_ratios=(60, 1), hspace=0.05, wspace=0.03,
@@ -96,10 +92,10 @@ class _Drawing:
         self._figure.suptitle(self._title(), fontsize=12, y=0.975, parse_math=False)
 
     def _title(self) -> str:
-        facts, superblock = self._facts, self._history.superblock
+        facts = self._facts
         written = format_size(sum(facts.density.written_at()) << PAGE_SHIFT)
         count = f"{facts.generation_count} generation{'s' if facts.generation_count != 1 else ''}"
-        size = format_size(superblock.origin_bytes)
+        size = format_size(self._content.volume_bytes)
         return f"{_printable(self._name)}: {written} written in {count} to a volume of {size}"
 
     @staticmethod
@@ -175,9 +171,9 @@ class _Drawing:
             start, end = map(self._x, facts.window)
             least = (self._x(facts.end_ns) - self._x(facts.start_ns)) / 300
             axes.broken_barh([(start, max(end - start, least))], (0.15, 0.6), color=_WINDOW)
-            generations = self._history.recovered.covered.generations
-            assert generations.oldest and generations.newest
-            label = f"can be opened: generation {generations.oldest.number} to {generations.newest.number}"
+            oldest, newest = self._content.oldest, self._content.newest
+            assert oldest and newest
+            label = f"can be opened: generation {oldest.number} to {newest.number}"
             self._handles.append(Patch(color=_WINDOW, label=label))
             clean = facts.first_ns
             if clean and self._x(clean) < start:

@@ -93,6 +93,7 @@ class Comparison:
         for change in changes(self._changed, self._snapshot.locations, self._since, blocks, origin):
             self._snapshot.check_not_ended()
             yield change
+        self._snapshot.check_not_ended()
 
     def close(self) -> None:
         """Release both moments. Idempotent. No lock held, and no request in progress."""

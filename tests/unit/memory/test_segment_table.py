@@ -33,6 +33,9 @@ def build(shape, first_lsn, place):
 def compare(table, model, end_lsn):
     assert len(table) == len(model)
     firsts = [located.first_lsn for located, _ in model]
+    for lsn in (0, *firsts[::3], *(first + 1 for first in firsts[::5]), end_lsn):
+        following = [located for located, _ in model if located.first_lsn >= lsn]
+        assert table.some_from(lsn, 3) == following[:3] and table.some_from(lsn, 0) == []
     for located, sums in model:
         for lsn in (located.first_lsn, located.first_lsn + len(sums)):
             assert table.locate(lsn) == located

@@ -29,6 +29,7 @@ COMMANDS: dict[str, dict[str, type]] = {
     "untag": {"name": str},
     "resolve": {"when": str},
     "diff": {"start": str, "end": str, "offset": int},
+    "segments": {"from": int},
     "give-up": {"offset": int, "length": int},
     "drain": {"cancel": bool},
     "events": {"after": int},
@@ -128,6 +129,8 @@ class ControlCommands:
             return lambda: _attempt(lambda: self._resolve(request["when"]))
         if request["command"] == "diff":
             return lambda: _attempt(lambda: self._diff(request))
+        if request["command"] == "segments":
+            return lambda: _attempt(lambda: self._served.now.log_segments.page(request.get("from", 0)))
         if request["command"] == "tag":
             return lambda: _attempt(lambda: self._tag(request["name"], request.get("when")))
         if request["command"] == "drain":

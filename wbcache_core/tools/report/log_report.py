@@ -5,6 +5,7 @@ from wbcache_core.errors import DeviceInUseError, LogRefusedError
 from wbcache_core.log.recovery import Found
 from wbcache_core.server.history import Facts, Query, choose, describe
 from wbcache_core.tools.info import gather_facts
+from wbcache_core.tools.log_content import content_of
 from wbcache_core.tools.log_facts import gather
 from wbcache_core.tools.log_history import LogHistory
 from wbcache_core.tools.offline_devices import ForgivingLog
@@ -121,7 +122,7 @@ def _past(log: ForgivingLog) -> Markup:
     history = LogHistory(log, segments)
     recovered = history.recovered
     rows = describe(choose(recovered.covered, Query(ROWS)), history.superblock.tags)
-    return past_section(rows, log_picture(gather(history, [one.descriptor for one in segments])))
+    return past_section(rows, log_picture(gather(content_of(history, segments))))
 
 
 def _identity(info: Facts) -> Markup:
