@@ -7,7 +7,8 @@ import pytest
 
 from tests.nbdkit.test_incremental_backup import MIB, PAGE, SIZE, Loads
 from tests.support import clients
-from tests.support.control import wbcache
+from tests.support.control import ask, wbcache
+from tests.support.gated_origin import wait_until
 from wbcache_core.tools.log_content import content_of_log, content_of_server
 
 
@@ -56,3 +57,21 @@ def test_it_is_drawn_under_load(pair, folder, control):
         assert (folder / "p.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
         status, text, errors = wbcache("picture", control, folder / "p.png")
         assert (status, text) == (2, "") and "exists already" in errors
+
+
+def test_without_a_log_there_is_nothing_to_draw_or_to_compare(pair, folder, control):
+    """After a detach; a list that somebody was reading does not go on with what a log said that is gone."""
+    pair.make_origin(SIZE)
+    options = {"history": "1h", "log_size": "64M", "check": False, "tolerate": ["the snapshot of .* has ended"]}
+    with pair.serve(control=control, **options) as server:
+        with clients.connection(server.uri) as handle:
+            for block in range(0, 6000, 2):
+                handle.pwrite(b"x" * PAGE, block * PAGE)
+        following = ask(control, "diff", start="0", end="last-flush")["next"]
+        assert following is not None
+        wait_until(lambda: ask(control, "detach", force=True).get("detach", {}).get("state") == "detached")
+        assert ask(control, "diff", start="0", end="1", offset=following)["ok"] is False
+        for words in (("picture", control, folder / "p.png"), ("diff", control, "0", "1")):
+            status, text, errors = wbcache(*words)
+            assert (status, text) == (2, "") and "there are no" in errors
+    assert not (folder / "p.png").exists()
