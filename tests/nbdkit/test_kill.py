@@ -11,13 +11,12 @@ import pytest
 
 from tests.support import clients
 from tests.support.nbdkit_server import HANG_UP_ERRORS
-from tests.support.stamped_blocks import blocks_of, check_after_crash, mark_flushed, read_sequences, sequence_in
-from tests.support.stamped_client import StampedClient
+from tests.support.stamped_blocks import blocks_of, check_after_crash, read_sequences, sequence_in
+from tests.support.stamped_load import load_until
 from tests.support.worker_processes import workers_of
 
 MIB = 1 << 20
 ROUNDS = 50
-CLIENTS = 2
 PAGES = 600
 LONGEST_LOAD_S = 0.4
 FLUSH_SHARES = (0.001, 0.02, 0.2)
@@ -35,32 +34,6 @@ SETTINGS = (
     {"ring_size": "1M", "ack": "origin"},
     {"ring_size": "2M", "flush": "origin", "fua": "origin", "compress": "zstd:3"},
 )
-
-
-def _load_until(server, chosen_end, seed, first_sequence, flush_share=0.05):
-    """Clients write until `chosen_end()` has ended the server; returns all their writes."""
-    with contextlib.ExitStack() as stack:
-        loads = []
-        for number in range(CLIENTS):
-            first = first_sequence + (number << 32)
-            load = StampedClient(
-                server.uri,
-                seed=f"{seed}/{number}",
-                first_sequence=first,
-                client=number,
-                client_count=CLIENTS,
-                pages=PAGES,
-                flush_share=flush_share,
-            )
-            stack.callback(load.destroy)
-            loads.append(load)
-        for load in loads:
-            load.wait_until_writing()
-        chosen_end()
-        reports = [load.finish() for load in loads]
-    writes = [write for written, _ in reports for write in written]
-    mark_flushed(writes, max(flush_submitted_ns for _, flush_submitted_ns in reports))
-    return writes
 
 
 @pytest.fixture
@@ -117,7 +90,7 @@ def test_killed_again_and_again(pair, seed, harmed):
                 server.kill()
 
             flush_share = choose.choice(FLUSH_SHARES)
-            writes = _load_until(server, end, f"{seed}/{round_number}", first_sequence, flush_share)
+            writes = load_until(server, end, f"{seed}/{round_number}", first_sequence, PAGES, flush_share)
             state = found
             was_acknowledged = settings.get("ack", "ram") != "ram"
             durable = sum(write.durable for write in writes)
@@ -146,7 +119,7 @@ def test_sigterm_keeps_everything_accepted(pair, seed, settings):
                 time.sleep(0.3)
                 server.stop()
 
-            writes = _load_until(server, end, f"{seed}/{round_number}", (round_number + 1) << 40)
+            writes = load_until(server, end, f"{seed}/{round_number}", (round_number + 1) << 40, PAGES)
         with pair.serve(log_size=LOG_SIZE, **settings) as server:
             found = _found(server.uri, blocks)
         check_after_crash(state, writes, found, acknowledged_is_durable=True)
