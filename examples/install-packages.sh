@@ -8,6 +8,7 @@
 #   backup      examples/incremental-backup.sh
 #   undo        examples/undo-a-mistake.sh
 #   picture     wbcache picture
+#   ceph        tests/ceph.sh
 #   test        tests/run.sh
 #   bench       benchmarks/run
 #   check       .ci/run
@@ -32,6 +33,8 @@ packages[test]="${packages[quickstart]} python3-hypothesis python3-libnbd python
 packages[bench]="${packages[run]} fio libnbd-bin python3-libnbd python3-matplotlib qemu-utils util-linux"
 packages[backup]="${packages[run]} libnbd-bin python3-libnbd qemu-utils"
 packages[undo]="${packages[run]} libnbd-bin e2fsprogs fuse3 mount util-linux"
+packages[ceph]="${packages[run]} ceph-common ceph-mon ceph-osd libnbd-bin procps python3-boto3 python3-libnbd
+    qemu-block-extra qemu-utils radosgw util-linux"
 packages[picture]="${packages[run]} python3-matplotlib"
 packages[check]="${packages[run]} python3-venv shellcheck"
 packages[pip]="python3-pip python3-venv"

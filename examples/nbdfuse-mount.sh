@@ -11,11 +11,8 @@
 # on the file system reaches the cache as a flush. If the kernel has the nbd driver, a shorter way is
 #     modprobe nbd; nbd-client -unix /run/wbcache.sock /dev/nbd0; mount /dev/nbd0 /mnt
 #
-# The server has to run for as long as this is mounted: nbdfuse does not reconnect.
-#
-# Tried with ext4 on Debian 12: files copied, sync, SIGKILL to the server, mounted again from a new server: nothing differs,
-# and after a drain e2fsck finds the origin clean. nbdfuse 1.14 aborts when its server goes away; this script then unmounts.
-# The way with nbd-client was not tried: the available kernel had no nbd driver.
+# The server has to run for as long as this is mounted: nbdfuse does not reconnect. When it has gone this script unmounts, and
+# ends. docs/nbdfuse.md has all of it as commands, which a test runs.
 set -euo pipefail
 
 [ $# -ge 2 ] || { sed -n 's/^# Usage: /usage: /p' "$0" >&2; exit 2; }
@@ -29,7 +26,10 @@ loop=
 clean_up() {
     status=$?
     trap - EXIT
-    if mountpoint -q "$folder"; then umount "$folder"; fi
+    if mountpoint -q "$folder"; then
+        # Once nbdfuse has gone, whoever still uses the file system can only get errors.
+        umount "$folder" || { ! kill -0 "$fuse" 2>/dev/null && umount --lazy "$folder"; }
+    fi
     [ -z "$loop" ] || losetup --detach "$loop"
     if [ -n "$fuse" ]; then
         # A loop device lets go of its file a moment after it was detached.

@@ -5,7 +5,7 @@
 #
 # Usage: fresh.sh [--only PART] SUITE [MIRROR]     SUITE: bookworm, trixie, or noble (Ubuntu 24.04)
 #
-# PART is quickstart, packages (tests/packages.sh) or tests.
+# PART is quickstart, packages (tests/packages.sh), tests, or ceph (tests/ceph.sh), which is not among them unless named.
 # Needs root (asks sudo) and about 3 GB below ${TMPDIR:-/var/tmp}. The mirror is the one this machine's apt uses, for another
 # distribution than this machine's the distribution's own.
 set -euo pipefail
@@ -51,6 +51,8 @@ inside() {
         environment+=(PIP_CERT=/etc/ssl/certs/of-the-machine.crt)
     fi
     mv "$work/clone" "$root/root/wbcache"
+    # A mount point, so that tests can make namespaces in which its mounts are private.
+    mount --bind "$root" "$root"
     mount -t proc proc "$root/proc"
     mount --rbind /sys "$root/sys"
     mount --rbind /dev "$root/dev"
@@ -68,6 +70,7 @@ inside() {
     wanted() { [ -z "$only" ] || [ "$only" = "$1" ]; }
     # The packages before all else: what they need has to come with them.
     ! wanted packages || timed packages /root/wbcache/tests/packages.sh
+    [ "$only" != ceph ] || timed ceph /root/wbcache/tests/ceph.sh
     ! wanted quickstart || timed quickstart /root/wbcache/examples/quickstart.sh
     leftover=$(ls -A "$root/tmp")
     [ -z "$leftover" ] || { results+=("files left in /tmp: $leftover"); failed=1; }
@@ -88,8 +91,8 @@ only=
 if [ "${1:-}" = --only ]; then
     only=${2:-}
     case "$only" in
-        quickstart | packages | tests) shift 2 ;;
-        *) say "no part '$only': quickstart, packages or tests" >&2; exit 2 ;;
+        quickstart | packages | tests | ceph) shift 2 ;;
+        *) say "no part '$only': quickstart, packages, tests or ceph" >&2; exit 2 ;;
     esac
 fi
 if [ $# -lt 1 ] || [ $# -gt 2 ]; then

@@ -127,3 +127,13 @@ def test_libvirt(folder):
     domain = DOMAIN.format(folder=folder, initramfs=initramfs, guest=guest)
     (folder / "domain.xml").write_text(domain)
     pages.follow(DOCS / "libvirt.md", folder, first=LOCAL_RUN + LIBVIRTD, limit_s=240)
+
+
+def test_nbdfuse(folder):
+    pages.follow(DOCS / "nbdfuse.md", folder, first=LOCAL_RUN)
+
+
+def test_remote_origins(folder):
+    """Ceph and S3 are in tests/ceph.sh."""
+    section = "Reads are kept by nbdkit's cache filter"
+    pages.follow(DOCS / "remote-origins.md", folder, sections=[section], limit_s=240)

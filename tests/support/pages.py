@@ -7,7 +7,8 @@ numbers and spaces stand for any numbers and spaces, and "..." for anything: for
 A command under which nothing is shown may print anything. ```console not-run marks a block that needs what this
 machine cannot have; the page says why.
 
-The shell has mount and process namespaces of its own: mounts and processes end with it, whatever happens.
+The shell has mount and process namespaces of its own: mounts and processes end with it, whatever happens. Loop devices
+on files of its folder are detached.
 """
 
 import re
@@ -34,6 +35,9 @@ exec "{shutil.which("nbdkit")}" "${{words[@]}}"
 """,
 }
 """Commands of the page -> what runs them from the sources."""
+_DETACH = """losetup --list --noheadings --output NAME,BACK-FILE | while read -r device path; do
+    [[ $path != "$PWD"/* ]] || losetup --detach "$device"
+done"""
 
 
 @dataclass
@@ -44,18 +48,23 @@ class Command:
     shown: list[str] = field(default_factory=list)
 
 
-def commands(page):
-    """All that a page has the reader type, in order."""
+def commands(page, sections=None):
+    """All that a page has the reader type, in order; or only what is under these headings of the second level."""
     found = []
     is_inside = False
+    section = ""
     for number, line in enumerate(page.read_text().splitlines(), 1):
+        if line.startswith("## "):
+            section = line[3:]
+        if sections and section not in sections:
+            continue
         if line.startswith("```"):
             is_inside = not is_inside and line == "```console"
         elif not is_inside:
             continue
         elif line.startswith("$ "):
             found.append(Command(number, line[2:]))
-        elif line.startswith("> ") and not found[-1].shown:
+        elif found and line.startswith("> ") and not found[-1].shown:
             found[-1].text += "\n" + line[2:]
         else:
             assert found, f"{page}:{number}: output before the first command"
@@ -64,10 +73,10 @@ def commands(page):
     return found
 
 
-def follow(page, folder, instead=(), first="", limit_s=120):
-    """Run a page's commands in `folder`. `instead` has (what the page says, what this machine has) in order; `first`
+def follow(page, folder, instead=(), first="", limit_s=120, sections=None):
+    """Run a page's commands, or those of some sections, in `folder`. `instead` has (what the page says, what this machine has) in order; `first`
     is a script that prepares what the page takes for granted. AssertionError with the page's line and the output."""
-    found = commands(page)
+    found = commands(page, sections)
     programs = folder / "bin"
     programs.mkdir()
     for name, script in _RUN_AS_INSTALLED.items():
@@ -102,7 +111,7 @@ def follow(page, folder, instead=(), first="", limit_s=120):
 
 
 def _script(found, instead, first, programs):
-    lines = [f'export PATH="{programs}:$PATH"', "set -u -o pipefail", "set -e", first, "set +e"]
+    lines = [f'export PATH="{programs}:$PATH" TMPDIR="$PWD"', f"trap '{_DETACH}' EXIT", "set -u -o pipefail", "set -e", first, "set +e"]
     for number, command in enumerate(found):
         text = command.text
         for said, here in instead:
