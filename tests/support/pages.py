@@ -74,8 +74,9 @@ def commands(page, sections=None):
 
 
 def follow(page, folder, instead=(), first="", limit_s=120, sections=None):
-    """Run a page's commands, or those of some sections, in `folder`. `instead` has (what the page says, what this machine has) in order; `first`
-    is a script that prepares what the page takes for granted. AssertionError with the page's line and the output."""
+    """Run a page's commands, or those of some sections, in `folder`. `instead` has (what the page says, what this
+    machine has) in order; `first` is a script that prepares what the page takes for granted. AssertionError with the
+    page's line and the output."""
     found = commands(page, sections)
     programs = folder / "bin"
     programs.mkdir()
@@ -111,7 +112,8 @@ def follow(page, folder, instead=(), first="", limit_s=120, sections=None):
 
 
 def _script(found, instead, first, programs):
-    lines = [f'export PATH="{programs}:$PATH" TMPDIR="$PWD"', f"trap '{_DETACH}' EXIT", "set -u -o pipefail", "set -e", first, "set +e"]
+    lines = [f'export PATH="{programs}:$PATH" TMPDIR="$PWD"', f"trap '{_DETACH}' EXIT", "set -u -o pipefail"]
+    lines += ["set -e", first, "set +e"]
     for number, command in enumerate(found):
         text = command.text
         for said, here in instead:
