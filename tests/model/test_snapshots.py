@@ -466,3 +466,34 @@ def test_a_range_after_a_request_with_a_commit_in_its_middle():
         machine.what_is_covered_is_as_it_was()
     finally:
         machine.teardown()
+
+
+def test_a_commit_between_a_range_and_the_part_of_a_page_behind_it():
+    """The range stands at an LSN that was there before the request, so the moment that ends there has it."""
+    machine = SnapshotMachine()
+    try:
+        machine.begin(
+            size=1 << 20, seed=None, marks=("0", "1"),
+            parameters={
+                "ring_size": "1M", "commit_size": "512K", "commit_interval": "1h", "destage_delay": "0",
+                "destage_depth": "1", "compress": "off", "ack": "ram", "flush": "log", "fua": "log",
+                "on_exit": "commit",
+            },
+        )  # fmt: skip
+        machine.write(alignment=1, compressible=False, count=3 * 4096, fua=False, place=0, seed=0)
+        volume = machine.cache.volume
+        zero_pieces = volume._zero_pieces
+
+        def commit_first(offset, end):
+            if offset < end:
+                volume.flush()
+            return zero_pieces(offset, end)
+
+        volume._zero_pieces = commit_first
+        machine.clear(alignment=1, count=2 * 4096 + 100, fua=False, kind="trim", place=0)
+        del volume._zero_pieces
+        generations, _ = machine.cache.window()
+        assert generations[-1].end_lsn == machine.past._heads[-2]
+        machine.what_is_covered_is_as_it_was()
+    finally:
+        machine.teardown()
