@@ -76,7 +76,7 @@ unpack_kernel() {
     cd "$folder"
     for name in "linux-image-$version" "linux-modules-$version"; do
         # Debian has the modules in the package of the image.
-        [[ -z $(apt-cache search --names-only "^$name\$") ]] || apt-get -q download "$name"
+        [[ -z $(apt-cache show "$name" 2>/dev/null) ]] || apt-get -q download "$name"
     done
     for name in *.deb; do dpkg-deb --extract "$name" new; done
     [ -e new/lib ] || ln -s usr/lib new/lib
