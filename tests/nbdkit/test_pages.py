@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import guest, pages
+from tests.support import guest, mounts, pages
 from tests.support.clients import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -119,6 +119,18 @@ def test_qemu(folder):
     modules = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod")
     first = LOCAL_RUN + guest_options(folder, WRITES, modules)
     pages.follow(DOCS / "qemu.md", folder, first=first, limit_s=240)
+
+
+def test_first_guest(folder, tmp_path):
+    """Loop devices are the disks."""
+    slow, fast = tmp_path / "slow.img", tmp_path / "fast.img"
+    for path, size in ((slow, 64 << 20), (fast, 512 << 20)):
+        with open(path, "wb") as image:
+            image.truncate(size)
+    with mounts.loop_device(slow) as slow_disk, mounts.loop_device(fast, "--partscan") as fast_disk:
+        first = LOCAL_RUN + guest_options(folder, WRITES, ("virtio_pci", "virtio_blk"))
+        disks = [("/dev/sdb", slow_disk), ("/dev/nvme0n1", fast_disk)]
+        pages.follow(DOCS / "first-guest.md", folder, instead=disks, first=first, limit_s=240)
 
 
 def test_libvirt(folder):

@@ -58,9 +58,9 @@ def _retry(*command):
 
 
 @contextlib.contextmanager
-def loop_device(path):
+def loop_device(path, *options):
     """The block device on top of a file; detached, with everything written and flushed, on exit."""
-    device = clients.run("losetup", "--find", "--show", path).strip()
+    device = clients.run("losetup", "--find", "--show", *options, path).strip()
     try:
         yield device
         clients.run("blockdev", "--flushbufs", device)
