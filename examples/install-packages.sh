@@ -16,6 +16,7 @@
 #   deb         packaging/build-deb
 #   packages    tests/packages.sh
 #   fresh       tests/fresh.sh
+#   service     tests/service.sh, and service-guest in the system that it makes
 #
 # This is the one place that names packages. All messages go to stderr.
 set -euo pipefail
@@ -27,7 +28,7 @@ packages[test]="${packages[quickstart]} python3-hypothesis python3-libnbd python
     python3-setuptools python3-venv python3-wheel
     python3-pytest-timeout python3-pytest-xdist busybox-static cpio fdisk fio fuse3 kmod libvirt-clients
     libvirt-daemon libvirt-daemon-driver-qemu mount procps python3-matplotlib
-    prometheus python3-prometheus-client python3-rich qemu-system-x86 qemu-utils util-linux xfsprogs"
+    prometheus python3-prometheus-client python3-rich qemu-system-x86 qemu-utils systemd util-linux xfsprogs"
 # Ubuntu has browsers only as snaps; tests/run.sh leaves out what needs one there.
 [[ $(. /etc/os-release; echo "$ID") = ubuntu ]] || packages[test]+=" chromium-headless-shell"
 packages[bench]="${packages[run]} fio libnbd-bin python3-libnbd python3-matplotlib qemu-utils util-linux"
@@ -40,6 +41,9 @@ packages[check]="${packages[run]} python3-venv shellcheck"
 packages[pip]="python3-pip python3-venv"
 packages[deb]="build-essential debhelper dh-python dpkg-dev pybuild-plugin-pyproject python3-all python3-setuptools"
 packages[packages]="${packages[deb]} autopkgtest lintian python3-pip python3-venv python3-wheel"
+packages[service]="${packages[deb]} busybox-static cpio debian-archive-keyring debootstrap e2fsprogs kmod qemu-system-x86
+    util-linux xz-utils"
+packages[service-guest]="${packages[run]} e2fsprogs fio libnbd-bin procps python3-libnbd qemu-utils util-linux"
 packages[fresh]="debian-archive-keyring debootstrap git mount procps util-linux"
 
 say() { echo "install-packages: $*" >&2; }
@@ -86,7 +90,7 @@ unpack_kernel() {
     mv new "$kernel"
 }
 needs_kernel() {
-    [[ " $tasks " == *" test "* && ! -e $kernel ]]
+    [[ " $tasks " =~ " test "|" service " && ! -e $kernel ]]
 }
 tasks="$*"
 

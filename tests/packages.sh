@@ -37,6 +37,9 @@ man_pages=$(gzip -t /usr/share/man/man1/wbcache.1.gz /usr/share/man/man1/nbdkit-
     # A minimal system may leave out manual pages (path-exclude in dpkg's configuration).
     grep -rqs '^path-exclude=/usr/share/man' /etc/dpkg/dpkg.cfg.d || give_up "$man_pages"
 [ "$(id -u wbcache)" -lt 1000 ] || give_up "wbcache is no system user"
+for unit in wbcache@.service wbcache-network@.service wbcache-attach@.service wbcache-activated@.service wbcache-activated@.socket; do
+    [ -f "/usr/lib/systemd/system/$unit" ] || give_up "$unit is not in the package"
+done
 [ -z "$(find /etc/systemd/system -name '*wbcache*')" ] || give_up "a unit was enabled"
 
 step "autopkgtest"
