@@ -78,7 +78,7 @@ ring_survives() {
         client plain "import sys; sys.exit(bytes(h.pread(9000, 4096 * 7 + 3)) != b'unflushed' * 1000)"
     check "a stop" systemctl stop wbcache@plain
     check "a stop leaves no error" test "$(property wbcache@plain Result)" = success
-    check "wbcache info tells the state" grep -q '^state' <<<"$(wbcache info /var/lib/wbcache/plain.wblog)"
+    check "wbcache info tells the state" grep -q '"state"' <<<"$(wbcache info --json /var/lib/wbcache/plain.wblog)"
 }
 
 worker_is_idle() { ps -eLo comm,cls | grep -q '^wbcache-worker *IDL'; }
@@ -102,6 +102,13 @@ a_start_that_fails() {
     systemctl stop wbcache@bad
 }
 
+size_of_sock0() { [ "$(timeout 200 nbdinfo --size 'nbd+unix:///?socket=/run/wbcache-sock0.sock')" = 8388608 ]; }
+started_by_its_socket() {
+    check "a server is started by its first client" size_of_sock0
+    kill -KILL "$(main_pid wbcache-activated@sock0)"
+    check "and again after a kill, while the client waits" size_of_sock0
+}
+
 part_1() {
     eventually 300 "the volume of a device that appeared 20 s late is mounted" is_mounted /mnt/disk0
     check "its cache waited and did not fail" test "$(property wbcache@disk0 NRestarts)" = 0
@@ -119,7 +126,7 @@ part_1() {
     ring_survives
     worker_has_low_priority
     a_start_that_fails
-    check "a server without clients is started by its socket" test "$(nbdinfo --size 'nbd+unix:///?socket=/run/wbcache-sock0.sock')" = 8388608
+    started_by_its_socket
     echo "not synced" >/mnt/disk0/last
     echo "not synced" >/mnt/net0/last
     shut_down 1
