@@ -47,7 +47,7 @@ kernel=/var/cache/wbcache-tests/kernel
 version=$(find "$kernel/lib/modules/" -mindepth 1 -maxdepth 1 -printf '%f\n' | sort -V | tail -n 1)
 
 # The distribution without our packages, which is kept, and named after the list of packages in it.
-list=$(sed -n '/^packages\[/,/"$/p' "$repository/examples/install-packages.sh" | cksum | cut -d' ' -f1)
+list=$(grep -E '^packages\[(run|service-guest)\]=' "$repository/examples/install-packages.sh" | cksum | cut -d' ' -f1)
 base=/var/cache/wbcache-tests/service-$suite-$list
 if [ ! -e "$base" ]; then
     say "debootstrap of $suite (once)"

@@ -109,6 +109,12 @@ def test_the_package_has_all_of_them():
     assert "examples/systemd/*.conf\n" in (packaging / "wbcache.examples").read_text()
 
 
+def test_one_way_to_mount_is_described_and_tried():
+    entry = "nofail,_netdev,x-systemd.requires=wbcache-attach@disk0.service,x-systemd.device-timeout=infinity 0 2\n"
+    for path in ("examples/systemd/wbcache-attach@.service", "docs/service.md", "tests/service/etc/fstab"):
+        assert entry in (REPOSITORY / path).read_text()
+
+
 def wait(devices, tmp_path, limit_s=20):
     """Runs what the unit runs before the server, as systemd does: $$ is $, and each ${NAME} one word."""
     (line,) = (line for line in directives("wbcache@.service") if line.startswith("ExecStartPre="))
