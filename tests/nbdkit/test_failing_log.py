@@ -247,7 +247,7 @@ def test_slow_log(pair, faulty_log):
 
 
 def test_nobody_hears_of_the_end_before_the_commit(pair, faulty_log):
-    """A client that is told so hangs up, which makes some versions of nbdkit abort: nothing is lost then, not even where
+    """A client that is told so hangs up, which makes some versions of nbdkit abort: nothing is lost then, even where
     the ring does not outlive the server."""
     faulty_log(delay="300ms")
     pages = [bytes([number % 255 + 1]) * PAGE for number in range(6 * MIB // PAGE)]
