@@ -8,9 +8,9 @@ set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$repository/examples/install-packages.sh" test
 cd "$repository"
-# All tests at once take two processes; some of the time of each is spent waiting. A process gets the next file when it
-# is done with one: the quick ones come last, so that none waits long for the other.
-[ $# -gt 0 ] || set -- --numprocesses=2 --dist=loadfile
+# All tests at once take three processes on two CPUs; much of the time of each is spent waiting. A process gets the next
+# file when it is done with one: the quick ones come last, so that none waits long for the others.
+[ $# -gt 0 ] || set -- --numprocesses=3 --dist=loadfile
 command -v chromium-headless-shell chromium >/dev/null || [[ $(. /etc/os-release; echo "$ID") != ubuntu ]] ||
     { echo "run: there is no browser, so tests that look at a page are left out" >&2; set -- "$@" -m "not browser"; }
 # Interrupted after an hour, pytest still says where it was.
