@@ -82,7 +82,8 @@ cp -r "$repository/tests/service/etc/." "$root/etc/"
 install -m 755 "$repository/tests/service/guest.sh" "$root/usr/local/sbin/service-test"
 for image in slow remote; do
     truncate -s 96M "$root/var/lib/test/$image.img"
-    mkfs.ext4 -q "$root/var/lib/test/$image.img"
+    # Smaller blocks, the default at this size, would be parts of pages, whose rest is read from the origin.
+    mkfs.ext4 -q -b 4096 "$root/var/lib/test/$image.img"
 done
 quietly chroot "$root" install -d -o wbcache -g wbcache -m 700 /var/lib/wbcache
 for image in plain.img sock0.img; do
