@@ -5,7 +5,7 @@
 #
 # Usage: service.sh [--keep FOLDER]
 #
-# Takes some six minutes on a quiet machine, and more the first time, when it makes /var/cache/wbcache-tests/service-RELEASE. With --keep what the
+# Takes some fifteen minutes, six of them in the last shutdown, and more the first time, when it makes /var/cache/wbcache-tests/service-RELEASE. With --keep what the
 # console said, and the disks, stay in FOLDER. Needs root (asks sudo).
 set -euo pipefail
 
@@ -170,5 +170,6 @@ boot 1 120
 say "part 2: what an orderly shutdown left; an origin that goes away"
 boot 2 120
 say "part 3: a start without an origin; a cache that goes away"
+# umount has to be given up first, which systemd does step by step, each of 90 seconds.
 boot 3 600
 say "passed"
