@@ -5,8 +5,8 @@
 #
 # Usage: service.sh [--keep FOLDER]
 #
-# Takes some fifteen minutes, six of them in the last shutdown, and more the first time, when it makes /var/cache/wbcache-tests/service-RELEASE. With --keep what the
-# console said, and the disks, stay in FOLDER. Needs root (asks sudo).
+# Takes some fifteen minutes, six of them in the last shutdown, and more the first time, when it makes
+# /var/cache/wbcache-tests/service-RELEASE. With --keep what the console said, and the disks, stay in FOLDER. Needs root (asks sudo).
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
