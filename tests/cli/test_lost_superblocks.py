@@ -191,6 +191,78 @@ def test_a_copy_of_a_log_inside_the_volume_is_not_taken_for_the_log(wbcache, tmp
     same((tmp_path / "origin").read_bytes(), history.model)
 
 
+def a_page_that_only_the_last_commit_writes(history):
+    """(Segment, index of the page in it, another block of the segment for which that holds as well)."""
+    *before, last = history.segments() or [history.first_segment()]
+    written = {block for segment in before for _, block, _ in history.pages(segment)}
+    (index, _), (_, other) = [
+        (index, block) for index, block, is_newest in history.pages(last) if is_newest and block not in written
+    ][:2]
+    return last, index, other
+
+
+@pytest.mark.parametrize("compress", ["off", "zstd"])
+def test_a_damaged_page_of_the_last_commit_that_the_origin_has(wbcache, tmp_path, compress):
+    """What looks like a torn last write is on the origin: to leave it out would mix two moments."""
+    history = History("last", commits=6, compress=compress)
+    segment, index, _ = a_page_that_only_the_last_commit_writes(history)
+    history.origin[:] = history.model
+    history.wipe_superblocks()
+    history.damage_page(segment, index)
+    told = salvage(wbcache, history, tmp_path)
+    assert told["end_lsn"] == segment.end_lsn
+    assert not force_of(told)
+    assert not told["ahead"]
+    same((tmp_path / "origin").read_bytes(), history.model)
+
+
+def test_a_damaged_page_of_the_last_commit_of_which_the_origin_has_a_part(wbcache, tmp_path):
+    """A torn write that a crash cut off, or a batch on its way: what follows for the origin is not decided in
+    silence."""
+    history = History("part", commits=6)
+    segment, index, other = a_page_that_only_the_last_commit_writes(history)
+    at = slice(other * PAGE, (other + 1) * PAGE)
+    history.origin[at] = history.model[at]
+    history.wipe_superblocks()
+    history.damage_page(segment, index)
+    log, origin = history.save(tmp_path)
+    told = wbcache("salvage", "--json", log, origin).json
+    assert "uncertain-log" in force_of(told)
+    assert blocks_of(told["ahead"]) == {other}
+    assert wbcache("salvage", "--yes", "--force=origin-changed", log, origin).status == 1
+    assert (log.read_bytes(), origin.read_bytes()) == (history.log, history.origin)
+    assert wbcache("salvage", "--yes", "--force=uncertain-log,origin-changed", log, origin).status == 0
+    assert_volume(origin.read_bytes(), history.states[segment.first_lsn], {other})
+
+
+@pytest.mark.parametrize("kind", ["trim", "zero"])
+def test_a_damaged_last_commit_that_clears_blocks(wbcache, tmp_path, kind):
+    """Zeros on the origin may have come from it, or have been there: nothing tells."""
+    history = History("clears", commits=4)
+    history.run_requests((kind, 150, 20), ("write", 190, 2))
+    last = history.segments()[-1]
+    history.damage_page(last)
+    told = {}
+    for damage in (history.damage_superblocks, history.wipe_superblocks):
+        damage()
+        told[damage] = wbcache("salvage", "--json", *history.save(tmp_path)).json
+        assert told[damage]["end_lsn"] == last.first_lsn
+    assert "uncertain-log" in force_of(told[history.wipe_superblocks])
+    # What is left of both superblocks says that no batch had begun.
+    assert "uncertain-log" not in force_of(told[history.damage_superblocks])
+
+
+def test_a_torn_last_write_of_which_the_origin_has_nothing(wbcache, tmp_path):
+    history = History("torn", commits=4, drained_at=(2,))
+    history.run_requests(("write", 150, 20))
+    last = history.segments()[-1]
+    history.wipe_superblocks()
+    history.damage_page(last, 3)
+    told = salvage(wbcache, history, tmp_path)
+    assert told["end_lsn"] == last.first_lsn
+    same((tmp_path / "origin").read_bytes(), history.states[last.first_lsn])
+
+
 @pytest.mark.parametrize("whole_log_destaged", [False, True])
 def test_the_last_superblock_and_a_segment_that_only_the_older_one_needs(wbcache, tmp_path, whole_log_destaged):
     """What is left of the last one tells that the origin has what is damaged."""

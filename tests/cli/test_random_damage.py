@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Damage at random places: what a salvage does without being forced is what it says, and never a mixture."""
+"""Damage at random places: what a salvage does without being forced is what it says, and never a mixture.
+
+WBCACHE_TEST_ROUNDS sets the number of rounds.
+"""
 
 import os
 import random
@@ -16,7 +19,7 @@ from wbcache_core.tools.salvage.plan import make_plan
 from wbcache_core.tools.salvage.salvage import carry_out
 
 SEED = os.environ.get("WBCACHE_TEST_SEED", str(random.randrange(10**6)))
-ROUNDS = 20
+ROUNDS = int(os.environ.get("WBCACHE_TEST_ROUNDS", "20"))
 
 
 def a_bit(rng, history):

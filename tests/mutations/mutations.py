@@ -12,6 +12,7 @@ from tests.mutations import (
     nbd_origins,
     pairs,
     ring_memory,
+    salvaging,
     shared_ring,
     workers,
 )
@@ -29,4 +30,5 @@ MUTATIONS = (
     *workers.MUTATIONS,
     *shared_ring.MUTATIONS,
     *detaching.MUTATIONS,
+    *salvaging.MUTATIONS,
 )

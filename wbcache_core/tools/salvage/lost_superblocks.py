@@ -50,6 +50,8 @@ class Start(NamedTuple):
     time_ns: int
     doubts: list[Doubt]
     spared_slot: int | None
+    batch_end: int | None = None
+    """Up to where the origin can have parts of the log, if that is known without a valid superblock."""
 
 
 class _Hint(NamedTuple):
@@ -101,13 +103,14 @@ def find_start(log: ForgivingLog, origin: Device, survey: Survey) -> Start:
     doubts += [_doubt_about_start(log, survey, chain, told is not None), _doubt_about_end(chain, hints)]
     index, slot = told or (0, 0)
     generation, time_ns = last_whole_commit(chain[:index], chain[index:], False) or (0, 0)
+    batch_end = _told_batch_end(chain, hints)
     if index == 0:
         first = chain[0]
         generation, time_ns = first.generation - 1, first.time_ns
-        return Start(volume, chain, first.first_lsn, first.page, generation, time_ns, doubts, slot)
+        return Start(volume, chain, first.first_lsn, first.page, generation, time_ns, doubts, slot, batch_end)
     before = chain[index - 1]
     page = (before.page + before.log_pages) % survey.data_pages
-    return Start(volume, chain[index:], before.end_lsn, page, generation, time_ns, doubts, slot)
+    return Start(volume, chain[index:], before.end_lsn, page, generation, time_ns, doubts, slot, batch_end)
 
 
 def last_whole_commit(chain: list[Segment], following: list[Segment], goes_on: bool) -> tuple[int, int] | None:
@@ -186,6 +189,14 @@ def _told_start(chain: list[Segment], hints: list[_Hint]) -> tuple[int, int] | N
         if index is not None:
             told.append((index, slot))
     return max(told, default=None)
+
+
+def _told_batch_end(chain: list[Segment], hints: list[_Hint]) -> int | None:
+    """How far any batch went, if something is left of both superblocks, and the segments agree: only the later one
+    knows."""
+    bounds = {chain[0].first_lsn, *(segment.end_lsn for segment in chain)}
+    ends = {hint.superblock.batch_end for hint in hints}
+    return max(ends) if len(hints) == len(SLOT_OFFSETS) and ends <= bounds else None
 
 
 def _doubt_about_start(log: ForgivingLog, survey: Survey, chain: list[Segment], is_told: bool) -> Doubt:

@@ -11,19 +11,27 @@ from typing import NamedTuple
 
 from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import LogRefusedError
-from wbcache_core.format.segment import MAX_SEGMENT_PAGES, ZERO_PAGE_SUM
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES, ZERO_PAGE_SUM, Descriptor
 from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS, Superblock
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import apply_entries
 from wbcache_core.log.superblocks import newest, read_slots
 from wbcache_core.log.survey import Segment, Survey
+from wbcache_core.memory import moments
 from wbcache_core.memory.block_map import LocationMap
 from wbcache_core.pairing import fingerprint, pairing
 from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.pairing.pairing import ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
 from wbcache_core.tools.offline_devices import ForgivingLog
 from wbcache_core.tools.progress import Progress
-from wbcache_core.tools.salvage.lost_superblocks import Doubt, Start, find_start, last_whole_commit, told_later
+from wbcache_core.tools.salvage.lost_superblocks import (
+    UNCERTAIN_LOG,
+    Doubt,
+    Start,
+    find_start,
+    last_whole_commit,
+    told_later,
+)
 from wbcache_core.tools.salvage.segment_pages import damaged_pages
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
@@ -168,7 +176,7 @@ def _reasons(plan: Plan, log: ForgivingLog) -> list[str]:
     return reasons
 
 
-class _DamagedPage(NamedTuple):
+class _LoggedPage(NamedTuple):
     segment: Segment
     lsn: int
     block: int
@@ -197,7 +205,7 @@ class _Planner:
         self._start = start
         self._reader = LogReader(log, survey.data_pages, start.uuid)
         self._locations, self._later_locations = LocationMap(), LocationMap()
-        self._damaged: list[_DamagedPage] = []
+        self._damaged: list[_LoggedPage] = []
 
     def plan(self) -> Plan:
         """Raises WrongPairError, DeviceError."""
@@ -216,10 +224,15 @@ class _Planner:
         goes_on = known > end_lsn and end_lsn not in committed
         generation, time_ns = last_whole_commit(prefix, later, goes_on) or (start.generation, start.time_ns)
         ahead = self._pages_ahead(later)
+        doubts = [*start.doubts, *self._doubts(end_lsn), *self._doubts_about_torn(start.chain[len(prefix) :], ahead)]
         return Plan(
             self._slots, self._superblock, survey, start.uuid, start.lsn, prefix, end_lsn, end_page, known, generation,
-            time_ns, self._lost_pages(), later, ahead, [*start.doubts, *self._doubts(end_lsn)], [], start.spared_slot,
+            time_ns, self._lost_pages(), later, ahead, doubts, [], start.spared_slot,
         )  # fmt: skip
+
+    @property
+    def _is_last_superblock_valid(self) -> bool:
+        return self._superblock is not None and self._later is None
 
     def _read_prefix(self, known: int) -> list[Segment]:
         """The chain up to a torn last write, which can only be at or above `known`; notes entries and bad pages."""
@@ -229,28 +242,47 @@ class _Planner:
         with Progress("verifying", sum(segment.log_pages for segment in chain) << PAGE_SHIFT) as progress:
             for segment in chain:
                 descriptor = self._survey.descriptor_of(segment)
-                bad = damaged_pages(self._reader, segment, descriptor, image)
-                if bad and segment.first_lsn >= known:
+                bad = self._damaged_pages(segment, descriptor, image)
+                if bad and segment.first_lsn >= known and not self._has_origin_the_rest(segment, image):
                     break
                 apply_entries(descriptor, self._locations.set_page, self._locations.set_all)
-                pages = [entry for entry in descriptor.entries() if entry.checksum is not None]
-                for entry in (pages[index] for index in bad):
-                    self._damaged.append(_DamagedPage(segment, entry.lsn, entry.block, entry.checksum or 0))
+                self._damaged += bad
                 prefix.append(segment)
                 progress.advance(segment.log_pages << PAGE_SHIFT)
         return prefix
 
-    def _lost_pages(self) -> list[LostPage]:
-        """The damaged pages that nothing in the prefix replaces."""
+    def _damaged_pages(self, segment: Segment, descriptor: Descriptor, image: memoryview) -> list[_LoggedPage]:
+        bad = damaged_pages(self._reader, segment, descriptor, image)
+        pages = [entry for entry in descriptor.entries() if entry.checksum is not None]
         return [
-            self._lost(page.segment, page.lsn, page.block, page.checksum)
-            for page in self._damaged
-            if self._locations.get(page.block) == page.lsn
+            _LoggedPage(segment, entry.lsn, entry.block, entry.checksum or 0)
+            for entry in (pages[index] for index in bad)
         ]
 
-    def _lost(self, segment: Segment, lsn: int, block: int, checksum: int) -> LostPage:
-        on_origin = fingerprint.sample_page(self._origin, block) == checksum
-        return LostPage(lsn, block, segment.generation, segment.time_ns, on_origin)
+    def _has_origin_the_rest(self, first: Segment, image: memoryview) -> bool:
+        """Whether the origin has every page that the chain, from a segment that may be torn on, cannot give it.
+
+        If a valid superblock was written last, its `committed` covers all that any batch took to the origin.
+        """
+        if self._is_last_superblock_valid:
+            return False
+        rest, damaged = LocationMap(), []
+        for segment in self._start.chain[self._start.chain.index(first) :]:
+            descriptor = self._survey.descriptor_of(segment)
+            apply_entries(descriptor, rest.set_page, rest.set_all)
+            damaged += self._damaged_pages(segment, descriptor, image)
+        return all(self._is_on_origin(page) for page in damaged if rest.get(page.block) == page.lsn)
+
+    def _lost_pages(self) -> list[LostPage]:
+        """The damaged pages that nothing in the prefix replaces."""
+        return [self._lost(page) for page in self._damaged if self._locations.get(page.block) == page.lsn]
+
+    def _is_on_origin(self, page: _LoggedPage) -> bool:
+        return fingerprint.sample_page(self._origin, page.block) == page.checksum
+
+    def _lost(self, page: _LoggedPage) -> LostPage:
+        segment = page.segment
+        return LostPage(page.lsn, page.block, segment.generation, segment.time_ns, self._is_on_origin(page))
 
     def _pages_ahead(self, later: list[Segment]) -> list[LostPage]:
         """What an unfinished batch has written to the origin of what is beyond the damage.
@@ -266,7 +298,7 @@ class _Planner:
             for entry in descriptor.entries():
                 if entry.checksum in (None, ZERO_PAGE_SUM) or self._locations.get(entry.block):
                     continue
-                page = self._lost(segment, entry.lsn, entry.block, entry.checksum or 0)
+                page = self._lost(_LoggedPage(segment, entry.lsn, entry.block, entry.checksum or 0))
                 if page.on_origin:
                     found[entry.block] = page
         return list(found.values())
@@ -304,6 +336,30 @@ class _Planner:
                 )
             )
         return doubts
+
+    def _doubts_about_torn(self, torn: list[Segment], ahead: list[LostPage]) -> list[Doubt]:
+        """Whether what the prefix leaves out of the chain is a torn write, or was on its way to the origin."""
+        if self._is_last_superblock_valid or not torn:
+            return []
+        told_end = self._start.batch_end
+        if told_end is not None and told_end <= torn[0].first_lsn:
+            return []
+        # A range, or a page of zeros, can be on the origin without a trace.
+        clears = any(
+            entry.checksum in (None, ZERO_PAGE_SUM)
+            for segment in torn
+            for entry in self._survey.descriptor_of(segment).entries()
+        )
+        if not (ahead or clears):
+            return []
+        return [
+            Doubt(
+                f"the end of the log, from LSN {torn[0].first_lsn} ({moments.words(torn[0].time_ns)}) on, is damaged "
+                "or was torn by a crash, and the origin may have a part of it: then the result is no state that the "
+                "volume ever had",
+                UNCERTAIN_LOG,
+            )
+        ]
 
     def _changed_blocks(self, superblock: Superblock) -> list[int]:
         """Sampled blocks of the origin that are as in neither superblock."""
