@@ -6,6 +6,7 @@
       DeviceError            origin or log: cannot be opened, read, written, synced
         DeviceInUseError     another server holds it
         DeviceLostError      it went away, perhaps with what it had not synced
+          NoConnectionError  there is no connection to an NBD origin, and none can be made
         SyncFailedError      of the log: nobody can find out what is durable
       LogRefusedError        the log cannot be served with this origin
         ForeignLogError      neither blank nor a wbcache log
@@ -66,6 +67,10 @@ class DeviceError(WbcacheError):
 
 class DeviceLostError(DeviceError):
     """What was written and not synced may be lost: all of it has to be written again."""
+
+
+class NoConnectionError(DeviceLostError):
+    """There is no connection to an NBD origin, and none can be made."""
 
 
 class SyncFailedError(DeviceError):

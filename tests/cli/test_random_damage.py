@@ -91,7 +91,7 @@ def test_random_damage(number):
     assert (history.log, history.origin) == before
     print(plan.reasons, plan.doubts)
     if plan.reasons and not any(doubt.force for doubt in plan.doubts):
-        carry_out(plan, log, origin)
+        carry_out(plan, log, origin, 0.0)
         # Of what the batch brought, not all is known where descriptors are damaged.
         lost = {page.block for page in plan.pages if not page.on_origin}
         # A batch on its way can have been brought to an end; where the log was full, a commit can have come in the

@@ -71,7 +71,7 @@ def salvaged(log, origin):
     """Run a salvage on two disks; returns the plan."""
     plan = make_plan(log, origin)
     if plan.reasons:
-        carry_out(plan, log, origin)
+        carry_out(plan, log, origin, 0.0)
     return plan
 
 

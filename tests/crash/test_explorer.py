@@ -46,7 +46,7 @@ def test_late_writes_that_are_not_waited_for_are_noticed(name, monkeypatch):
     assert sum(session.origin.late for session in Chain(name, "late").sessions()) > 0
     monkeypatch.setattr(RemoteDisk, "settles_at", 0.0)
     monkeypatch.setattr(RemoteDisk, "_check_settled", lambda _: None)
-    monkeypatch.setattr(RemoteDisk, "suspect_requests", lambda _: None)
+    monkeypatch.setattr(RemoteDisk, "suspect_requests", lambda *_: None)
     with pytest.raises(BrokenPromiseError, match="--position"):
         for number in range(5):
             Chain(name, f"late {number}").explore(900)

@@ -3,6 +3,7 @@
 
 import os
 import threading
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.support.gated_origin import PATIENCE_S, GatedOrigin, in_background, w
 from tests.support.injected_errors import threads_that_fail
 from tests.support.local_pair import QUIET
 from wbcache_core.device.file_device import FileDevice
+from wbcache_core.device.log_file import LogFile
 from wbcache_core.errors import (
     ConfigError,
     DeviceError,
@@ -20,6 +22,7 @@ from wbcache_core.errors import (
     StoppedError,
     WrongPairError,
 )
+from wbcache_core.server import opening
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config
 from wbcache_core.server.writers import Writers
@@ -45,6 +48,27 @@ def test_nothing_is_written_before_it_is_activated(pair):
     cache.stop()
     assert not pair.log.exists()
     assert pair.origin.read_bytes() == b"o" * MIB
+
+
+def test_what_a_killed_server_has_sent_settles_from_when_its_log_was_free(pair, monkeypatch):
+    """Not from when the origin was opened: that server, or its worker, may not have ended then."""
+    pair.make_origin(b"o" * MIB)
+    pair.start(**QUIET)
+    pair.abandon()
+    free_since, suspected = [], []
+
+    def wait_for_the_lock(*arguments):
+        time.sleep(0.1)
+        free_since.append(time.monotonic())
+        return LogFile(*arguments)
+
+    monkeypatch.setattr(opening, "LogFile", wait_for_the_lock)
+    cache = Cache(pair.config())
+    pair.own(cache)
+    cache._may_be_under_way = True
+    monkeypatch.setattr(cache._origin, "suspect_requests", suspected.append)
+    cache.activate()
+    assert suspected[0] >= free_since[0]
 
 
 def test_a_dirty_log_is_served_and_stays_as_it_is_until_activated(pair):

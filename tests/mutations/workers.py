@@ -48,8 +48,8 @@ MUTATIONS = (
         "worker-without-locks",
         "what writes to an origin without locks may still be dying when the next server starts",
         "worker/launch.py",
-        " and origin.is_locked):",
-        "):",
+        "    if not locked.is_locked:\n",
+        "    if False:\n",
         "tests/model/test_worker.py::test_an_origin_without_locks",
     ),
 )

@@ -13,7 +13,7 @@ from tests.support.nbdkit_server import NbdkitServer
 from wbcache_core.device import nbd_device
 from wbcache_core.device.nbd_device import NbdDevice
 from wbcache_core.device.nbd_times import NbdTimes
-from wbcache_core.errors import DeviceError
+from wbcache_core.errors import DeviceError, NoConnectionError
 
 PAGE = 4096
 SIZE = 64 * PAGE
@@ -26,8 +26,8 @@ class Address:
         self._folder, self._link, self.server = folder, folder / "origin.sock", None
         self.uri = f"nbd+unix:///?socket={self._link}"
 
-    def serve(self, size=SIZE):
-        self.server = NbdkitServer(self._folder, ["memory", str(size)])
+    def serve(self, size=SIZE, *words):
+        self.server = NbdkitServer(self._folder, [*words[:1], "memory", str(size), *words[1:]])
         self._link.unlink(missing_ok=True)
         self._link.symlink_to(self.server.socket)
 
@@ -66,6 +66,24 @@ def test_another_size_is_refused_as_often_as_it_is_met_and_leaves_nothing(addres
     address.server.destroy()
     address.serve()
     in_background(read, device).result(20)
+
+
+def test_another_process_refuses_what_is_not_the_same_export(address):
+    """A larger one, and one whose connections need not see the same; it has not connected before."""
+    export = NbdDevice(address.uri, 2).export
+    address.server.destroy()
+    address.serve(2 * SIZE)
+    device = NbdDevice.beside_another(export)
+    with pytest.raises(DeviceError, match=f"has {2 * SIZE} bytes now and had {SIZE}"):
+        in_background(device.write, [memoryview(bytes(PAGE))], 0).result(20)
+    address.server.destroy()
+    address.serve(SIZE, "--filter=multi-conn", "multi-conn-mode=disable")
+    with pytest.raises(NoConnectionError, match="not multi-conn any more"):
+        in_background(device.write, [memoryview(bytes(PAGE))], 0).result(20)
+    address.server.destroy()
+    address.serve()
+    in_background(device.write, [memoryview(bytes(PAGE))], 0).result(20)
+    device.sync()
 
 
 def test_a_planned_restart_is_not_noticed(address):

@@ -82,6 +82,10 @@ def test_what_is_written_reaches_the_successor_of_a_silent_server(pair, address)
     pair.origin = address.uri
     with pair.serve(tolerate=NOISE, check=False, origin_settle="2s", **SETTINGS) as server:
         with clients.connection(server.uri) as handle:
+            # So there are connections to this server.
+            handle.pwrite(NEW, 0)
+            handle.flush()
+            wait_until(lambda: address.image.read_bytes()[:PAGE] == NEW)
             address.silence()
             silent_since = time.monotonic()
             handle.pwrite(NEW, 5 * PAGE)

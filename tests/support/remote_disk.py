@@ -48,7 +48,7 @@ class RemoteDisk(SimulatedDisk):
     def settles_at(self):
         return self._settles_at
 
-    def suspect_requests(self):
+    def suspect_requests(self, ended_at):
         self._settles_at = max(self._settles_at, self._connected_at + SETTLE_S)
 
     @property

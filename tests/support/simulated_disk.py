@@ -188,7 +188,7 @@ class MemoryDisk:
     def settles_at(self):
         return 0.0
 
-    def suspect_requests(self):
+    def suspect_requests(self, ended_at):
         """What is written is there at once."""
 
     def interrupt(self):

@@ -74,7 +74,7 @@ def serve_in_a_thread(monkeypatch, origin):
                 writer = OriginWriter(origin, lambda: self._page.is_stop_wanted, setup.most_refused)
                 executor = DirectExecutor(LogReader(log, setup.data_pages, setup.uuid), setup.data_pages, writer)
                 channel.send((0, (serving.ANSWER, None)))
-                serving.serve(channel, executor, threading.Event())
+                serving.serve(channel, self._page, executor, threading.Event())
                 log.close()
                 os.close(setup.origin.fd)
 

@@ -56,9 +56,9 @@ class Device(Protocol):
         0.0 if there can be none. Write, zero and sync fail until then.
         """
 
-    def suspect_requests(self) -> None:
-        """A killed process may have left requests in progress: moves `settles_at` if that is possible on this
-        device."""
+    def suspect_requests(self, ended_at: float) -> None:
+        """A process that had ended at that time of time.monotonic() may have left requests in progress: moves
+        `settles_at` if that is possible on this device."""
 
     def interrupt(self) -> None:
         """The cache is stopping: calls that wait for something to return give up soon."""
@@ -107,6 +107,9 @@ class ConnectedDevice(Protocol):
 
     def allow_connections(self, count: int) -> None:
         """At most so many from now on; those that exist may stay."""
+
+    def settle_until(self, when: float) -> None:
+        """Requests that another process abandoned may still change the device until then: see settles_at."""
 
     def be_patient(self) -> None:
         """From now on changes and flushes have no time limit: a drain needs them."""

@@ -440,7 +440,7 @@ class FileDevice:
     def settles_at(self) -> float:
         return 0.0
 
-    def suspect_requests(self) -> None:
+    def suspect_requests(self, ended_at: float) -> None:
         """There are none: a process keeps its lock, even when killed, until its requests have ended."""
 
     def interrupt(self) -> None:

@@ -61,7 +61,7 @@ class LogFile(FileDevice):
         self.exists = False
         self.size, self.writable, self.can_trim = 0, True, True
         self._fd = self._direct_fd = self._io_fd = -1
-        self._aio = None
+        self._aio, self.is_locked = None, False
 
 
 def create_file(path: str, length: int) -> None:

@@ -14,7 +14,7 @@ import nbd
 
 from wbcache_core.device.device import Write
 from wbcache_core.device.nbd_times import Patience
-from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, StoppedError
+from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, NoConnectionError, StoppedError
 
 ALLOCATION = "base:allocation"
 FLUSH = "flush"
@@ -66,7 +66,7 @@ class NbdConnection:
     """
 
     def __init__(self, uri: str, rules: Rules, connect_seconds: float, keepalive_seconds: float) -> None:
-        """Raises DeviceLostError after connect_seconds, ConfigError for an invalid URI."""
+        """Raises NoConnectionError after connect_seconds, ConfigError for an invalid URI."""
         self.unflushed = False
         self.unanswered = 0
         self.state = State.CONNECTING
@@ -74,6 +74,8 @@ class NbdConnection:
         self._rules = rules
         self.handle = nbd.NBD()
         self.handle.add_meta_context(ALLOCATION)
+        # Of a key (tls-psk-file), which libnbd does not read by default: other programs get URIs from strangers.
+        self.handle.set_uri_allow_local_file(True)
         is_started = False
         try:
             self.handle.aio_connect_uri(uri)
@@ -83,20 +85,20 @@ class NbdConnection:
             # Later this error is about the connection: libnbd's poll() also returns it if the state changes meanwhile.
             if error.errnum == errno.EINVAL and not is_started:
                 raise ConfigError(f"origin '{uri}' is not a usable NBD URI: {error.string}") from None
-            raise DeviceLostError(f"cannot connect to origin '{uri}': {error.string}", errno.EIO) from None
+            raise NoConnectionError(f"cannot connect to origin '{uri}': {error.string}", errno.EIO) from None
         if not self.handle.aio_is_ready():
-            raise DeviceLostError(f"origin '{uri}' ended the connection at once", errno.EIO)
+            raise NoConnectionError(f"origin '{uri}' ended the connection at once", errno.EIO)
         self.state = State.READY
         self.connected_at = self.answered_at = time.monotonic()
         self._keep_alive(keepalive_seconds)
 
     def _wait_until_connected(self, seconds: float) -> None:
-        """Raises DeviceLostError, nbd.Error."""
+        """Raises NoConnectionError, nbd.Error."""
         started = time.monotonic()
         while self.handle.aio_is_connecting():
             waited = time.monotonic() - started
             if waited > seconds or (self._rules.is_stopping() and waited > _GRACE_SECONDS):
-                raise DeviceLostError(
+                raise NoConnectionError(
                     f"origin '{self._uri}' does not answer: no connection in {waited:.3g} s (origin-connect-timeout)",
                     errno.EIO,
                 )

@@ -16,6 +16,7 @@ docs/nbd-origins.md has the states of a connection and all time limits as a tabl
 """
 
 import contextlib
+import errno
 import threading
 import time
 from collections import deque
@@ -26,9 +27,10 @@ import nbd
 
 from wbcache_core.device.device import Extent, Write
 from wbcache_core.device.nbd_connection import ALLOCATION, FLUSH, PIPELINE_DEPTH, NbdConnection, Part, Rules
+from wbcache_core.device.nbd_export import NbdExport
 from wbcache_core.device.nbd_times import NbdTimes, Patience
 from wbcache_core.device.optional_requests import MAP, PREFETCH, TRIM, ZERO, OptionalRequests
-from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, StoppedError
+from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, NoConnectionError, StoppedError
 from wbcache_core.units import GIB, MIB, PAGE_BYTES
 
 _RETRY_SECONDS = 15.0
@@ -50,6 +52,43 @@ class NbdDevice:
 
     def __init__(self, uri: str, connections: int, times: NbdTimes = NbdTimes()) -> None:  # noqa: B008
         """Raises ConfigError, DeviceError."""
+        self._prepare(uri, connections, times)
+        self._is_beside_another = False
+        connection = self._new_connection()
+        handle = connection.handle
+        smallest = handle.get_block_size(nbd.SIZE_MINIMUM)
+        if smallest > PAGE_BYTES:
+            raise ConfigError(f"origin '{uri}' requires blocks of {smallest} bytes; at most {PAGE_BYTES} is supported")
+        can_zero = handle.can_zero()
+        self._use(
+            NbdExport(
+                uri, connections, times,
+                size=handle.get_size(),
+                writable=not handle.is_read_only(),
+                can_flush=handle.can_flush(),
+                can_zero=can_zero,
+                can_trim=can_zero and handle.can_trim(),
+                can_cache=handle.can_cache(),
+                can_map=handle.can_meta_context(ALLOCATION),
+                is_multi_conn=handle.can_multi_conn(),
+                largest_data=min(handle.get_block_size(nbd.SIZE_MAXIMUM) or _LARGEST_DATA, _LARGEST_DATA),
+            )
+        )  # fmt: skip
+        self._all.add(connection)
+        self._idle.append(connection)
+
+    @classmethod
+    def beside_another(cls, export: NbdExport) -> "NbdDevice":
+        """The same export in another process, with connections of its own. The first one is made when it is needed, and
+        none that leads to a smaller or larger export, or to one that is not multi-conn."""
+        device = cls.__new__(cls)
+        device._prepare(export.uri, export.connections, export.times)
+        device._is_beside_another = True
+        device._use(export)
+        return device
+
+    def _prepare(self, uri: str, connections: int, times: NbdTimes) -> None:
+        """Everything but the export."""
         self.name = uri
         self.pipeline_depth = PIPELINE_DEPTH
         self.check_seconds = _CHECK_SECONDS
@@ -71,22 +110,10 @@ class NbdDevice:
         self._patience = Patience(times.timeout)
         self._rules = Rules(self._is_stopping, self._is_draining, self._patience, self._others_answered_at)
         self._optional = OptionalRequests()
-        connection = self._new_connection()
-        handle = connection.handle
-        self.size: int = handle.get_size()
-        self.writable: bool = not handle.is_read_only()
-        self._can_flush: bool = handle.can_flush()
-        self._can_zero: bool = handle.can_zero()
-        self.can_trim: bool = self._can_zero and handle.can_trim()
-        self._can_cache: bool = handle.can_cache()
-        self._can_map: bool = handle.can_meta_context(ALLOCATION)
-        smallest = handle.get_block_size(nbd.SIZE_MINIMUM)
-        if smallest > PAGE_BYTES:
-            raise ConfigError(f"origin '{uri}' requires blocks of {smallest} bytes; at most {PAGE_BYTES} is supported")
-        self._largest_data = min(handle.get_block_size(nbd.SIZE_MAXIMUM) or _LARGEST_DATA, _LARGEST_DATA)
-        self._all.add(connection)
-        self._idle.append(connection)
-        self._connected_at = connection.connected_at
+
+    def _use(self, export: NbdExport) -> None:
+        self.export = export
+        self.size, self.writable, self.can_trim = export.size, export.writable, export.can_trim
 
     def _is_stopping(self) -> bool:
         return self._stopping
@@ -174,6 +201,9 @@ class NbdDevice:
                     f"origin '{self.name}' has {size} bytes now and had {self.size}: it is tried again; "
                     "restore the former size, or restart the cache"
                 )
+            if self._is_beside_another and not connection.handle.can_multi_conn():
+                connection = None
+                raise NoConnectionError(f"origin '{self.name}' is not multi-conn any more", errno.EIO)
             self._grow_pause = _FIRST_GROW_PAUSE
             return connection
         except DeviceError as error:
@@ -209,7 +239,7 @@ class NbdDevice:
                 lost.hang_up()
                 self._lost_writes |= lost.unflushed
                 if lost.unanswered:
-                    self._settles_at = time.monotonic() + self._times.settle
+                    self._settles_at = max(self._settles_at, time.monotonic() + self._times.settle)
             self._idle[:] = kept
             self._returned.notify_all()
         # The next one may be another server.
@@ -270,8 +300,8 @@ class NbdDevice:
 
     def _parts(self, view: memoryview, offset: int) -> Iterator[tuple[memoryview, int]]:
         """A buffer cut into requests that the server accepts, with the offset of each."""
-        for start in range(0, len(view), self._largest_data):
-            yield view[start : start + self._largest_data], offset + start
+        for start in range(0, len(view), self.export.largest_data):
+            yield view[start : start + self.export.largest_data], offset + start
 
     def read_into(self, view: memoryview, offset: int) -> None:
         for part, at in self._parts(view, offset):
@@ -311,7 +341,7 @@ class NbdDevice:
                 connection = self._take_unflushed()
             if connection is None:
                 return
-            if self._can_flush:
+            if self.export.can_flush:
                 self._flush(connection)
             else:
                 self._give_back(connection)
@@ -358,7 +388,7 @@ class NbdDevice:
         def zero() -> None:
             self._optional.attempt(ZERO, lambda: change("zero", nbd.CMD_FLAG_NO_HOLE), write)
 
-        if not self._can_zero:
+        if not self.export.can_zero:
             write()
         elif may_trim:
             self._optional.attempt(TRIM, lambda: change("deallocate blocks of", 0), zero)
@@ -376,7 +406,7 @@ class NbdDevice:
                     break
                 found.extend(entries)
 
-        if self._can_map:
+        if self.export.can_map:
             self._optional.attempt(MAP, ask, lambda: None)
         if (at := _end_of(found, offset)) < end and (most is None or len(found) < most):
             found.append((at, end - at, False, False))
@@ -403,7 +433,7 @@ class NbdDevice:
         def ask() -> None:
             self._ask("prefetch", "aio_cache", min(length, _LARGEST_RANGE), offset)
 
-        if self._can_cache:
+        if self.export.can_cache:
             self._optional.attempt(PREFETCH, ask, lambda: None)
 
     def grow(self, length: int) -> None:
@@ -413,9 +443,12 @@ class NbdDevice:
     def settles_at(self) -> float:
         return self._settles_at
 
-    def suspect_requests(self) -> None:
+    def suspect_requests(self, ended_at: float) -> None:
+        self.settle_until(ended_at + self._times.settle)
+
+    def settle_until(self, when: float) -> None:
         with self._lock:
-            self._settles_at = max(self._settles_at, self._connected_at + self._times.settle)
+            self._settles_at = max(self._settles_at, when)
 
     def allow_connections(self, count: int) -> None:
         with self._lock:

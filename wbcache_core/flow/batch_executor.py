@@ -69,6 +69,10 @@ class BatchExecutor(Protocol):
         """See device.Device."""
 
     @property
+    def why_here(self) -> str:
+        """Why it is the server's process that carries out batches at present; empty if it is another one."""
+
+    @property
     def check_seconds(self) -> float:
         """Seconds between calls of check_idle(); infinity if there is nothing to check."""
 
@@ -124,10 +128,23 @@ class DirectExecutor:
         self._image: memoryview | None = None
         self._batch: DestageBatch | None = None
         self.origin_bytes = writer.origin_bytes
+        self.why_here = "destage-worker=off"
 
     @property
     def settles_at(self) -> float:
         return self._writer.settles_at
+
+    def suspect_requests(self, ended_at: float) -> None:
+        """See device.Device."""
+        self._writer.suspect_requests(ended_at)
+
+    def settle_until(self, when: float) -> None:
+        """See device.ConnectedDevice."""
+        self._writer.settle_until(when)
+
+    def prepare(self, depth: int) -> None:
+        """See OriginWriter."""
+        self._writer.prepare(depth)
 
     @property
     def check_seconds(self) -> float:

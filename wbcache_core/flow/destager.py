@@ -164,7 +164,7 @@ class Destager:
             except StoppedError:
                 break
             except WorkerLostError as error:
-                _log.warning("%s; the batch is repeated", error)
+                self._note_lost_worker(error)
             except (DamagedPageError, DeviceError) as error:
                 self._executor.release()
                 self._counters.destage_failures += 1
@@ -404,6 +404,15 @@ class Destager:
             self._tags.write(**changes)
         except SyncFailedError:
             raise StoppedError("the log device failed") from None
+
+    def _note_lost_worker(self, error: WorkerLostError) -> None:
+        """The batch is repeated: at once if none of its requests can be carried out any more."""
+        settles_at = self._executor.settles_at
+        with self._line.lock:
+            self._line.origin_settles_at = settles_at
+        seconds = settles_at - time.monotonic()
+        when = f" in {seconds:.0f} s, when its requests have been carried out or never will be" if seconds > 0 else ""
+        _log.warning("%s; the batch is repeated%s", error, when)
 
     def _stall(self, error: DamagedPageError | DeviceError) -> None:
         """Latch and report why destaging is stalled, and try again later."""

@@ -131,6 +131,15 @@ class OriginWriter:
         if self._connected:
             self._connected.check_idle()
 
+    def suspect_requests(self, ended_at: float) -> None:
+        """See device.Device."""
+        self._origin.suspect_requests(ended_at)
+
+    def settle_until(self, when: float) -> None:
+        """See device.ConnectedDevice."""
+        if self._connected:
+            self._connected.settle_until(when)
+
     def be_patient(self) -> None:
         """See device.ConnectedDevice."""
         if self._connected:
@@ -143,8 +152,7 @@ class OriginWriter:
         Blocks to avoid are not cleared; the batch leaves them out as well. Raises DeviceError, and StoppedError if
         should_stop(); either leaves the origin with a part of the batch.
         """
-        self._set_depth(depth)
-        self._wait_until_settled()
+        self.prepare(depth)
         self.refused = {}
         self._attempts = 0
         clears = deque(self._clear_tasks(batch.clears, sorted(avoid)))
@@ -233,8 +241,10 @@ class OriginWriter:
         if self._connected:
             self._connected.allow_connections(depth)
 
-    def _wait_until_settled(self) -> None:
-        """Raises StoppedError."""
+    def prepare(self, depth: int) -> None:
+        """Before a batch, whoever writes it: return when abandoned requests cannot change the origin any more. Raises
+        StoppedError."""
+        self._set_depth(depth)
         while (seconds := self._origin.settles_at - time.monotonic()) > 0:
             self._check_not_stopping()
             time.sleep(min(seconds, _SETTLE_POLL_SECONDS))

@@ -128,7 +128,7 @@ class Cache:
 
     def _assemble(self, ring: RingBuffer, opened: OpenedPair) -> None:
         """Put everything together. Nothing is written, and no thread runs, until activate()."""
-        self._origin, self._side, self._log, superblock, pair, self._may_be_under_way = opened
+        self._origin, self._side, self._log, superblock, pair, self._may_be_under_way, self._claimed_at = opened
         config, data_pages, recovered = self._config, superblock.data_pages, pair and pair.recovered
         self._ring, self._superblock = ring, superblock
         self._pair = pair  # until the log says what it says
@@ -183,7 +183,7 @@ class Cache:
         carrier = Carrier(
             line, self._ring, self._locations, self._table, self._pins, self._bad, self._committer.commit_until
         )  # fmt: skip
-        executor = self._new_executor()
+        executor = self._executor = self._new_executor()
         return Destager(
             line, Consumer(line, self._table, self._reader, executor), self._locations, self._table, self._covered,
             self._pins, self._tags, self._store, executor, self._throttle, self._bad, carrier, self._counters,
@@ -252,7 +252,7 @@ class Cache:
         line = self._line
         if self._may_be_under_way:
             # The previous server was killed, or lost its connection for good.
-            self._origin.suspect_requests()
+            self._origin.suspect_requests(self._claimed_at)
         with line.lock:
             line.reclaimed_place = self._store.reclaimed_place
             line.origin_settles_at = self._origin.settles_at
@@ -287,6 +287,7 @@ class Cache:
         volume = str(uuid.UUID(bytes=self._superblock.uuid))
         names = {"origin": self._origin.name, "log": self._config.log, "volume": volume, "drain": self._drain.facts()}
         names |= {"quiesce": self._quiesce.facts(), "counters": self._counters.facts()}
+        names["worker"] = status_facts.worker(self._executor.why_here)
         return names | status_facts.gather(
             self._line, self._covered, self._pins, self._snapshots, self._throttle, self._bad, self._ring_bytes
         )  # fmt: skip

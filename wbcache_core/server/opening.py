@@ -2,6 +2,7 @@
 """Opens origin and log, and finds out what they hold and whether they belong together. Writes nothing."""
 
 import logging
+import time
 import uuid
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -42,6 +43,8 @@ class OpenedPair(NamedTuple):
     """None for a log that is not formatted yet."""
     may_be_under_way: bool
     """The log announces a batch, or may have done so in a part that is damaged or discarded."""
+    claimed_at: float
+    """In seconds of time.monotonic(): whoever had the log before had ended by then."""
 
     def close(self) -> None:
         """Close both devices."""
@@ -101,6 +104,7 @@ def check_distinct(config: Config, origin: Device) -> None:
 
 def _look(config: Config, origin: Device, log: Device, join_ring: JoinRing) -> OpenedPair:
     """Raises LogRefusedError, DeviceError."""
+    claimed_at = time.monotonic()
     log_bytes = log.size or config.log_size
     pairing.check_sizes(origin, log if log.size else None, log_bytes)
     side = OriginSide.of(origin)
@@ -117,10 +121,11 @@ def _look(config: Config, origin: Device, log: Device, join_ring: JoinRing) -> O
             may_be_under_way = True
     pairing.check_mark(side, pair.superblock.uuid if pair else None, config.log, config.force)
     if pair is None:
-        return OpenedPair(origin, side, log, _blank_superblock(origin, side, log_bytes), None, may_be_under_way)
+        blank = _blank_superblock(origin, side, log_bytes)
+        return OpenedPair(origin, side, log, blank, None, may_be_under_way, claimed_at)
     superblock = pair.superblock
     may_be_under_way = None in pair.slots or superblock.batch_end > superblock.destaged
-    return OpenedPair(origin, side, log, superblock, pair, may_be_under_way)
+    return OpenedPair(origin, side, log, superblock, pair, may_be_under_way, claimed_at)
 
 
 def _blank_superblock(origin: Device, side: OriginSide, log_bytes: int) -> Superblock:

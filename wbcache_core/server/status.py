@@ -93,6 +93,11 @@ def nothing() -> Facts:
     }
 
 
+def worker(why_here: str) -> Facts:
+    """Whether a process of its own writes to the origin; why_here is that of the executor of batches."""
+    return {"used": not why_here, "why_not": why_here or None}
+
+
 def _state(line: NumberLine) -> str:
     """Lock held."""
     if line.is_handing_over:

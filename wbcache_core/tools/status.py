@@ -61,6 +61,9 @@ def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
         yield "drain", "done; writes wait for the origin"
     elif facts["drain"]["state"] == INCOMPLETE:
         yield "drain", "done, except for bad sectors; writes wait for the origin"
+    # An older server does not say.
+    if why_not := facts.get("worker", {}).get("why_not"):
+        yield "worker", f"none, the server itself writes to the origin: {why_not}"
     window = facts["window"]
     if window:
         ends = [f"{window[end]['generation']} ({window[end]['time']})" for end in ("oldest", "newest")]

@@ -46,18 +46,23 @@ class Worker:
         setup: Setup,
         should_stop: Callable[[], bool],
         is_calm: Callable[[], bool],
+        is_patient: Callable[[], bool],
         note: Callable[[int, str], None],
         silent_seconds: float = SILENT_SECONDS,
     ) -> None:
-        """Returns when the worker is ready. should_stop() and is_calm() are asked while it works, and note(level, text)
-        gets what it logs. Raises OSError, WorkerLostError, RuntimeError."""
+        """Returns when the worker is ready. should_stop(), is_calm() and is_patient() are asked while it works, and
+        note(level, text) gets what it logs. Raises OSError, WorkerLostError, RuntimeError."""
         self._should_stop = should_stop
         self._is_calm = is_calm
+        self._is_patient = is_patient
         self._note = note
         self._most_looks = max(int(silent_seconds / _LOOK_SECONDS), 1)
         self._looks_left, self._ticks = self._most_looks, 0
         self._requests = 0
         self.has_ended = False
+        self.settles_at = 0.0
+        """As of its last answer: what it has abandoned on the origin; see device.Device. While it has not answered, or
+        has ended without an answer, anything that it was asked to write may be under way."""
         self._page = SharedPage.new()
         try:
             self._process, self._end = self._spawn()
@@ -147,6 +152,7 @@ class Worker:
         except ChannelEndedError:
             raise WorkerLostError(f"the process that writes to the origin {self._how_it_ended()}") from None
         assert answered == number
+        self.settles_at = self._page.settles_at
         return kind, content
 
     def _wait(self, event: int) -> None:
@@ -158,7 +164,7 @@ class Worker:
         self._looks_left = self._most_looks
 
     def _tell(self) -> None:
-        self._page.want(stop=self._should_stop(), calm=self._is_calm())
+        self._page.want(stop=self._should_stop(), calm=self._is_calm(), patient=self._is_patient())
 
     def _check_alive(self) -> None:
         """Raises WorkerLostError if it has been silent for too long.

@@ -14,7 +14,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import wbcache_core
+from wbcache_core.device.device import ConnectedDevice, Device
 from wbcache_core.device.file_device import FileDevice, OpenFile
+from wbcache_core.device.nbd_export import NbdExport
+from wbcache_core.device.origin import open_beside
 from wbcache_core.errors import WbcacheError
 from wbcache_core.flow.batch_executor import BatchExecutor, DirectExecutor, Written
 from wbcache_core.flow.origin_writer import OriginWriter
@@ -29,7 +32,7 @@ ANSWER, FAILURE, BUG, LOG = "answer", "failure", "bug", "log"
 """Kinds of messages to the server: what the request returned, what it raised, the traceback of an internal error, and
 a line for the log (level, text). A message is (number of the request, (kind, content)); lines for the log have no
 number, and the number of the setup is 0."""
-REQUESTS = ("load", "write", "release")
+REQUESTS = ("load", "write", "release", "check_idle")
 """The methods of BatchExecutor that the server calls."""
 
 _log = logging.getLogger("wbcache")
@@ -45,7 +48,7 @@ class Setup(NamedTuple):
 
     interpreter: tuple[str, str]
     """interpreter_facts() of the server: both sides have to run the same code."""
-    origin: OpenFile
+    origin: OpenFile | NbdExport
     log: OpenFile
     data_pages: int
     uuid: bytes
@@ -71,9 +74,9 @@ def take_setup(end: socket.socket, channel: Channel) -> Setup:
     )  # fmt: skip
 
 
-def executor_for(setup: Setup, should_stop: Callable[[], bool]) -> DirectExecutor:
-    """What carries out batches with the files of the server."""
-    origin, log = FileDevice.from_open(setup.origin), FileDevice.from_open(setup.log)
+def executor_for(setup: Setup, origin: Device, should_stop: Callable[[], bool]) -> DirectExecutor:
+    """What carries out batches with the server's log."""
+    log = FileDevice.from_open(setup.log)
     writer = OriginWriter(origin, should_stop, setup.most_refused)
     return DirectExecutor(LogReader(log, setup.data_pages, setup.uuid), setup.data_pages, writer)
 
@@ -86,16 +89,18 @@ def serve_until_hung_up(end: socket.socket, channel: Channel, page: SharedPage) 
         return
     _log.setLevel(logging.DEBUG)
     _log.propagate = False
-    executor = executor_for(setup, lambda: page.is_stop_wanted)
+    # An NBD origin is connected to when there is something to write: that may take a while, or fail.
+    origin = open_beside(setup.origin)
+    executor = executor_for(setup, origin, lambda: page.is_stop_wanted)
     hung_up = select.poll()
     hung_up.register(end, select.POLLRDHUP)
     is_busy = threading.Event()
-    threading.Thread(target=show_life, args=(page, is_busy, hung_up), name="wbcache-life", daemon=True).start()
+    threading.Thread(target=show_life, args=(page, origin, is_busy, hung_up), name="wbcache-life", daemon=True).start()
     channel.send((0, (ANSWER, None)))
-    serve(channel, executor, is_busy)
+    serve(channel, page, executor, is_busy)
 
 
-def serve(channel: Channel, executor: BatchExecutor, is_busy: threading.Event) -> None:
+def serve(channel: Channel, page: SharedPage, executor: BatchExecutor, is_busy: threading.Event) -> None:
     """Until the server hangs up; `is_busy` is set while a request is in progress."""
     handler = _Forward(channel)
     _log.addHandler(handler)
@@ -105,6 +110,7 @@ def serve(channel: Channel, executor: BatchExecutor, is_busy: threading.Event) -
             is_busy.set()
             answer = _answer(executor, name, arguments)
             is_busy.clear()
+            page.show_settling(executor.settles_at)
             channel.send((number, answer))
     except ChannelEndedError:
         return
@@ -142,8 +148,8 @@ class _Forward(logging.Handler):
             self._channel.send((None, (LOG, (record.levelno, record.getMessage()))))
 
 
-def show_life(page: SharedPage, is_busy: threading.Event, hung_up: select.poll) -> None:
-    """In a thread of its own: while a request is in progress, tick, and follow the priority that the server wants.
+def show_life(page: SharedPage, origin: Device, is_busy: threading.Event, hung_up: select.poll) -> None:
+    """In a thread of its own: while a request is in progress, tick, and follow what the server wants.
 
     Ends the process if the server hangs up in the middle of a request.
     """
@@ -152,6 +158,10 @@ def show_life(page: SharedPage, is_busy: threading.Event, hung_up: select.poll) 
         is_busy.wait()
         page.tick()
         priority.set_low(page.is_calm)
+        if page.is_patient and isinstance(origin, ConnectedDevice):
+            origin.be_patient()
+        if page.is_stop_wanted:
+            origin.interrupt()
         if hung_up.poll(0):
             os._exit(0)
         time.sleep(TICK_SECONDS)

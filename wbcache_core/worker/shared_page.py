@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A page of memory that server and worker share: what the server wants at the moment, and the worker's sign of life.
+"""A page of memory that server and worker share: what the server wants at the moment, the worker's sign of life, and
+until when the origin has to be left alone.
 
 Each field has one writer, and is a single byte or an aligned word, so nobody sees half of a value.
 """
@@ -9,7 +10,7 @@ import os
 
 from wbcache_core.units import PAGE_BYTES
 
-_STOP, _CALM, _TICKS = 0, 1, 8
+_STOP, _CALM, _PATIENT, _TICKS, _SETTLES = 0, 1, 2, 8, 16
 
 
 class SharedPage:
@@ -20,6 +21,7 @@ class SharedPage:
         self.fd = fd
         self._bytes = mmap.mmap(fd, PAGE_BYTES)
         self._words = memoryview(self._bytes).cast("Q")
+        self._seconds = memoryview(self._bytes).cast("d")
 
     @classmethod
     def new(cls) -> "SharedPage":
@@ -32,9 +34,10 @@ class SharedPage:
             os.close(fd)
             raise
 
-    def want(self, stop: bool, calm: bool) -> None:
-        """By the server: whether to interrupt the batch, and whether there is no hurry."""
-        self._bytes[_STOP], self._bytes[_CALM] = stop, calm
+    def want(self, stop: bool, calm: bool, patient: bool) -> None:
+        """By the server: whether to interrupt the batch, whether there is no hurry, and whether to wait for the origin
+        without limit."""
+        self._bytes[_STOP], self._bytes[_CALM], self._bytes[_PATIENT] = stop, calm, patient
 
     @property
     def is_stop_wanted(self) -> bool:
@@ -44,6 +47,10 @@ class SharedPage:
     def is_calm(self) -> bool:
         return self._bytes[_CALM] != 0
 
+    @property
+    def is_patient(self) -> bool:
+        return self._bytes[_PATIENT] != 0
+
     def tick(self) -> None:
         """By the worker: it is alive."""
         self._words[_TICKS // 8] += 1
@@ -52,7 +59,16 @@ class SharedPage:
     def ticks(self) -> int:
         return self._words[_TICKS // 8]
 
+    def show_settling(self, settles_at: float) -> None:
+        """By the worker, before each answer: what it has abandoned on the origin; see device.Device."""
+        self._seconds[_SETTLES // 8] = settles_at
+
+    @property
+    def settles_at(self) -> float:
+        return self._seconds[_SETTLES // 8]
+
     def close(self) -> None:
         self._words.release()
+        self._seconds.release()
         self._bytes.close()
         os.close(self.fd)

@@ -45,7 +45,7 @@ def setup(tmp_path):
 @pytest.fixture
 def worker(setup):
     """A real one."""
-    made = Worker(setup, lambda: False, lambda: True, lambda *_: None)
+    made = Worker(setup, lambda: False, lambda: True, lambda: False, lambda *_: None)
     yield made
     if not made.has_ended:
         made.kill()
@@ -65,7 +65,7 @@ def answering(setup, monkeypatch):
             stack.callback(sleeper.wait)
             stack.callback(sleeper.kill)
             monkeypatch.setattr(Worker, "_spawn", lambda self: (sleeper, ours))
-            return Worker(setup, lambda: False, lambda: True, note, silent_seconds=0.5)
+            return Worker(setup, lambda: False, lambda: True, lambda: False, note, silent_seconds=0.5)
 
         yield start
 
@@ -155,7 +155,7 @@ def test_a_worker_gets_the_files_when_it_cannot_outlive_the_server(setup, tmp_pa
     )
     monkeypatch.setattr(process, "_SCRIPT", str(script))
     with pytest.raises(WorkerLostError, match="ended with status 7"):
-        Worker(setup, lambda: False, lambda: True, lambda *_: None)
+        Worker(setup, lambda: False, lambda: True, lambda: False, lambda *_: None)
 
 
 def test_it_dies_with_the_thread_that_started_it(tmp_path):
@@ -164,7 +164,7 @@ def test_it_dies_with_the_thread_that_started_it(tmp_path):
     path.write_bytes(bytes(PAGE_BYTES))
     program = (
         "import sys; from tests.unit.worker.test_process import *\n"
-        "worker = Worker(setup_for(sys.argv[1]), lambda: False, lambda: True, print)\n"
+        "worker = Worker(setup_for(sys.argv[1]), lambda: False, lambda: True, lambda: False, print)\n"
         "os.kill(worker.pid, signal.SIGSTOP)\n"
         "print(worker.pid, flush=True)\n"
         "time.sleep(60)\n"

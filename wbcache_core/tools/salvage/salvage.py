@@ -10,6 +10,7 @@ as soon as one is complete, the log is sound, and empty.
 import dataclasses
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -44,6 +45,7 @@ def run_salvage(path: str, origin: str, yes: bool, force: frozenset[str], as_jso
     with ExitStack() as stack:
         log = ForgivingLog(path, read_only=not yes)
         stack.callback(log.close)
+        claimed_at = time.monotonic()
         device = stack.enter_context(opened_origin(origin, log, read_only=not yes))
         if _is_blank(log):
             if as_json:
@@ -67,7 +69,7 @@ def run_salvage(path: str, origin: str, yes: bool, force: frozenset[str], as_jso
         if missing or not yes:
             return _stop_here(path, origin, sorted(force.union(missing)), yes)
         try:
-            carry_out(plan, log, device)
+            carry_out(plan, log, device, claimed_at)
         except WbcacheError as error:
             _say(f"{error}; it is not finished: when the cause is gone, run the same command again")
             return 1
@@ -110,16 +112,19 @@ def _stop_here(path: str, origin: str, force: list[str], yes: bool) -> int:
     return 1
 
 
-def carry_out(plan: Plan, log: ForgivingLog, origin: Device) -> None:
-    """Write the prefix to the origin and make the log a new, empty one. If it raises WbcacheError, run it again."""
+def carry_out(plan: Plan, log: ForgivingLog, origin: Device, claimed_at: float) -> None:
+    """Write the prefix to the origin and make the log a new, empty one. If it raises WbcacheError, run it again.
+
+    The log was claimed at that time of time.monotonic(): no server has used it since.
+    """
     for device in (log, origin):
         if not device.writable:
             raise ReadOnlyError(
                 f"'{device.name}' cannot be written; nothing has been changed; make it writable, or salvage a copy"
             )
     log_bytes = _size_of_new_log(plan, log)
-    # The server of this log may have been killed a moment ago. Writes to the origin wait for that.
-    origin.suspect_requests()
+    # The server of this log may have been killed a moment before. Writes to the origin wait for that.
+    origin.suspect_requests(claimed_at)
     if plan.spared_slot is None:
         store = SuperblockStore(log, plan.slots)
         if store.current.batch_end < plan.end_lsn:
