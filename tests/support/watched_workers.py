@@ -8,9 +8,6 @@ import socket
 import threading
 
 from wbcache_core.errors import WorkerLostError
-from wbcache_core.flow.batch_executor import DirectExecutor
-from wbcache_core.flow.origin_writer import OriginWriter
-from wbcache_core.log.reader import LogReader
 from wbcache_core.worker import launch, serving
 from wbcache_core.worker.channel import Channel
 from wbcache_core.worker.process import Worker
@@ -70,13 +67,11 @@ def serve_in_a_thread(monkeypatch, origin):
             def serve():
                 channel = Channel(theirs)
                 setup = serving.take_setup(theirs, channel)
-                log = serving.FileDevice.from_open(setup.log)
-                writer = OriginWriter(origin, lambda: self._page.is_stop_wanted, setup.most_refused)
-                executor = DirectExecutor(LogReader(log, setup.data_pages, setup.uuid), setup.data_pages, writer)
+                executor = serving.executor_for(setup, origin, self._page)
                 channel.send((0, (serving.ANSWER, None)))
                 serving.serve(channel, self._page, executor, threading.Event())
-                log.close()
-                os.close(setup.origin.fd)
+                for fd in setup.descriptors:
+                    os.close(fd)
 
             thread = threading.Thread(target=serve, daemon=True)
             thread.start()

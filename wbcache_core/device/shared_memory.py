@@ -12,6 +12,7 @@ import mmap
 import os
 import stat
 import time
+from typing import NamedTuple
 from uuid import UUID
 
 from wbcache_core.errors import DeviceError, DeviceInUseError
@@ -34,6 +35,25 @@ def free_bytes(path: str) -> int:
     except OSError:
         return 0
     return facts.f_bavail * facts.f_frsize
+
+
+class ReadableFile(NamedTuple):
+    """A SharedFile that may be read, but not locked or written. Open until it is closed."""
+
+    fd: int
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        """Fill as much of view as is there; returns the number of bytes, 0 if it cannot be read.
+
+        Reading what has no memory takes none; a look at a mapping would.
+        """
+        try:
+            return os.preadv(self.fd, [view], offset)
+        except OSError:
+            return 0
+
+    def close(self) -> None:
+        os.close(self.fd)
 
 
 class SharedFile:
@@ -89,6 +109,13 @@ class SharedFile:
                 needed = format_size(size if room is None else room)
                 raise DeviceError(f"'{os.path.dirname(path)}' has no room for {needed}", error.errno) from None
             raise _error("allocate" if fd >= 0 else "create", path, error) from None
+
+    def open_again(self) -> "ReadableFile | None":
+        """To be read by another process, which does not share the lock. None if that is not possible."""
+        try:
+            return ReadableFile(os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            return None
 
     @property
     def size(self) -> int:

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from wbcache_core.background import PIECE_PAGES, let_requests_run
 from wbcache_core.device.device import aligned_buffer
-from wbcache_core.errors import DeviceError
+from wbcache_core.errors import DamagedPageError, DeviceError
 from wbcache_core.flow.batch import DestageBatch
 from wbcache_core.flow.origin_writer import OriginWriter
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, Descriptor
@@ -115,6 +115,9 @@ class RecentSegments(Protocol):
         segment. Returns the number of segments before them. Not verified."""
 
 
+_Verified = tuple[DestageBatch, list[tuple[int, int]]]
+
+
 class DirectExecutor:
     """Does everything itself. See BatchExecutor. Not thread-safe."""
 
@@ -158,18 +161,29 @@ class DirectExecutor:
 
     def load(self, segments: list[Located], end: int) -> Loaded:
         self._batch = None
-        batch = self._read(segments, end, self._recent)
-        bad = batch.bad_pages()
-        if bad and self._recent:
-            # The log is what has to be right, not the copy in memory.
-            batch = self._read(segments, end, None)
-            bad = batch.bad_pages()
+        batch, bad = self._with_recent(segments, end) or self._verified(segments, end, None)
         self._batch, last = batch, batch.last
         before = batch.last_before(last.generation)
         return Loaded(
             batch.start_lsn, batch.end_lsn, last.first_lsn, last.log_pages, last.checksum, last.generation,
             last.time_ns, (before.generation, before.time_ns) if before else None, bad,
         )  # fmt: skip
+
+    def _with_recent(self, segments: list[Located], end: int) -> _Verified | None:
+        """None if the faster source may be why something is damaged: the log is what has to be right. Raises
+        DeviceError."""
+        if self._recent is None:
+            return None
+        try:
+            found = self._verified(segments, end, self._recent)
+        except DamagedPageError:
+            return None
+        return None if found[1] else found
+
+    def _verified(self, segments: list[Located], end: int, recent: RecentSegments | None) -> _Verified:
+        """The segments, and their bad pages. Raises DamagedPageError, DeviceError."""
+        batch = self._read(segments, end, recent)
+        return batch, batch.bad_pages()
 
     def _read(self, segments: list[Located], end: int, recent: RecentSegments | None) -> DestageBatch:
         """The segments, their pages not verified. Raises DamagedPageError, DeviceError."""

@@ -191,12 +191,12 @@ class Cache:
         )  # fmt: skip
 
     def _new_executor(self) -> BatchExecutor:
-        line = self._line
-        writer = OriginWriter(self._origin, lambda: line.destager_must_stop, self._bad.most)
+        line, most, memory = self._line, self._bad.most, self._ring_memory
+        writer = OriginWriter(self._origin, lambda: line.destager_must_stop, most)
         direct = DirectExecutor(self._reader, line.data_pages, writer, SegmentsInRing(line, self._ring))
         if not self._may_spawn:
             return direct
-        return with_worker(direct, line, self._origin, self._log, self._superblock.uuid, self._bad.most)
+        return with_worker(direct, line, self._origin, self._log, self._superblock.uuid, most, memory.open_again)
 
     def activate(self) -> None:
         """Let writers in: format a blank log, start the threads. Idempotent. Raises WbcacheError.

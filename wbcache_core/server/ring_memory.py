@@ -23,6 +23,7 @@ from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.memory.ring_journal import HAS_WHOLE_STORES
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size
+from wbcache_core.worker.ring_file import OpenRing
 
 _log = logging.getLogger("wbcache")
 
@@ -41,6 +42,8 @@ class RingMemory:
         """The ring of a server that was killed, if it was taken over."""
         self._file: SharedFile | None = None
         """The memory that the ring is in, if it is shared."""
+        self._layout = (0, 0)
+        """Of the ring in use: Layout's arguments."""
         self._stale: SharedFile | None = None
         """One that is not used, and is to be replaced. Locked meanwhile."""
 
@@ -79,6 +82,11 @@ class RingMemory:
         )  # fmt: skip
         return found.segments
 
+    def open_again(self) -> OpenRing | None:
+        """For another process, which only reads it; the caller closes it. None if the ring is private."""
+        file = self._file.open_again() if self._file else None
+        return OpenRing(file, self._layout) if file else None
+
     def discard(self) -> None:
         """The log that a ring was joined with is not used: the ring goes with it, when another is made. Idempotent."""
         if self._file:
@@ -112,6 +120,7 @@ class RingMemory:
         """Before the first write: what recovery found is durable. The ring becomes a shared one, if that is wanted and
         possible. Idempotent. Raises nothing."""
         anchor = Anchor(committed, end.previous, end.generation)
+        self._layout = ring.pages, ring.volatile_pages
         if self._file:
             ring.journal.note_commit(anchor)
             return

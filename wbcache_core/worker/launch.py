@@ -11,27 +11,39 @@ from wbcache_core.device.origin import hand_over
 from wbcache_core.flow.batch_executor import BatchExecutor, DirectExecutor
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.worker.process import Worker
+from wbcache_core.worker.ring_file import OpenRing
 from wbcache_core.worker.serving import Setup, interpreter_facts
+from wbcache_core.worker.shared_page import Wanted
 from wbcache_core.worker.worker_executor import WorkerExecutor
 
 _log = logging.getLogger("wbcache")
 
 
 def with_worker(
-    direct: DirectExecutor, line: NumberLine, origin: Device, log: Device, uuid: bytes, most_refused: int
+    direct: DirectExecutor,
+    line: NumberLine,
+    origin: Device,
+    log: Device,
+    uuid: bytes,
+    most_refused: int,
+    open_ring: Callable[[], OpenRing | None],
 ) -> BatchExecutor:
     """An executor that uses workers, and `direct` where there are none; `direct` itself if the devices are no files,
-    block devices or NBD exports. most_refused is that of OriginWriter."""
+    block devices or NBD exports. most_refused is that of OriginWriter; what open_ring() returns is closed here."""
     if not (hand_over(origin) and isinstance(log, FileDevice)):
         direct.why_here = "another process cannot use these devices"
         return direct
 
     def start(is_patient: Callable[[], bool]) -> Worker:
         # Not earlier: the log may have been created meanwhile.
-        opened = hand_over(origin)
+        opened, ring = hand_over(origin), open_ring()
         assert opened
-        setup = Setup(interpreter_facts(), opened, log.open_file(), line.data_pages, uuid, most_refused)
-        worker = Worker(setup, lambda: line.destager_must_stop, lambda: is_calm(line), is_patient, _log.log)
+        try:
+            setup = Setup(interpreter_facts(), opened, log.open_file(), ring, line.data_pages, uuid, most_refused)
+            worker = Worker(setup, lambda: wanted(line, is_patient()), _log.log)
+        finally:
+            if ring:
+                ring.file.close()
         _log.debug("process %d writes to the origin", worker.pid)
         return worker
 
@@ -54,8 +66,12 @@ def obstacle(origin: Device, log: FileDevice) -> str:
     return ""
 
 
-def is_calm(line: NumberLine) -> bool:
-    """Whether destaging may take its time: nobody waits for it, and the log has room. Takes the lock."""
+def wanted(line: NumberLine, is_patient: bool) -> Wanted:
+    """What the worker should know now. Destaging may take its time if nobody waits for it and the log has room. Takes
+    the lock."""
     with line.lock:
         enough = (line.policy.low_pages + line.policy.high_pages) // 2
-        return not (line.draining or line.is_origin_awaited or line.dirty_pages > enough)
+        is_calm = not (line.draining or line.is_origin_awaited or line.dirty_pages > enough)
+        # What will soon be overwritten is not worth a copy.
+        floor = max(line.ring_start, line.head - line.ring_pages + line.ring_pages // 8)
+        return Wanted(line.destager_must_stop, is_calm, is_patient, floor)

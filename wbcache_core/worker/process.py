@@ -19,7 +19,7 @@ import wbcache_core
 from wbcache_core.errors import WorkerLostError
 from wbcache_core.worker.channel import Channel, ChannelEndedError
 from wbcache_core.worker.serving import ANSWER, BUG, FAILURE, LOG, TIED, Setup
-from wbcache_core.worker.shared_page import SharedPage
+from wbcache_core.worker.shared_page import SharedPage, Wanted
 
 SILENT_SECONDS = 30.0
 """A worker that gives no sign of life for this long is killed."""
@@ -44,17 +44,13 @@ class Worker:
     def __init__(
         self,
         setup: Setup,
-        should_stop: Callable[[], bool],
-        is_calm: Callable[[], bool],
-        is_patient: Callable[[], bool],
+        wanted: Callable[[], Wanted],
         note: Callable[[int, str], None],
         silent_seconds: float = SILENT_SECONDS,
     ) -> None:
-        """Returns when the worker is ready. should_stop(), is_calm() and is_patient() are asked while it works, and
-        note(level, text) gets what it logs. Raises OSError, WorkerLostError, RuntimeError."""
-        self._should_stop = should_stop
-        self._is_calm = is_calm
-        self._is_patient = is_patient
+        """Returns when the worker is ready. wanted() is asked while it works, and note(level, text) gets what it logs.
+        Raises OSError, WorkerLostError, RuntimeError."""
+        self._wanted = wanted
         self._note = note
         self._most_looks = max(int(silent_seconds / _LOOK_SECONDS), 1)
         self._looks_left, self._ticks = self._most_looks, 0
@@ -71,7 +67,7 @@ class Worker:
             raise
         self._poll = select.poll()
         self._channel = Channel(self._end, self._wait)
-        self._hand_over(setup.origin.descriptors + setup.log.descriptors)
+        self._hand_over(setup.descriptors)
         self._ask(0, setup)
 
     def _spawn(self) -> "tuple[subprocess.Popen[bytes], socket.socket]":
@@ -164,7 +160,7 @@ class Worker:
         self._looks_left = self._most_looks
 
     def _tell(self) -> None:
-        self._page.want(stop=self._should_stop(), calm=self._is_calm(), patient=self._is_patient())
+        self._page.want(self._wanted())
 
     def _check_alive(self) -> None:
         """Raises WorkerLostError if it has been silent for too long.

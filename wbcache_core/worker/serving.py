@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import wbcache_core
@@ -24,6 +24,7 @@ from wbcache_core.flow.origin_writer import OriginWriter
 from wbcache_core.log.reader import LogReader
 from wbcache_core.worker.channel import Channel, ChannelEndedError, PackedError
 from wbcache_core.worker.priority import Priority
+from wbcache_core.worker.ring_file import OpenRing, RingFile
 from wbcache_core.worker.shared_page import SharedPage
 
 TICK_SECONDS = 0.2
@@ -50,9 +51,25 @@ class Setup(NamedTuple):
     """interpreter_facts() of the server: both sides have to run the same code."""
     origin: OpenFile | NbdExport
     log: OpenFile
+    ring: OpenRing | None
+    """If it is in memory that another process can read."""
     data_pages: int
     uuid: bytes
     most_refused: int
+
+    def with_descriptors(self, numbers: Iterator[int]) -> "Setup":
+        """The same in the worker; see descriptors_of()."""
+        return self._replace(
+            origin=self.origin.with_descriptors(numbers),
+            log=self.log.with_descriptors(numbers),
+            ring=self.ring and self.ring.with_descriptors(numbers),
+        )
+
+    @property
+    def descriptors(self) -> list[int]:
+        """To be handed over, in the order in which with_descriptors() takes them."""
+        ring = self.ring.descriptors if self.ring else []
+        return self.origin.descriptors + self.log.descriptors + ring
 
 
 def interpreter_facts() -> tuple[str, str]:
@@ -68,17 +85,15 @@ def take_setup(end: socket.socket, channel: Channel) -> Setup:
     channel.send(TIED)
     _, numbers, _, _ = socket.recv_fds(end, 1, _MOST_DESCRIPTORS)
     setup: Setup = channel.receive()
-    handed_over = iter(numbers)
-    return setup._replace(
-        origin=setup.origin.with_descriptors(handed_over), log=setup.log.with_descriptors(handed_over)
-    )  # fmt: skip
+    return setup.with_descriptors(iter(numbers))
 
 
-def executor_for(setup: Setup, origin: Device, should_stop: Callable[[], bool]) -> DirectExecutor:
-    """What carries out batches with the server's log."""
+def executor_for(setup: Setup, origin: Device, page: SharedPage) -> DirectExecutor:
+    """What carries out batches with the server's log and ring."""
     log = FileDevice.from_open(setup.log)
-    writer = OriginWriter(origin, should_stop, setup.most_refused)
-    return DirectExecutor(LogReader(log, setup.data_pages, setup.uuid), setup.data_pages, writer)
+    writer = OriginWriter(origin, lambda: page.is_stop_wanted, setup.most_refused)
+    ring = RingFile(setup.ring, lambda: page.ring_floor) if setup.ring else None
+    return DirectExecutor(LogReader(log, setup.data_pages, setup.uuid), setup.data_pages, writer, ring)
 
 
 def serve_until_hung_up(end: socket.socket, channel: Channel, page: SharedPage) -> None:
@@ -91,7 +106,7 @@ def serve_until_hung_up(end: socket.socket, channel: Channel, page: SharedPage) 
     _log.propagate = False
     # An NBD origin is connected to when there is something to write: that may take a while, or fail.
     origin = open_beside(setup.origin)
-    executor = executor_for(setup, origin, lambda: page.is_stop_wanted)
+    executor = executor_for(setup, origin, page)
     hung_up = select.poll()
     hung_up.register(end, select.POLLRDHUP)
     is_busy = threading.Event()

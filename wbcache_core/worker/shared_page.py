@@ -7,10 +7,24 @@ Each field has one writer, and is a single byte or an aligned word, so nobody se
 
 import mmap
 import os
+from typing import NamedTuple
 
 from wbcache_core.units import PAGE_BYTES
 
-_STOP, _CALM, _PATIENT, _TICKS, _SETTLES = 0, 1, 2, 8, 16
+_STOP, _CALM, _PATIENT, _TICKS, _SETTLES, _RING_FLOOR = 0, 1, 2, 8, 16, 24
+
+
+class Wanted(NamedTuple):
+    """What the server wants at the moment."""
+
+    stop: bool
+    """The batch is to be interrupted."""
+    calm: bool
+    """There is no hurry."""
+    patient: bool
+    """The origin is to be waited for without limit."""
+    ring_floor: int
+    """Whole segments from this LSN on can be read from the ring."""
 
 
 class SharedPage:
@@ -34,10 +48,10 @@ class SharedPage:
             os.close(fd)
             raise
 
-    def want(self, stop: bool, calm: bool, patient: bool) -> None:
-        """By the server: whether to interrupt the batch, whether there is no hurry, and whether to wait for the origin
-        without limit."""
-        self._bytes[_STOP], self._bytes[_CALM], self._bytes[_PATIENT] = stop, calm, patient
+    def want(self, wanted: Wanted) -> None:
+        """By the server."""
+        self._bytes[_STOP], self._bytes[_CALM], self._bytes[_PATIENT] = wanted[:3]
+        self._words[_RING_FLOOR // 8] = wanted.ring_floor
 
     @property
     def is_stop_wanted(self) -> bool:
@@ -50,6 +64,10 @@ class SharedPage:
     @property
     def is_patient(self) -> bool:
         return self._bytes[_PATIENT] != 0
+
+    @property
+    def ring_floor(self) -> int:
+        return self._words[_RING_FLOOR // 8]
 
     def tick(self) -> None:
         """By the worker: it is alive."""

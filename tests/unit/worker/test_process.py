@@ -22,15 +22,19 @@ from wbcache_core.worker import process
 from wbcache_core.worker.channel import Channel, PackedError
 from wbcache_core.worker.process import Worker
 from wbcache_core.worker.serving import ANSWER, BUG, FAILURE, LOG, TIED, Setup, interpreter_facts
-from wbcache_core.worker.shared_page import SharedPage
+from wbcache_core.worker.shared_page import SharedPage, Wanted
 
 READY = (0, (ANSWER, None))
+
+
+def calm():
+    return Wanted(stop=False, calm=True, patient=False, ring_floor=0)
 
 
 def setup_for(path):
     fd = os.open(path, os.O_RDWR)
     file = OpenFile(str(path), "origin", fd, -1, False, PAGE_BYTES, True, True, False)
-    return Setup(interpreter_facts(), file, file, 4096, b"u" * 16, 16)
+    return Setup(interpreter_facts(), file, file, None, 4096, b"u" * 16, 16)
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def setup(tmp_path):
 @pytest.fixture
 def worker(setup):
     """A real one."""
-    made = Worker(setup, lambda: False, lambda: True, lambda: False, lambda *_: None)
+    made = Worker(setup, calm, lambda *_: None)
     yield made
     if not made.has_ended:
         made.kill()
@@ -65,7 +69,7 @@ def answering(setup, monkeypatch):
             stack.callback(sleeper.wait)
             stack.callback(sleeper.kill)
             monkeypatch.setattr(Worker, "_spawn", lambda self: (sleeper, ours))
-            return Worker(setup, lambda: False, lambda: True, lambda: False, note, silent_seconds=0.5)
+            return Worker(setup, calm, note, silent_seconds=0.5)
 
         yield start
 
@@ -155,7 +159,7 @@ def test_a_worker_gets_the_files_when_it_cannot_outlive_the_server(setup, tmp_pa
     )
     monkeypatch.setattr(process, "_SCRIPT", str(script))
     with pytest.raises(WorkerLostError, match="ended with status 7"):
-        Worker(setup, lambda: False, lambda: True, lambda: False, lambda *_: None)
+        Worker(setup, calm, lambda *_: None)
 
 
 def test_it_dies_with_the_thread_that_started_it(tmp_path):
@@ -164,7 +168,7 @@ def test_it_dies_with_the_thread_that_started_it(tmp_path):
     path.write_bytes(bytes(PAGE_BYTES))
     program = (
         "import sys; from tests.unit.worker.test_process import *\n"
-        "worker = Worker(setup_for(sys.argv[1]), lambda: False, lambda: True, lambda: False, print)\n"
+        "worker = Worker(setup_for(sys.argv[1]), calm, print)\n"
         "os.kill(worker.pid, signal.SIGSTOP)\n"
         "print(worker.pid, flush=True)\n"
         "time.sleep(60)\n"
