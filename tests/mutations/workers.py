@@ -52,4 +52,20 @@ MUTATIONS = (
         "    if False:\n",
         "tests/model/test_worker.py::test_an_origin_without_locks",
     ),
+    Mutation(
+        "trust-the-ring",
+        "what a worker has copied from the ring while its server wrote on counts without a look at its checksums",
+        "flow/batch_executor.py",
+        "        return None if found[1] else found\n",
+        "        return found[0], []\n",
+        "tests/model/test_ring_for_worker.py::test_slots_that_were_used_again",
+    ),
+    Mutation(
+        "worker-locks-the-ring",
+        "a worker that is still dying keeps the ring of its server locked, and the next one cannot take it over",
+        "device/shared_memory.py",
+        'os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)',
+        "os.dup(self._fd)",
+        "tests/unit/worker/test_ring_file.py",
+    ),
 )
