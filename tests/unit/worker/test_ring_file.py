@@ -2,7 +2,6 @@
 """What a worker gets from the ring of its server, and what it does not."""
 
 import os
-import threading
 
 import pytest
 
