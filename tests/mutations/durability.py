@@ -88,8 +88,8 @@ MUTATIONS = (
         "skip-checksum-of-destage",
         "a page goes to the origin whatever its checksum",
         "flow/batch_executor.py",
-        "        bad = batch.bad_pages()\n        if bad and self._recent:",
-        "        bad = []\n        if bad and self._recent:",
+        "        return batch, batch.bad_pages()\n",
+        "        return batch, []\n",
         "tests/corruption/test_recovery_table.py",
     ),
     Mutation(
