@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Threads that start together or not at all, and one that waits for another."""
+"""Threads that start together or not at all, one that waits for another, and one that survives its own errors."""
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 
 from wbcache_core.errors import NoThreadError
+
+_log = logging.getLogger("wbcache")
 
 
 def start(thread: threading.Thread) -> None:
@@ -38,6 +41,25 @@ class Turn:
     def wait(self, timeout: float = -1) -> bool:
         """Return when it has been given, and take it back; False after so many seconds."""
         return self._lock.acquire(timeout=timeout)
+
+
+class InternalErrors:
+    """Of a thread that goes on after them. Only that thread uses it."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._told: set[tuple[type, int]] = set()
+        """Kind and line of those that have been logged."""
+
+    def note(self, error: Exception) -> None:
+        """Log it with its traceback, once for each line that it comes from; to be called in the `except`."""
+        traceback = error.__traceback__
+        while traceback and traceback.tb_next:
+            traceback = traceback.tb_next
+        key = type(error), hash((traceback.tb_frame.f_code, traceback.tb_lineno)) if traceback else 0
+        if key not in self._told:
+            self._told.add(key)
+            _log.exception("internal error in %s, please report it; it goes on", self._where)
 
 
 class StartTogether:

@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -154,6 +155,59 @@ def test_a_stop_does_not_wait_for_a_silent_client(pair, port):
     with pair.serve(metrics=port) as server, socket.create_connection(("127.0.0.1", port)):
         time.sleep(0.2)
         assert server.stop() < 8
+
+
+@contextlib.contextmanager
+def a_crowd(port, count=200):
+    """Scrapers that say nothing, nonsense, half a request, or a whole one, and never hang up."""
+    words = (b"", b"\x00\xff nonsense", b"GET /metrics HT", b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n")
+    with contextlib.ExitStack() as stack:
+        for number in range(count):
+            # The kernel keeps a few waiting; the others stay half open.
+            endpoint = stack.enter_context(socket.socket())
+            endpoint.setblocking(False)
+            endpoint.connect_ex(("127.0.0.1", port))
+            with contextlib.suppress(OSError):
+                endpoint.send(words[number % len(words)])
+        yield
+
+
+def test_a_crowd_of_scrapers_delays_neither_requests_nor_the_stop(pair, port):
+    pair.make_origin(16 * MIB)
+    with pair.serve(metrics=port) as server, a_crowd(port):
+        started = time.monotonic()
+        for _ in range(5):
+            some_load(server)
+        assert time.monotonic() - started < 20
+        assert server.stop() < 20
+
+
+def test_a_kill_in_the_middle_of_scrapes(pair, port):
+    """The next server can listen there at once, and has what the one before had acknowledged."""
+    pair.make_origin(16 * MIB)
+    over = threading.Event()
+
+    def scrape():
+        while not over.is_set():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                fetch(port)
+
+    scrapers = [threading.Thread(target=scrape) for _ in range(3)]
+    for scraper in scrapers:
+        scraper.start()
+    try:
+        for number in range(1, 4):
+            with pair.serve(metrics=port, ack="log", check=False) as server, a_crowd(port, 20):
+                with clients.connection(server.uri) as handle:
+                    handle.pwrite(bytes([number]) * PAGE, number * PAGE)
+                server.kill()
+    finally:
+        over.set()
+        for scraper in scrapers:
+            scraper.join()
+    with pair.serve(metrics=port) as server, clients.connection(server.uri) as handle:
+        assert handle.pread(3 * PAGE, PAGE) == b"".join(bytes([number]) * PAGE for number in range(1, 4))
+        assert "wbcache_info" in fetch(port)
 
 
 def test_a_port_that_is_taken(pair, port):

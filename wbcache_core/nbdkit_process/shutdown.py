@@ -75,7 +75,7 @@ class ShutdownWatcher:
             _log.exception("internal error while stopping, please report it")
 
     def _watch(self) -> None:
-        told = ""
+        errors = threads.InternalErrors("the stop")
         signal.sigwait(_SIGNALS)
         while not self._finished:
             try:
@@ -91,6 +91,4 @@ class ShutdownWatcher:
                 except OSError:
                     pass
                 except Exception as error:
-                    if repr(error) != told:
-                        _log.exception("internal error while stopping, please report it")
-                    told = repr(error)
+                    errors.note(error)

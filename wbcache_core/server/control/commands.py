@@ -18,6 +18,7 @@ from wbcache_core.server.history import DEFAULT_ROWS, Facts, Query, moment
 from wbcache_core.server.series import Series
 from wbcache_core.server.served import Served
 from wbcache_core.server.status import Rates
+from wbcache_core.threads import InternalErrors
 
 _log = logging.getLogger("wbcache")
 
@@ -99,12 +100,18 @@ class ControlCommands:
         self._rates = Rates(lambda: served.now.counters())
         self._diffs = DiffPages(lambda start, end: served.now.compare(start, end))
         self._series = Series(served.now.status())
+        self._errors = InternalErrors("what the thread of the control socket does now and then")
 
     def tick(self) -> None:
-        """To be called regularly, so that the rates are those of the last seconds."""
-        self._rates.sample()
-        self._served.note_changes()
-        self._diffs.tick()
+        """To be called regularly, so that the rates are those of the last seconds. Never raises: what fails is logged,
+        and the rest is done."""
+        for step in (self._rates.sample, self._served.note_changes, self._diffs.tick, self._sample):
+            try:
+                step()
+            except Exception as error:
+                self._errors.note(error)
+
+    def _sample(self) -> None:
         self._series.look(lambda: self._served.now.status())
 
     def answer(self, line: bytes) -> Answer:

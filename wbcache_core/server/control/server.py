@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from wbcache_core.server.control.socket import ControlSocket
+from wbcache_core.threads import InternalErrors
 
 MOST_CONNECTIONS = 32
 LONGEST_LINE = 4096
@@ -74,6 +75,7 @@ class ControlServer:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._jobs: queue.SimpleQueue[tuple[_Connection, Callable[[], bytes]] | None] = queue.SimpleQueue()
         self._done: deque[tuple[_Connection, bytes]] = deque()
+        """Answers; nothing for a connection that is to end without one."""
         self._thread = threading.Thread(target=self._run, name="wbcache-control", daemon=True)
         self._worker = threading.Thread(target=self._work, name="wbcache-control-work", daemon=True)
 
@@ -100,16 +102,30 @@ class ControlServer:
     def _run(self) -> None:
         self._selector.register(self._listening.listener, selectors.EVENT_READ)
         self._selector.register(self._wake_fd, selectors.EVENT_READ)
+        errors = InternalErrors("the thread of the control socket")
         while not self._stopping.is_set():
             is_next = any(connection.is_next for connection in self._connections)
             events = self._selector.select(0 if is_next else _TICK_SECONDS)
             started = time.monotonic()
-            rest = self._turn(events)
-            self._on_tick()
+            rest = self._turn_or_drop_all(events, errors)
+            try:
+                self._on_tick()
+            except Exception as error:
+                errors.note(error)
             rest += min(_REST * (time.monotonic() - started), _LONGEST_REST)
             self._stopping.wait(rest)
         for connection in list(self._connections):
             self._drop(connection)
+
+    def _turn_or_drop_all(self, events: list[tuple[selectors.SelectorKey, int]], errors: InternalErrors) -> float:
+        """After an internal error it is not known how far a connection got: clients see theirs end."""
+        try:
+            return self._turn(events)
+        except Exception as error:
+            errors.note(error)
+            for connection in list(self._connections):
+                self._drop(connection)
+            return _REST_AFTER_FAILURE
 
     def _turn(self, events: list[tuple[selectors.SelectorKey, int]]) -> float:
         """One round: each connection gets at most one request answered. Returns seconds to rest for a failure."""
@@ -127,7 +143,10 @@ class ControlServer:
         while self._done:
             connection, line = self._done.popleft()
             connection.is_busy = False
-            self._reply(connection, line)
+            if line:
+                self._reply(connection, line)
+            else:
+                self._drop(connection)
         for connection in [one for one in self._connections if one.is_next]:
             self._answer_next(connection)
         return rest
@@ -234,7 +253,13 @@ class ControlServer:
         connection.endpoint.close()
 
     def _work(self) -> None:
+        errors = InternalErrors("a request through the control socket")
         while job := self._jobs.get():
             connection, answer = job
-            self._done.append((connection, answer()))
+            try:
+                line = answer()
+            except Exception as error:
+                errors.note(error)
+                line = b""
+            self._done.append((connection, line))
             os.eventfd_write(self._wake_fd, 1)

@@ -227,3 +227,49 @@ def test_one_that_was_never_started():
         server.stop()
         server.stop()
         assert not os.listdir(name)
+
+
+def assert_logged_once(caplog, sentence):
+    records = [record for record in caplog.records if sentence in record.message]
+    assert len(records) == 1
+    assert records[0].exc_info, "it has a traceback"
+
+
+def test_it_survives_an_error_of_a_tick(echo, caplog):
+    def fail():
+        echo.ticks += 1
+        raise MemoryError(f"planted {echo.ticks}")
+
+    echo.server._on_tick = fail
+    before = echo.ticks
+    for number in range(3):
+        assert echo.ask(b"%d" % number) == b"%d\n" % number
+    wait_until(lambda: echo.ticks >= before + 3)
+    assert_logged_once(caplog, "internal error in the thread of the control socket")
+
+
+def test_it_survives_an_error_with_a_connection(echo, caplog, monkeypatch):
+    """Connections end, and new ones are answered."""
+
+    def fail(*_):
+        raise MemoryError("planted")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ControlServer, "_answer_next", fail)
+        for _ in range(2):
+            assert echo.ask(b"line") == b""
+    assert echo.ask(b"line") == b"line\n"
+    assert_logged_once(caplog, "internal error in the thread of the control socket")
+
+
+def test_it_survives_an_error_of_a_request_that_waits(echo, caplog, monkeypatch):
+    def fail(*_):
+        raise MemoryError("planted")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(echo, "_wait", fail)
+        for _ in range(2):
+            assert echo.ask(b"wait") == b""
+    echo.gate.set()
+    assert echo.ask(b"wait") == b"waited\n"
+    assert_logged_once(caplog, "internal error in a request through the control socket")
