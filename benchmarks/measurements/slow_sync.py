@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Writes and flushes where each sync takes a millisecond longer, as on a disk that has to wait for its medium.
 
-A library that is preloaded into every server alike sleeps before each fdatasync (benchmarks/slow_sync.c).
+A library that is preloaded into every server alike has each fdatasync wait for such a flush, and merges flushes as Linux
+does for a disk (benchmarks/slow_sync.c).
 """
 
 import contextlib
@@ -25,7 +26,7 @@ def measure(bench):
     origin = images.allocate(bench.folder / "origin", _SIZE)
     log = images.allocate(bench.folder / "log", GIB, blank=True)
     library = bench.sockets / "slow_sync.so"
-    clients.run("cc", "-shared", "-fPIC", "-O2", "-o", library, _SOURCE, "-ldl")
+    clients.run("cc", "-shared", "-fPIC", "-O2", "-o", library, _SOURCE, "-ldl", "-lpthread")
     writes = bench.pick(300, 60)
 
     @contextlib.contextmanager
