@@ -3,22 +3,28 @@
 # Shows the systemd units at work: builds the packages, installs them in a small Debian of the release of this machine, and
 # starts that three times in qemu, with Debian's kernel and under software emulation. tests/service/guest.sh runs there.
 #
-# Usage: service.sh [--keep FOLDER]
+# Usage: service.sh [--restarts N] [--keep FOLDER]
 #
-# Takes some fifteen minutes, six of them in the last shutdown, and more the first time, when it makes
-# /var/cache/wbcache-tests/service-RELEASE. With --keep what the console said, and the disks, stay in FOLDER. Needs root (asks sudo).
+# The service is restarted, and killed, N times (2) under load. Takes some fifteen minutes, six of them in the last shutdown,
+# and half a minute more for each restart; and more the first time, when it makes /var/cache/wbcache-tests/service-RELEASE.
+# With --keep what the console said, and the disks, stay in FOLDER. Needs root (asks sudo).
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { echo "service: $*"; }
 give_up() { say "FAILED: $*" >&2; exit 1; }
 [ "$(id -u)" -eq 0 ] || exec sudo "${BASH_SOURCE[0]}" "$@"
+restarts=2
+if [ "${1:-}" = --restarts ] && [[ ${2:-} =~ ^[1-9][0-9]{0,2}$ ]]; then
+    restarts=$2
+    shift 2
+fi
 kept=
 if [ "${1:-}" = --keep ] && [ $# -eq 2 ]; then
     mkdir -p "$2"
     kept=$(cd "$2" && pwd)
 elif [ $# -gt 0 ]; then
-    echo "usage: service.sh [--keep FOLDER]" >&2
+    echo "usage: service.sh [--restarts N] [--keep FOLDER]" >&2
     exit 2
 fi
 suite=$(. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME") || give_up "this needs Debian"
@@ -141,12 +147,13 @@ boot() {
     : >"$console"
     setpriv --pdeathsig KILL qemu-system-x86_64 -machine pc,accel=tcg -smp 2 -m 1024 -nodefaults -display none -no-reboot \
         -serial "file:$console" -kernel "$kernel/boot/vmlinuz-$version" -initrd "$folder/initramfs" \
-        -append "console=ttyS0 quiet panic=-1 mitigations=off systemd.show_status=0 systemd.journald.forward_to_console=0" \
+        -append "console=ttyS0 quiet panic=-1 mitigations=off systemd.show_status=0 systemd.journald.forward_to_console=0 \
+            test.restarts=$restarts" \
         -drive "file=$folder/root.img,format=raw,if=none,id=root,cache=unsafe" -device virtio-blk-pci,drive=root \
         -drive "file=$folder/log0.img,format=raw,if=none,id=log0" -device virtio-blk-pci,drive=log0,serial=log0 \
         -drive "file=$folder/log1.img,format=raw,if=none,id=log1" -device virtio-blk-pci,drive=log1,serial=log1 &
     machine=$!
-    for ((second = 0; second < 1800; second++)); do
+    for ((second = 0; second < 1800 + 60 * restarts; second++)); do
         lines=$(grep -a -c '^service: ' "$console" || true)
         [ "$lines" -le "$told" ] || grep -a '^service: ' "$console" | sed -n "$((told + 1)),${lines}p" | sed 's/^service: /  /; s/\r$//'
         told=$lines

@@ -45,15 +45,18 @@ shut_down() {
 }
 
 kill_and_restart_under_load() {
-    local fio unit=wbcache@disk0 pid turn
+    local fio unit=wbcache@disk0 pid turn turns
+    turns=$(grep -o 'test.restarts=[0-9]*' /proc/cmdline)
+    turns=${turns#*=}
     fio --name=load --directory=/mnt/disk0 --size=24M --rw=randrw --bs=4k --ioengine=psync --fsync=64 --verify=crc32c \
-        --verify_backlog=512 --verify_fatal=1 --time_based --runtime=60 --output=/var/lib/test/fio.txt &
+        --verify_backlog=512 --verify_fatal=1 --time_based --runtime=$((45 * turns)) --output=/var/lib/test/fio.txt &
     fio=$!
-    for turn in 1 2; do
+    for ((turn = 1; turn <= turns; turn++)); do
         sleep 4
         pid=$(main_pid $unit)
         systemctl restart $unit || complain "restart $turn"
         check "restart $turn under load" restarted $unit "$pid"
+        kill -0 "$fio" || complain "the load ended before restart $turn did"
         sleep 4
         pid=$(main_pid $unit)
         kill -KILL "$pid"
