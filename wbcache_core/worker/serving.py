@@ -78,12 +78,16 @@ def interpreter_facts() -> tuple[str, str]:
 
 
 def take_setup(end: socket.socket, channel: Channel) -> Setup:
-    """Tell the server that this process is tied to it, and receive what to work with.
+    """Tell the server that this process is tied to it, and receive what to work with. Raises ChannelEndedError.
 
     Not earlier: whoever has the descriptors has the locks, and must not be able to outlive the server.
     """
     channel.send(TIED)
-    _, numbers, _, _ = socket.recv_fds(end, 1, _MOST_DESCRIPTORS)
+    try:
+        _, numbers, _, _ = socket.recv_fds(end, 1, _MOST_DESCRIPTORS)
+    except OSError:
+        # The server was killed before it had read that.
+        raise ChannelEndedError from None
     setup: Setup = channel.receive()
     return setup.with_descriptors(iter(numbers))
 

@@ -19,9 +19,9 @@ from wbcache_core.device.image_claim import WORKER
 from wbcache_core.errors import DeviceError, WorkerLostError
 from wbcache_core.units import PAGE_BYTES
 from wbcache_core.worker import process
-from wbcache_core.worker.channel import Channel, PackedError
+from wbcache_core.worker.channel import Channel, ChannelEndedError, PackedError
 from wbcache_core.worker.process import Worker
-from wbcache_core.worker.serving import ANSWER, BUG, FAILURE, LOG, TIED, Setup, interpreter_facts
+from wbcache_core.worker.serving import ANSWER, BUG, FAILURE, LOG, TIED, Setup, interpreter_facts, take_setup
 from wbcache_core.worker.shared_page import SharedPage, Wanted
 
 READY = (0, (ANSWER, None))
@@ -160,6 +160,18 @@ def test_a_worker_gets_the_files_when_it_cannot_outlive_the_server(setup, tmp_pa
     monkeypatch.setattr(process, "_SCRIPT", str(script))
     with pytest.raises(WorkerLostError, match="ended with status 7"):
         Worker(setup, calm, lambda *_: None)
+
+
+def test_a_server_that_is_gone_before_it_hands_anything_over():
+    ours, theirs = socket.socketpair()
+
+    class Killed(Channel):
+        def send(self, message):
+            super().send(message)
+            ours.close()
+
+    with theirs, pytest.raises(ChannelEndedError):
+        take_setup(theirs, Killed(theirs))
 
 
 def test_it_dies_with_the_thread_that_started_it(tmp_path):
