@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Writes and flushes where each sync takes a millisecond longer, as on a disk that has to wait for its medium.
 
-A library that is preloaded into every server alike has each fdatasync wait for such a flush, and merges flushes as Linux
-does for a disk (benchmarks/slow_sync.c).
+A library that is preloaded into every server alike has each fdatasync wait for such a flush, and merges flushes as
+Linux does for a disk (benchmarks/slow_sync.c).
 """
 
 import contextlib
