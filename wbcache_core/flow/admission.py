@@ -16,9 +16,11 @@ def check_writable(line: NumberLine) -> None:
     """Raises the error that a writer gets now, if any. Lock held."""
     if line.is_replaced:
         raise VolumeReplacedError("the volume goes on with another log, or without one")
-    raise_if_log_failed(line)
-    if line.stopping and not line.is_handing_over:
-        raise StoppedError("the server is shutting down")
+    if not line.is_handing_over:
+        # Otherwise another log may be about to take the place of one that has failed.
+        raise_if_log_failed(line)
+        if line.stopping:
+            raise StoppedError("the server is shutting down")
     if line.writes_ended:
         raise WritesEndedError(
             "a write failed half-way, most likely for want of memory: the volume takes no more; what was accepted "
@@ -26,6 +28,18 @@ def check_writable(line: NumberLine) -> None:
         )
     if not line.writable:
         raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
+
+
+def check_log(line: NumberLine) -> None:
+    """Return if the log has not failed. Lock held; released while waiting for another log that is to take its place.
+
+    Raises LogFailedError, VolumeReplacedError.
+    """
+    while line.log_error and line.is_handing_over:
+        if line.is_replaced:
+            raise VolumeReplacedError("the volume goes on with another log")
+        line.moved.wait()
+    raise_if_log_failed(line)
 
 
 def end_writes(line: NumberLine) -> None:

@@ -93,10 +93,13 @@ class Destager:
         """The thread, as one of several. Raises NoThreadError."""
         self._thread = together.add("wbcache-destage", self._run)
 
-    def join(self) -> None:
-        """Wait for the thread; the line has been stopped. Does nothing if it was never started."""
-        if self._thread:
-            self._thread.join()
+    def join(self, patience: float | None = None) -> bool:
+        """Wait for the thread, at most so many seconds, and return whether it has ended; the line has been stopped, or
+        the log has failed. Does nothing if it was never started."""
+        if not self._thread:
+            return True
+        self._thread.join(patience)
+        return not self._thread.is_alive()
 
     def finish_drain(self) -> bool:
         """After line.stop(drain=True): wait until everything committed is on the origin; returns whether it is.

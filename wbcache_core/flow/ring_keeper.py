@@ -94,7 +94,9 @@ class RingKeeper:
         line, most = self._line, self._ring.pages
         may_take = share(self._unused() + self.held_bytes) >> PAGE_SHIFT
         with line.lock:
-            line.resize_ring(most if may_take >= most else max(may_take - self._ahead, line.volatile_pages))
+            # A log that has failed may not be readable for long.
+            if not line.log_error:
+                line.resize_ring(most if may_take >= most else max(may_take - self._ahead, line.volatile_pages))
             head, floor = line.head, line.ring_floor
         self._looked_at = head
         # Writers may have been faster.

@@ -11,7 +11,9 @@ import logging
 import threading
 import time
 import uuid
-from contextlib import ExitStack
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from wbcache_core import clock
 from wbcache_core.clock import Reading
@@ -48,6 +50,7 @@ from wbcache_core.pairing.mark import CLEAN, DIRTY
 from wbcache_core.server import history, log_preparation, log_segments
 from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import SHARED, Config
+from wbcache_core.server.dirty_content import DirtyContent
 from wbcache_core.server.drain import Drain
 from wbcache_core.server.handover import HandOver
 from wbcache_core.server.history import Facts
@@ -57,6 +60,7 @@ from wbcache_core.server.opening import Joining, OpenedPair, open_pair
 from wbcache_core.server.quiesce import Quiesce
 from wbcache_core.server.ring_memory import RingMemory
 from wbcache_core.server.stopping import commit_and_drain, tell_undrained
+from wbcache_core.server.succession import Succession
 from wbcache_core.units import PAGE_SHIFT
 from wbcache_core.volume.comparison import Comparison
 from wbcache_core.volume.reader import VolumeReader
@@ -88,9 +92,8 @@ class Cache:
         self._config = config
         self._lifecycle = threading.Lock()
         self._found = FoundData()
-        self._is_prepared = False
         self._finishing = threading.Lock()
-        self._active = self._stopped = self._finished = False
+        self._is_prepared = self._active = self._stopped = self._finished = False
         self._is_unfinished = True
         self._is_marked = False
         """Whether the origin's mark names this log."""
@@ -130,8 +133,7 @@ class Cache:
         """Put everything together. Nothing is written, and no thread runs, until activate()."""
         self._origin, self._side, self._log, superblock, pair, self._may_be_under_way, self._claimed_at = opened
         config, data_pages, recovered = self._config, superblock.data_pages, pair and pair.recovered
-        self._ring, self._superblock = ring, superblock
-        self._pair = pair  # until the log says what it says
+        self._ring, self._superblock, self._pair = ring, superblock, pair  # the pair until the log says what it says
         line = line_of(
             superblock, recovered, ring.pages, config.policy(data_pages, ring.volatile_pages),
             pages_to_carry(data_pages), ring.volatile_pages,
@@ -172,6 +174,8 @@ class Cache:
         self.settings.follow(line)
         self.handover = HandOver(line, self._pins, self._tags, self._table, self._origin)
         self.let_go = self.handover.finish
+        dirty = DirtyContent(line, self._locations, self._table, self._reader, reader, superblock.origin_bytes)
+        self.succession = Succession(line, self._pins, dirty, self._destager, self._origin, superblock.uuid, config.log)
         self._drain = Drain(line, self._pins, self.settings)
         self._quiesce = Quiesce(line, self._committer)
         self.volume = Volume(
@@ -221,30 +225,14 @@ class Cache:
         call."""
         if self._is_prepared:
             return
-        self._check_writable()
-        if isinstance(self._log, LogFile) and not self._log.exists:
-            log_preparation.create_log(self._log, self._config, self._origin)
-            self._check_writable()
-        if self._log.size == 0:
-            self._log.grow(self._config.log_size)
-        if self._pair:
-            self._writer.end = log_preparation.bring_up_to_date(
-                self._log, self._store, self._found, self._line, self._pair, self._origin, self._side,
-                self._writer.end, self._covered,
-            )  # fmt: skip
-        else:
-            now = log_preparation.format_blank(self._log, self._store, self._origin)
-            with self._line.lock:
-                # A previous attempt may have been interrupted in the middle of this.
-                self._covered.generations.drop_below(self._store.current.destaged + 1)
-                self._covered.generations.append(0, self._store.current.destaged, now)
-            self._writer.end = self._writer.end._replace(time=now)
-        self._pair, self._is_prepared = None, True
-
-    def _check_writable(self) -> None:
-        """Raises ReadOnlyError."""
         if not self.is_writable:
             raise ReadOnlyError("the volume is served read-only: origin or log cannot be written")
+        log_preparation.make_room(self._log, self._config, self._origin)
+        self._writer.end = log_preparation.prepare(
+            self._log, self._store, self._found, self._line, self._pair, self._origin, self._side, self._writer.end,
+            self._covered,
+        )  # fmt: skip
+        self._pair, self._is_prepared = None, True
 
     def _start(self) -> None:
         """Start both threads and admit writers, or nothing: an error leaves everything as it was. Raises
@@ -484,16 +472,28 @@ class Cache:
         """
         self.activate()
         self.handover.begin(patience)
+        with self._ended():
+            self.handover.read_from_origin()
+            self.handover.note_in_log(self._store)
+            self._side.put(self._superblock.uuid, self._config.log, CLEAN)
+            self._close()
+
+    def retire(self) -> None:
+        """Another log has everything, and is served by now: nobody needs this one nor its ring. Requests that are still
+        reading go on; the last of them closes the log."""
+        weakref.finalize(self.volume, self._log.close).atexit = False
+        with self._ended():
+            self._ring_memory.close(is_empty=True)
+
+    @contextmanager
+    def _ended(self) -> Iterator[None]:
+        """Nothing is left for a stop to do here, and the origin belongs to somebody else."""
         self.owns_origin = False
         with self._lifecycle, self._finishing:
-            # Nothing is left for a stop to do here.
             self._stopped = self._finished = True
             self._is_unfinished = False
             self._line.stop(drain=False)
             self._throttle.stop()
             self._movers.join()
-            self.handover.read_from_origin()
-            self.handover.note_in_log(self._store)
-            self._side.put(self._superblock.uuid, self._config.log, CLEAN)
-            self._close()
+            yield
             self._settled.set()

@@ -27,6 +27,19 @@ _log = logging.getLogger("wbcache")
 _LOOK_SECONDS = 0.5
 
 
+def check_past(pins: Pins, is_given_up: bool) -> None:
+    """Raises ControlError if somebody needs a past moment that is not given up. Lock held."""
+    tags, count = pins.tags, len(pins.snapshots)
+    if is_given_up or not (tags or count):
+        return
+    names = ", ".join(f"tag '{tag.name}'" for tag in tags)
+    opened = f"{count} open snapshots" if count else ""
+    raise ControlError(
+        f"past moments go with the log, and some are needed: {', '.join(filter(None, (names, opened)))}; "
+        "remove or close them first, or add --force"
+    )
+
+
 class HandOver:
     """Has no state of its own: `NumberLine.is_handing_over` and `is_replaced` are all there is."""
 
@@ -41,14 +54,8 @@ class HandOver:
     def give_up_past(self, is_wanted: bool) -> None:
         """Remove all tags, and end all open snapshots, or refuse if there are any. Raises ControlError, DeviceError."""
         with self._line.lock:
-            tags, count = self._pins.tags, len(self._pins.snapshots)
-        if not is_wanted and (tags or count):
-            names = ", ".join(f"tag '{tag.name}'" for tag in tags)
-            opened = f"{count} open snapshots" if count else ""
-            raise ControlError(
-                f"past moments go with the log, and some are needed: {', '.join(filter(None, (names, opened)))}; "
-                "remove or close them first, or add --force"
-            )
+            check_past(self._pins, is_wanted)
+            tags = self._pins.tags
         for tag in tags:
             self._tags.remove(tag.name)
         with self._line.lock:

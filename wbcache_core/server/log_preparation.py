@@ -33,6 +33,16 @@ from wbcache_core.units import format_size
 _log = logging.getLogger("wbcache")
 
 
+def make_room(log: Device, config: Config, origin: Device) -> None:
+    """Create a log that is missing, and let an empty one grow. Raises as create_log() does, and ReadOnlyError."""
+    if isinstance(log, LogFile) and not log.exists:
+        create_log(log, config, origin)
+    if not log.writable:
+        raise ReadOnlyError(f"the volume is served read-only: log '{config.log}' cannot be written")
+    if log.size == 0:
+        log.grow(config.log_size)
+
+
 def create_log(log: LogFile, config: Config, origin: Device) -> None:
     """The log that was missing at start. One that exists by now, from a previous attempt, is used if it is blank.
     Raises ConfigError, DeviceError, LogRefusedError."""
@@ -65,6 +75,28 @@ def check_joinable(config: Config, origin: Device, joining: Joining) -> None:
             raise ReadOnlyError(f"log '{config.log}' cannot be written")
     finally:
         log.close()
+
+
+def prepare(
+    log: Device,
+    store: SuperblockStore,
+    found: FoundData,
+    line: NumberLine,
+    pair: RecoveredPair | None,
+    origin: Device,
+    side: OriginSide,
+    end: LogEnd,
+    covered: CoveredLog,
+) -> LogEnd:
+    """Format a blank log, or see bring_up_to_date(); returns where the log continues. Raises DeviceError."""
+    if pair:
+        return bring_up_to_date(log, store, found, line, pair, origin, side, end, covered)
+    now = format_blank(log, store, origin)
+    with line.lock:
+        # A previous attempt may have been interrupted in the middle of this.
+        covered.generations.drop_below(store.current.destaged + 1)
+        covered.generations.append(0, store.current.destaged, now)
+    return end._replace(time=now)
 
 
 def format_blank(log: Device, store: SuperblockStore, origin: Device) -> Reading:

@@ -29,6 +29,8 @@ class Joining(NamedTuple):
 
     formats: bool
     """Whatever it holds is given up."""
+    volume: bytes | None = None
+    """It is the log of this volume, made just now, with everything that the origin lacks."""
 
 
 class OpenedPair(NamedTuple):
@@ -54,11 +56,11 @@ class OpenedPair(NamedTuple):
     def joined(self, joining: Joining) -> "OpenedPair":
         """As it counts for an origin in use. Raises LogRefusedError."""
         pair = self.recovered
-        if pair is None:
+        if pair is None or pair.superblock.uuid == joining.volume:
             return self
         if joining.formats:
             _log.warning("formatting log '%s' anew, as asked", self.log.name)
-            return self._replace(recovered=None, superblock=_blank_superblock(self.origin, self.side, self.log.size))
+            return self._replace(recovered=None, superblock=blank_superblock(self.origin, self.side, self.log.size))
         if pair.is_dirty:
             raise LogRefusedError(
                 f"log '{self.log.name}' holds data that origin '{self.origin.name}' lacks, and the origin has been "
@@ -121,14 +123,15 @@ def _look(config: Config, origin: Device, log: Device, join_ring: JoinRing) -> O
             may_be_under_way = True
     pairing.check_mark(side, pair.superblock.uuid if pair else None, config.log, config.force)
     if pair is None:
-        blank = _blank_superblock(origin, side, log_bytes)
+        blank = blank_superblock(origin, side, log_bytes)
         return OpenedPair(origin, side, log, blank, None, may_be_under_way, claimed_at)
     superblock = pair.superblock
     may_be_under_way = None in pair.slots or superblock.batch_end > superblock.destaged
     return OpenedPair(origin, side, log, superblock, pair, may_be_under_way, claimed_at)
 
 
-def _blank_superblock(origin: Device, side: OriginSide, log_bytes: int) -> Superblock:
+def blank_superblock(origin: Device, side: OriginSide, log_bytes: int) -> Superblock:
+    """Of a log that is going to be formatted."""
     return Superblock(
         uuid=uuid.uuid4().bytes,
         sequence=1,

@@ -18,7 +18,7 @@ from wbcache_core.errors import ControlError, LogRefusedError, StoppedError, Wbc
 from wbcache_core.memory import heap
 from wbcache_core.pairing.identity import real_path
 from wbcache_core.pairing.mark import CLEAN, OriginSide
-from wbcache_core.pairing.pairing import DISCARD_LOG
+from wbcache_core.pairing.pairing import DISCARD_LOG, OTHER_LOG
 from wbcache_core.server.bypass import Bypass
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import IN_USE, Config
@@ -27,7 +27,9 @@ from wbcache_core.server.history import Facts
 from wbcache_core.server.lasting import Lasting
 from wbcache_core.server.log_preparation import check_joinable
 from wbcache_core.server.metrics import exposition
+from wbcache_core.server.new_log import NewLog
 from wbcache_core.server.opening import Joining
+from wbcache_core.server.succession import Succession
 from wbcache_core.volume.switch import Switch
 
 _log = logging.getLogger("wbcache")
@@ -109,6 +111,7 @@ class Served:
     def _detach(self, cache: Cache, ends_past: bool) -> Facts:
         """`_switching` held. Raises the same."""
         cache.activate()
+        cache.succession.check_not_failed()
         cache.handover.give_up_past(ends_past)
         drain = cache.begin_drain()
         if drain["state"] == INCOMPLETE:
@@ -129,7 +132,8 @@ class Served:
         return {"state": DETACHED, "bytes_left": 0}
 
     def attach(self, log: str, formats: bool, log_size: str | None, ends_past: bool) -> Facts:
-        """Go on with this log. If there is one, it is detached first, as detach() does it, and answers likewise.
+        """Go on with this log. If there is one, it is detached first, as detach() does it, and answers likewise; if
+        that one has failed, this log gets what the origin lacks.
 
         Raises what a start with the log would raise, and what detach() raises. A log that is refused leaves everything
         as it was. If something fails that nobody could foresee, the former log is detached, which the error says.
@@ -139,6 +143,8 @@ class Served:
             config = self._config(log, formats, log_size)
             if self._cache:
                 self._check_other(self._cache, config, formats)
+                if self._cache.succession.is_needed:
+                    return self._succeed(self._cache, config, formats, ends_past)
                 facts = self._detach(self._cache, ends_past)
                 if facts["state"] != DETACHED:
                     return facts
@@ -195,6 +201,47 @@ class Served:
         self._replace(bypass, cache)
         self._lasting.events.note("attached", log=config.log)
         _log.info("log '%s' is attached to origin '%s'", config.log, origin.name)
+
+    def _succeed(self, cache: Cache, config: Config, formats: bool, ends_past: bool) -> Facts:
+        """`_switching` held. Raises the same as attach()."""
+        succession, log = cache.succession, cache.status()["log"]
+        succession.begin(self._patience, ends_past)
+        try:
+            successor = self._successor(succession, config, formats)
+        except BaseException:
+            self._lasting.settings.follow(succession.line)
+            succession.go_on()
+            raise
+        successor.owns_origin = True
+        self._cache = successor
+        self._replace(cache, successor)
+        cache.retire()
+        self._lasting.events.note("attached", log=config.log)
+        _log.info("log '%s' has taken the place of log '%s', which has failed", config.log, log)
+        del cache, succession
+        heap.give_back()
+        return {"state": ATTACHED, "bytes_left": 0}
+
+    def _successor(self, succession: Succession, config: Config, formats: bool) -> Cache:
+        """Serves the other log. Raises the same as attach(); then the failed one is still the one."""
+        with _helpful():
+            new = NewLog(config, succession.origin, formats)
+        try:
+            succession.check_mark(new.side)
+            succession.fill(new)
+        except BaseException:
+            new.close()
+            raise
+        config.force |= {OTHER_LOG}
+        cache = Cache(
+            config, succession.origin, new.device, self._may_spawn, self._lasting, Joining(False, new.volume)
+        )  # fmt: skip
+        try:
+            succession.switch(new.side, new.volume, config.log, cache.activate)
+        except BaseException:
+            cache.stop()
+            raise
+        return cache
 
     def _replace(self, old: Cache | Bypass, new: Cache | Bypass) -> None:
         with self._lock:

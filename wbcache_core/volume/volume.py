@@ -11,9 +11,8 @@ from time import monotonic_ns as now_ns
 from wbcache_core.counters import ONE, UNTIMED, Counters
 from wbcache_core.device.device import Device, Extent
 from wbcache_core.errors import OriginFailedError, OutOfRangeError, ReadOnlyError, StoppedError
-from wbcache_core.flow.admission import end_writes, wait_for_destaged, wait_for_room
+from wbcache_core.flow.admission import check_log, end_writes, wait_for_destaged, wait_for_room
 from wbcache_core.flow.committer import Committer
-from wbcache_core.flow.failure import raise_if_log_failed
 from wbcache_core.flow.throttle import Throttle
 from wbcache_core.format.segment import KIND_SHIFT, MAX_ENTRIES, TRIM, ZERO
 from wbcache_core.format.shared_ring import HEAD
@@ -125,7 +124,7 @@ class Volume:
         """Return when the cursor of `flush` has passed every request acknowledged before."""
         began = now_ns()
         with self._line.lock:
-            raise_if_log_failed(self._line)
+            check_log(self._line)
             end = self._line.head
         self._reach(end, self._line.policy.flush)
         self._counters.flushes.note(now_ns() - began)
