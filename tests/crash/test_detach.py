@@ -28,7 +28,7 @@ OLD, ORIGIN, NEW = range(3)
 class Run:
     """Writes a letter to a range of blocks with each step, which may be durable from its flush on."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, **settings):
         self.journal = Journal()
         self.images = [bytes(LOG_BYTES), bytes(BLOCKS * PAGE_BYTES), bytes(LOG_BYTES)]
         names = ("log", "origin", "new log")
@@ -46,7 +46,7 @@ class Run:
         monkeypatch.setattr(
             "wbcache_core.pairing.mark.OriginSide.put", lambda _side, _volume, log, state: self._put(log, state)
         )  # fmt: skip
-        config = make_config(commit_interval="1h", destage_delay="1h", low_watermark="50")
+        config = make_config(commit_interval="1h", destage_delay="1h", low_watermark="50", **settings)
         self.served = Served(config, self.disks[ORIGIN], self.disks[OLD])
         self.served.activate()
 
