@@ -197,7 +197,7 @@ def test_a_log_that_fails_when_it_is_empty(pair, served, client, monkeypatch):
 
 @pytest.mark.parametrize("when", ["in the drain", "in the pause"])
 def test_a_log_that_fails_for_good_before_it_is_empty(pair, served, client, origin, other, when, monkeypatch):
-    """It stays, with all that only it and the memory have: what the origin lacks is not forgotten."""
+    """It stays, with all that only it and the memory have, until another log gets what the origin lacks."""
     client.write(b"a", 0)
     if when == "in the pause":
         drained(served)
@@ -218,12 +218,14 @@ def test_a_log_that_fails_for_good_before_it_is_empty(pair, served, client, orig
         for future in (pause, waiting):
             with pytest.raises(LogFailedError):
                 future.result(PATIENCE_S)
-    for call in (served.detach, lambda force: served.attach(other, False, None, force)):
-        with pytest.raises(LogFailedError, match="start the server again when the log device is sound"):
-            call(False)
+    with pytest.raises(LogFailedError, match="the server again when the log device is sound.*attach another log first"):
+        served.detach(False)
     assert served.now is cache and served.now.status()["state"] == "failed"
     assert OriginSide.at(str(pair.origin)).mark.state == DIRTY
     assert [client.read(block) for block in range(3)] == [b"a", b"b", b"o"]
+    attach(served, other)
+    client.write(b"c", 2)
+    assert [client.read(block) for block in range(3)] == [b"a", b"b", b"c"]
 
 
 def test_a_new_log_that_cannot_be_formatted(pair, served, client, other, monkeypatch):

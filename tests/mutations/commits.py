@@ -41,8 +41,9 @@ MUTATIONS: tuple[Mutation, ...] = (
         "next-attempt-with-stale-superblocks",
         "an activation after a failed one overwrites the only valid superblock",
         "server/cache.py",
-        "                self._log, self._store, self._found, self._line",
-        "                self._log, SuperblockStore(self._log, self._pair.slots), self._found, self._line",
+        "            self._log, self._store, self._found, self._line",
+        "            self._log, SuperblockStore(self._log, self._pair.slots) if self._pair else self._store,\n"
+        "            self._found, self._line",
         "tests/model/test_activation.py::test_a_log_that_fails_twice",
     ),
     Mutation(

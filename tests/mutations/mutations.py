@@ -8,6 +8,7 @@ from tests.mutations import (
     comparisons,
     detaching,
     durability,
+    failed_logs,
     forgetting,
     nbd_origins,
     pairs,
@@ -19,6 +20,7 @@ from tests.mutations import (
 
 MUTATIONS = (
     *durability.MUTATIONS,
+    *failed_logs.MUTATIONS,
     *nbd_origins.MUTATIONS,
     *bad_origins.MUTATIONS,
     *pairs.MUTATIONS,

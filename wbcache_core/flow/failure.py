@@ -39,7 +39,10 @@ def fail_log(line: NumberLine, error: DeviceError) -> None:
     """Latch and report that the log can no longer be written. Takes the lock."""
     with line.lock:
         committed, head = line.committed, line.head
-    message = f"{error}; the volume takes no more writes; start the server again when the log device is sound"
+    message = (
+        f"{error}; the volume takes no more writes; start the server again when the log device is sound, "
+        "or attach another log (wbcache attach)"
+    )
     if head > committed:
         message += (
             f"; LSN {committed} to {head}, which no flush covered, are only in this server's memory: "

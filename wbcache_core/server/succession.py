@@ -61,7 +61,7 @@ class Succession:
         if error:
             raise LogFailedError(
                 f"{error}; a log that has failed cannot be detached, because the origin lacks what only log and memory "
-                "have: attach another log first (wbcache attach SOCKET LOG; a file is enough), then detach that one",
+                "have: attach another log first, for which a file is enough, then detach that one",
                 error.errno_value,
             )
 

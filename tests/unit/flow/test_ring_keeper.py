@@ -14,6 +14,7 @@ from tests.support.invariants import check_line
 from tests.support.policies import policy_with
 from wbcache_core.device import shared_memory
 from wbcache_core.device.shared_memory import SharedFile
+from wbcache_core.errors import LogFailedError
 from wbcache_core.flow import ring_keeper
 from wbcache_core.flow.ring_keeper import RingKeeper
 from wbcache_core.memory.cursors import NumberLine
@@ -276,3 +277,19 @@ def test_rings_of_many_servers_fit_one_machine(without_least):
         machines[0].keeper.look()
     machines[0].check()
     assert machines[0].keeper.held_bytes == SLOTS * PAGE_BYTES
+
+
+def test_nothing_is_given_back_when_the_log_has_failed(without_least):
+    """Perhaps the log cannot be read any more."""
+    machine = Machine()
+    machine.write(SLOTS)
+    machine.keeper.look()
+    floor = machine.line.ring_floor
+    machine.may_take = VOLATILE
+    machine.line.log_error = LogFailedError("as the test wants it")
+    machine.keeper.look()
+    assert machine.line.ring_floor == floor
+    machine.check()
+    machine.line.log_error = None
+    machine.keeper.look()
+    assert machine.line.ring_floor > floor

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Logs that take the place of one that has failed."""
+
+from tests.mutations.mutation import Mutation
+
+MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        "mark-before-the-copy",
+        "the origin's mark names the log that takes a failed one's place before that has everything",
+        "server/served.py",
+        "            succession.check_mark(new.side)\n",
+        '            new.side.put(new.volume, config.log, "dirty")\n',
+        "tests/crash/test_failed_log.py",
+    ),
+    Mutation(
+        "failed-log-without-a-mark",
+        "a log takes a failed one's place although nothing refuses the failed one from then on",
+        "server/succession.py",
+        "        if not side.put(volume, log, DIRTY):\n",
+        "        if not side.put(volume, log, DIRTY) and False:\n",
+        "tests/model/test_failed_log.py",
+    ),
+    Mutation(
+        "mark-stays-after-a-failure",
+        "the log that could not take a failed one's place stays the one that the origin's mark names",
+        "server/succession.py",
+        "            side.put(self._volume, self._log, DIRTY)\n",
+        "            pass\n",
+        "tests/model/test_failed_log.py",
+    ),
+    Mutation(
+        "ring-of-a-failed-log-removed-early",
+        "the ring of a failed log goes before another log has what only the ring has",
+        "server/served.py",
+        "        succession.begin(self._patience, ends_past)\n",
+        "        succession.begin(self._patience, ends_past)\n        cache._ring_memory.close(is_empty=True)\n",
+        "tests/crash/test_failed_log.py",
+    ),
+    Mutation(
+        "copy-without-the-ring",
+        "another log gets only what a failed one had committed",
+        "server/dirty_content.py",
+        "            self._reader.read_into(",
+        "            if self._map.get(block) >= self._line.committed:\n                return\n"
+        "            self._reader.read_into(",
+        "tests/model/test_failed_log.py",
+    ),
+    Mutation(
+        "copy-of-an-unverified-page",
+        "another log gets a page that memory has damaged",
+        "server/dirty_content.py",
+        "                if lsn < self._line.committed and self._table.page_sum(lsn) != found[index]\n",
+        "                if False\n",
+        "tests/model/test_failed_log.py",
+    ),
+    Mutation(
+        "copy-without-what-cannot-be-read",
+        "another log gets zeros for what neither memory nor a failed log has",
+        "server/dirty_content.py",
+        "            raise ControlError(\n",
+        "            return\n            raise ControlError(\n",
+        "tests/model/test_failed_log.py",
+    ),
+    Mutation(
+        "copy-with-a-past",
+        "a log that takes a failed one's place offers the origin as it is as a past moment",
+        "server/new_log.py",
+        "batch_end=batch_end",
+        "batch_end=1",
+        "tests/model/test_failed_log.py",
+    ),
+    Mutation(
+        "snapshots-of-a-failed-log",
+        "a past moment of a failed log stays open while another log writes to the origin",
+        "server/succession.py",
+        "            self._pins.pass_to(self.line.head + 1)\n",
+        "            pass\n",
+        "tests/model/test_failed_log.py",
+    ),
+    Mutation(
+        "destager-of-a-failed-log-goes-on",
+        "a batch of a failed log may still be written to the origin after another log has taken its place",
+        "server/succession.py",
+        "            if not self._destager.join(patience):\n",
+        "            if False:\n",
+        "tests/model/test_failed_log.py",
+    ),
+    Mutation(
+        "flush-while-a-log-is-replaced",
+        "a flush fails while another log takes the failed one's place",
+        "flow/admission.py",
+        "    while line.log_error and line.is_handing_over:\n",
+        "    while False:\n",
+        "tests/model/test_failed_log.py",
+    ),
+    Mutation(
+        "failed-log-closed-under-a-read",
+        "a failed log is closed while somebody still reads from it",
+        "server/cache.py",
+        "        weakref.finalize(self.volume, self._log.close).atexit = False\n",
+        "        self._log.close()\n",
+        "tests/model/test_failed_log.py",
+    ),
+    Mutation(
+        "ring-of-a-failed-log-shrinks",
+        "memory gives up pages that a failed log may not be able to give back",
+        "flow/ring_keeper.py",
+        "            if not line.log_error:\n",
+        "            if True:\n",
+        "tests/unit/flow/test_ring_keeper.py",
+    ),
+)
