@@ -394,7 +394,7 @@ def test_it_fails_in_the_end(pair, served, client, log, other, way, monkeypatch)
                 OriginSide, "put",
                 lambda self, volume, log, state: str(log) == str(pair.log) and put(self, volume, log, state),
             )  # fmt: skip
-        with pytest.raises((NoThreadError, ControlError), match="cannot (start a thread|be marked)"):
+        with pytest.raises((NoThreadError, ControlError), match=r"cannot (start a thread|be marked)"):
             served.attach(other, False, None, False)
     assert served.now is cache and cache.status()["state"] == "failed"
     assert mark(pair)[1:3] == (str(pair.log), DIRTY)

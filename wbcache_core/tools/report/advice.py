@@ -34,14 +34,15 @@ def _failures(status: Facts) -> Iterator[Finding]:
         yield Finding(
             ACT,
             "The log has failed for good: nothing can be written.",
-            "Attach another log (wbcache attach), which gets what the origin lacks; a file is enough. Or copy the volume "
-            "(nbdcopy): reads still work. See docs/durability.md.",
+            "Attach another log (wbcache attach), which gets what the origin lacks; a file is enough. Or copy the "
+            "volume (nbdcopy): reads still work. See docs/durability.md.",
         )
     elif errors["log"]:
         yield Finding(
             ACT,
             f"Writes to the log fail: {errors['log']}",
-            "They are retried, and flushes wait. Look at the log device, and whether it is full; or attach another log.",
+            "They are retried, and flushes wait. Look at the log device, and whether it is full; or attach another "
+            "log.",
         )
     if status["state"] == DETACHED:
         yield Finding(WATCH, "No log is attached: writes go to the origin.", "wbcache attach makes it a cache again.")
