@@ -218,7 +218,7 @@ def test_a_log_that_fails_for_good_before_it_is_empty(pair, served, client, orig
         for future in (pause, waiting):
             with pytest.raises(LogFailedError):
                 future.result(PATIENCE_S)
-    with pytest.raises(LogFailedError, match=r"the server again when the log device is sound.*attach another log first"):
+    with pytest.raises(LogFailedError, match=r"when the log device is sound.*attach another log first"):
         served.detach(False)
     assert served.now is cache and served.now.status()["state"] == "failed"
     assert OriginSide.at(str(pair.origin)).mark.state == DIRTY
