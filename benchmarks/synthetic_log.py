@@ -8,6 +8,8 @@ from xxhash import xxh3_64_intdigest
 
 from wbcache_core.device.device import aligned_buffer
 from wbcache_core.device.file_device import FileDevice
+from wbcache_core.format.answers import LOG, RAM, Answers
+from wbcache_core.format.epoch import Epoch, Switch
 from wbcache_core.format.segment import MAX_ENTRIES, RAW, Descriptor, encode
 from wbcache_core.format.superblock import DATA_START, SAMPLE_COUNT, Superblock
 from wbcache_core.log.superblocks import SuperblockStore, format_log
@@ -15,6 +17,7 @@ from wbcache_core.pairing import fingerprint
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
 _ZERO_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))
+_EPOCH = Epoch(1, 1)
 
 
 def make(path, origin, size, pages_each=MAX_ENTRIES, filled=False, blocks=None, share=0.95):
@@ -37,7 +40,9 @@ def make(path, origin, size, pages_each=MAX_ENTRIES, filled=False, blocks=None, 
 
 def _fill(device, origin, pages_each, filled, blocks, share):
     first = Superblock(uuid.uuid4().bytes, 1, device.size, origin.size, origin.name, (0,) * SAMPLE_COUNT)
-    first = first.with_changes(samples=fingerprint.take(origin))
+    first = first.with_changes(
+        samples=fingerprint.take(origin), epoch=_EPOCH, history=(Switch(_EPOCH, first.destaged, 0),)
+    )
     slots = format_log(device, first)
     choose = random.Random(1)
     image = aligned_buffer((1 + pages_each) * PAGE_BYTES)
@@ -50,7 +55,7 @@ def _fill(device, origin, pages_each, filled, blocks, share):
             entry_words = tuple(choose.randrange(origin_blocks) for _ in range(pages_each))
         descriptor = Descriptor(
             RAW, pages_each, first.uuid, lsn, place + 1, lsn, place + 1, previous, pages_each * PAGE_BYTES, (),
-            entry_words, (_ZERO_SUM,) * pages_each,
+            entry_words, (_ZERO_SUM,) * pages_each, epoch=_EPOCH, answers=Answers(RAM, LOG),
         )  # fmt: skip
         previous = encode(descriptor, image[:PAGE_BYTES])
         device.write([image if filled else image[:PAGE_BYTES]], DATA_START + (place << PAGE_SHIFT))

@@ -145,7 +145,7 @@ class TestEndOfTheLog:
         _, last = crashed.descriptors()[-1]
         foreign = segment_format.Descriptor(
             segment_format.RAW, 0, b"another volume!!", last.end_lsn, last.time_ns + 1, last.end_lsn,
-            last.generation + 1, last.checksum, 0, (), (), (),
+            last.generation + 1, last.checksum, 0, (), (), (), epoch=last.epoch, answers=last.answers,
         )  # fmt: skip
         crashed.put(crashed.image.used_bytes, foreign)
         assert crashed.read() == crashed.image.volume

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The bytes of a segment descriptor, the page that heads each segment of the log.
 
-    descriptor := magic version encoding zero8 entry_count page_count uuid first_lsn time_ns committed
-                  generation previous payload_bytes boot32 boot_ns frame_lengths[16] entry[246] checksum
+    descriptor := magic version encoding answers8 entry_count page_count uuid first_lsn time_ns committed
+                  generation previous payload_bytes boot32 boot_ns epoch32 zero32 epoch_id zero[16]
+                  frame_length16[16] entry[246] checksum
     entry      := kind<<56|block  argument          (16 bytes)
 
 A page entry's argument is the xxh3-64 of the page, a range entry's the number
 of blocks. Page entries take LSNs first_lsn+1, first_lsn+2, ... in their order;
 a range entry takes none and stands at the LSN before it. time_ns is what the
 wall clock said, boot_ns the time since the boot that `boot` tells; version 1
-had zeros there, and times that were made to increase. All integers are
+had zeros there, and times that were made to increase. A frame that is stored as
+it is has length 0. Versions 1 and 2 had 0 for answers, and frame_length32[16],
+with every length, instead of epoch and frame lengths. All integers are
 little-endian. docs/format.md has the grammar and a worked example.
 """
 
@@ -24,11 +27,14 @@ from xxhash import xxh3_64_intdigest
 
 from wbcache_core.clock import Reading
 from wbcache_core.errors import FormatError, LaterVersionError
+from wbcache_core.format.answers import NO_ANSWERS, Answers, decode_answers, encode_answers
+from wbcache_core.format.epoch import NO_EPOCH, Epoch, is_sound
 from wbcache_core.units import PAGE_BYTES, pages_of
 
 MAGIC = b"WBCSEGMT"
-VERSION = 2
+VERSION = 3
 OLDEST_VERSION = 1
+_VERSION_WITHOUT_EPOCH = 2
 
 RAW, ZSTD = 0, 1
 
@@ -45,7 +51,9 @@ MAX_SEGMENT_PAGES = 1 + MAX_ENTRIES
 """Pages of the largest segment in the log, its descriptor included."""
 
 _HEADER = struct.Struct("<8sHBBHH16sQQQQQIIQ64s")
-_FRAMES = struct.Struct(f"<{FRAME_COUNT}I")
+_LONG_FRAMES = struct.Struct(f"<{FRAME_COUNT}I")
+"""Where versions 1 and 2 had the lengths of the frames."""
+_EPOCH_AND_FRAMES = struct.Struct(f"<IIQ16s{FRAME_COUNT}H")
 _COMMITTED_AT = struct.calcsize("<8sHBBHH16sQQ")
 _ENTRIES_AT = _HEADER.size
 _CHECKSUM = struct.Struct("<Q")
@@ -55,7 +63,7 @@ _ENTRY_BYTES = _ENTRY.size
 
 assert _HEADER.size == 152
 assert _ENTRY_BYTES == 16
-assert _FRAMES.size == 64
+assert _LONG_FRAMES.size == _EPOCH_AND_FRAMES.size == 64
 assert _ENTRIES_AT + MAX_ENTRIES * _ENTRY_BYTES == _CHECKSUM_AT
 assert FRAME_PAGES * FRAME_COUNT >= MAX_ENTRIES
 
@@ -63,7 +71,7 @@ ZERO_PAGE_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))
 """The checksum of a page of zeros."""
 _MAGIC_WORD = int.from_bytes(MAGIC, sys.byteorder)
 _NO_FRAMES = (0,) * FRAME_COUNT
-_NO_FRAME_BYTES = bytes(_FRAMES.size)
+_NO_FRAME_BYTES = bytes(_LONG_FRAMES.size)
 _REST = tuple(bytes(_CHECKSUM_AT - _ENTRIES_AT - count * _ENTRY_BYTES) for count in range(MAX_ENTRIES + 1))
 """The zeros after that many entries."""
 _KIND_LIMIT = (ZERO + 1) << KIND_SHIFT
@@ -111,6 +119,8 @@ class Descriptor:
     boot: int = 0
     boot_ns: int = 0
     version: int = VERSION
+    epoch: Epoch = NO_EPOCH
+    answers: Answers = NO_ANSWERS
 
     @property
     def reading(self) -> Reading:
@@ -154,12 +164,11 @@ def encode(descriptor: Descriptor, page: memoryview) -> int:
     """Write the descriptor into a page; returns its checksum, also kept in the descriptor."""
     count = len(descriptor.entry_words)
     assert count <= MAX_ENTRIES and descriptor.page_count <= count and len(descriptor.arguments) == count
-    lengths = descriptor.frame_lengths
     _HEADER.pack_into(
-        page, 0, MAGIC, descriptor.version, descriptor.encoding, 0, count, descriptor.page_count, descriptor.uuid,
-        descriptor.first_lsn, descriptor.time_ns, descriptor.committed, descriptor.generation,
-        descriptor.previous, descriptor.payload_bytes, descriptor.boot, descriptor.boot_ns,
-        _FRAMES.pack(*lengths) if lengths else _NO_FRAME_BYTES,
+        page, 0, MAGIC, descriptor.version, descriptor.encoding, encode_answers(descriptor.answers), count,
+        descriptor.page_count, descriptor.uuid, descriptor.first_lsn, descriptor.time_ns, descriptor.committed,
+        descriptor.generation, descriptor.previous, descriptor.payload_bytes, descriptor.boot, descriptor.boot_ns,
+        _epoch_and_frames(descriptor),
     )  # fmt: skip
     words = array("Q", bytes(count * _ENTRY_BYTES))
     words[0::2] = array("Q", descriptor.entry_words)
@@ -172,6 +181,44 @@ def encode(descriptor: Descriptor, page: memoryview) -> int:
     descriptor.checksum = xxh3_64_intdigest(page[:_CHECKSUM_AT])
     _CHECKSUM.pack_into(page, _CHECKSUM_AT, descriptor.checksum)
     return descriptor.checksum
+
+
+def _epoch_and_frames(descriptor: Descriptor) -> bytes:
+    lengths = descriptor.frame_lengths
+    if descriptor.version <= _VERSION_WITHOUT_EPOCH:
+        return _LONG_FRAMES.pack(*lengths) if lengths else _NO_FRAME_BYTES
+    epoch = descriptor.epoch
+    if descriptor.encoding == RAW:
+        return _EPOCH_AND_FRAMES.pack(epoch.number, 0, epoch.id, b"", *_NO_FRAMES)
+    whole = _whole_frames(descriptor.page_count)
+    stored = (0 if length == full else length for length, full in zip(lengths, whole, strict=True))
+    return _EPOCH_AND_FRAMES.pack(epoch.number, 0, epoch.id, b"", *stored)
+
+
+def _whole_frames(page_count: int) -> list[int]:
+    """How long each frame is if it is stored as it is; 0 for one that does not exist."""
+    return [
+        max(min(page_count - first, FRAME_PAGES), 0) * PAGE_BYTES
+        for first in range(0, FRAME_COUNT * FRAME_PAGES, FRAME_PAGES)
+    ]
+
+
+def _decode_epoch_and_frames(
+    content: bytes, version: int, encoding: int, page_count: int
+) -> tuple[Epoch, tuple[int, ...]]:
+    """Raises FormatError."""
+    if version <= _VERSION_WITHOUT_EPOCH:
+        return NO_EPOCH, _NO_FRAMES if content == _NO_FRAME_BYTES else _LONG_FRAMES.unpack(content)
+    number, zero, epoch_id, zeros, *stored = _EPOCH_AND_FRAMES.unpack(content)
+    epoch = Epoch(number, epoch_id)
+    if zero or any(zeros) or not number or not is_sound(epoch):
+        raise FormatError("the segment descriptor has an impossible epoch")
+    if encoding == RAW:
+        return epoch, tuple(stored)
+    whole = _whole_frames(page_count)
+    if any(length >= full for length, full in zip(stored, whole, strict=True) if length):
+        raise FormatError("the segment descriptor has a frame that is longer than its pages")
+    return epoch, tuple(length or full for length, full in zip(stored, whole, strict=True))
 
 
 def has_magic(page: memoryview) -> bool:
@@ -192,8 +239,8 @@ def claimed_committed(page: memoryview) -> int:
 
 def decode(page: memoryview) -> Descriptor:
     """The descriptor in a page of 4096 bytes. Raises FormatError, and nothing else, for any bytes."""
-    (magic, version, encoding, zero, count, page_count, uuid, first_lsn, time_ns, committed, generation, previous,
-     payload_bytes, boot, boot_ns, frames) = _HEADER.unpack_from(page)  # fmt: skip
+    (magic, version, encoding, answers_byte, count, page_count, uuid, first_lsn, time_ns, committed, generation,
+     previous, payload_bytes, boot, boot_ns, frames) = _HEADER.unpack_from(page)  # fmt: skip
     if magic != MAGIC:
         raise FormatError("no segment descriptor here")
     (checksum,) = _CHECKSUM.unpack_from(page, _CHECKSUM_AT)
@@ -205,14 +252,17 @@ def decode(page: memoryview) -> Descriptor:
         )
     if (boot_ns and not boot) or (boot and version == OLDEST_VERSION):
         raise FormatError("the segment descriptor has an impossible time since the boot")
-    if zero or count > MAX_ENTRIES or page_count > count or encoding > ZSTD:
+    answers = decode_answers(answers_byte)
+    if answers is None or any(answers) != (version > _VERSION_WITHOUT_EPOCH):
+        raise FormatError("the segment descriptor has impossible answers")
+    if count > MAX_ENTRIES or page_count > count or encoding > ZSTD:
         raise FormatError("the segment descriptor has impossible fields")
     end = _ENTRIES_AT + count * _ENTRY_BYTES
     entry_words, arguments = _entries(page, count)
+    epoch, lengths = _decode_epoch_and_frames(frames, version, encoding, page_count)
     descriptor = Descriptor(
         encoding, page_count, uuid, first_lsn, time_ns, committed, generation, previous, payload_bytes,
-        _NO_FRAMES if frames == _NO_FRAME_BYTES else _FRAMES.unpack(frames), entry_words, arguments, checksum,
-        boot, boot_ns, version,
+        lengths, entry_words, arguments, checksum, boot, boot_ns, version, epoch, answers,
     )  # fmt: skip
     # As bytes, because views are compared element by element.
     if bytes(page[end:_CHECKSUM_AT]) != _REST[count]:

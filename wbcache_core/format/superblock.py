@@ -3,13 +3,15 @@
 
     superblock := magic version zero32 uuid sequence log_bytes data_start page_bytes sample_count
                   origin_bytes oldest oldest_place destaged destaged_place destaged_previous
-                  destaged_generation destaged_time_ns batch_end committed written_ns zero[104]
-                  origin_name[512] samples[32] tag[32] facts[248] checksum
+                  destaged_generation destaged_time_ns batch_end committed written_ns epochs[360]
+                  origin_name[256] samples[32] tag[32] facts[248] checksum
     tag        := name[64] generation end_lsn time_ns
+    epochs     := see epoch.py
     facts      := see origin_facts.py
 
-Version 1 has zeros where the tags are, versions 1 and 2 where the facts are;
-they are read, and written as version 3. All integers are little-endian. A
+Version 1 has zeros where the tags are, versions 1 and 2 where the facts are.
+Versions 1 to 3 have 104 zeros and an origin_name of 512 bytes instead of the
+epochs and the shorter name. All are written as version 4. All integers are little-endian. A
 place, or position, is a page number in the data area that only grows: modulo
 the number of its pages it is the physical page. docs/format.md has the grammar
 and a worked example.
@@ -24,23 +26,26 @@ from xxhash import xxh3_64_intdigest
 
 from wbcache_core.errors import FormatError
 from wbcache_core.format import origin_facts
+from wbcache_core.format.epoch import EPOCHS_BYTES, NO_EPOCH, Epoch, Switch, decode_epochs, encode_epochs
 from wbcache_core.format.origin_facts import FACTS_BYTES, NO_FACTS, OriginFacts
 from wbcache_core.units import KIB, MIB, PAGE_BYTES
 
 MAGIC = b"WBCACHEL"
-VERSION = 3
-_VERSION_WITHOUT_TAGS, _VERSION_WITHOUT_FACTS = 1, 2
+VERSION = 4
+_VERSION_WITHOUT_TAGS, _VERSION_WITHOUT_FACTS, _VERSION_WITHOUT_EPOCHS = 1, 2, 3
 
 SLOT_OFFSETS = (0, 32 * KIB)
 """Where the two superblocks are, in bytes; far apart, so that one bad erase block does not destroy both."""
 DATA_START = 64 * KIB
 MIN_LOG_BYTES = 4 * MIB
 SAMPLE_COUNT = 32
-NAME_BYTES = 512
+NAME_BYTES = 256
+_ZEROS_BEFORE_EPOCHS = 104
 TAG_COUNT = 32
 TAG_NAME_BYTES = 64
 
-_LAYOUT = struct.Struct(f"<8sII16sQQQIIQQQQQQQQQQQ104s{NAME_BYTES}s{SAMPLE_COUNT}Q2816s{FACTS_BYTES}s")
+_EPOCHS_AND_NAME_BYTES = EPOCHS_BYTES + NAME_BYTES
+_LAYOUT = struct.Struct(f"<8sII16sQQQIIQQQQQQQQQQQ{_EPOCHS_AND_NAME_BYTES}s{SAMPLE_COUNT}Q2816s{FACTS_BYTES}s")
 _TAG = struct.Struct(f"<{TAG_NAME_BYTES}sQQQ")
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
@@ -84,6 +89,9 @@ class Superblock:
     written_ns: int = 0
     tags: tuple[Tag, ...] = ()
     origin_facts: OriginFacts = NO_FACTS
+    epoch: Epoch = NO_EPOCH
+    history: tuple[Switch, ...] = ()
+    """Where the latest epochs began, oldest first."""
     version: int = field(default=VERSION, compare=False)
     """The version it was read as; it is always written as VERSION."""
 
@@ -109,7 +117,7 @@ class Superblock:
 
 
 def encode(superblock: Superblock) -> bytes:
-    """A page. The origin's name is cut to its last 512 bytes."""
+    """A page. The origin's name is cut to its last 256 bytes."""
     assert all(superblock.batch_end <= tag.end_lsn <= superblock.committed for tag in superblock.tags)
     name = superblock.origin_name.encode("utf-8", "surrogateescape")[-NAME_BYTES:]
     body = _LAYOUT.pack(
@@ -117,8 +125,8 @@ def encode(superblock: Superblock) -> bytes:
         SAMPLE_COUNT, superblock.origin_bytes, superblock.oldest, superblock.oldest_place, superblock.destaged,
         superblock.destaged_place, superblock.destaged_previous, superblock.destaged_generation,
         superblock.destaged_time_ns, superblock.batch_end, superblock.committed, superblock.written_ns,
-        bytes(104), name, *superblock.samples, _encode_tags(superblock.tags),
-        origin_facts.encode(superblock.origin_facts),
+        encode_epochs(superblock.epoch, superblock.history) + name.ljust(NAME_BYTES, b"\0"), *superblock.samples,
+        _encode_tags(superblock.tags), origin_facts.encode(superblock.origin_facts),
     )  # fmt: skip
     return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
 
@@ -143,6 +151,15 @@ def _decode_tags(table: bytes) -> tuple[Tag, ...]:
     return tags
 
 
+def _decode_epochs_and_name(content: bytes, version: int) -> tuple[Epoch, tuple[Switch, ...], bytes]:
+    """Raises FormatError."""
+    if version > _VERSION_WITHOUT_EPOCHS:
+        return *decode_epochs(content[:EPOCHS_BYTES]), content[EPOCHS_BYTES:]
+    if any(content[:_ZEROS_BEFORE_EPOCHS]):
+        raise FormatError("the superblock has data where zeros belong")
+    return NO_EPOCH, (), content[_ZEROS_BEFORE_EPOCHS:]
+
+
 def decode(page: memoryview) -> Superblock:
     """The superblock in a page of 4096 bytes.
 
@@ -156,22 +173,23 @@ def decode(page: memoryview) -> Superblock:
         raise FormatError("the superblock fails its checksum")
     (_, version, flags, uuid, sequence, log_bytes, data_start, page_bytes, sample_count, origin_bytes, oldest,
      oldest_place, destaged, destaged_place, destaged_previous, destaged_generation, destaged_time_ns, batch_end,
-     committed, written_ns, reserved, name, *samples, tag_table, fact_table) = _LAYOUT.unpack_from(page, 0)  # fmt: skip
+     committed, written_ns, epochs_and_name, *samples, tag_table, fact_table
+     ) = _LAYOUT.unpack_from(page, 0)  # fmt: skip
     if version > VERSION:
         raise NewerVersionError(f"log of format version {version}; this wbcache reads up to version {VERSION}")
     tags = _decode_tags(tag_table)
     facts = origin_facts.decode(fact_table)
+    epoch, history, name = _decode_epochs_and_name(epochs_and_name, version)
     superblock = Superblock(
         uuid, sequence, log_bytes, origin_bytes, name.rstrip(b"\0").decode("utf-8", "surrogateescape"),
         tuple(samples), oldest, oldest_place, destaged, destaged_place, destaged_previous, destaged_generation,
-        destaged_time_ns, batch_end, committed, written_ns, tags, facts, version,
+        destaged_time_ns, batch_end, committed, written_ns, tags, facts, epoch, history, version,
     )  # fmt: skip
     sound = (
         version >= _VERSION_WITHOUT_TAGS
         and (version > _VERSION_WITHOUT_TAGS or not tags)
         and (version > _VERSION_WITHOUT_FACTS or not any(fact_table))
         and (flags, data_start, page_bytes, sample_count) == (0, DATA_START, PAGE_BYTES, SAMPLE_COUNT)
-        and not any(reserved)
         and log_bytes >= MIN_LOG_BYTES
         and log_bytes % PAGE_BYTES == 0
         and 1 <= oldest <= destaged <= committed
@@ -179,6 +197,7 @@ def decode(page: memoryview) -> Superblock:
         and oldest_place <= destaged_place <= oldest_place + superblock.data_pages
         and len({tag.name for tag in tags}) == len(tags)
         and all(batch_end <= tag.end_lsn <= committed for tag in tags)
+        and all(switch.first_lsn <= committed for switch in history)
     )
     if not sound:
         raise FormatError("the superblock contradicts itself")

@@ -4,6 +4,7 @@
 from typing import NamedTuple
 
 from wbcache_core.clock import Reading
+from wbcache_core.format.epoch import NO_EPOCH, Epoch
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
 
 COMMIT_PAGES = 8192
@@ -18,6 +19,8 @@ class LogEnd(NamedTuple):
     generation: int
     time: Reading
     """What the clocks said when that generation was written."""
+    epoch: Epoch = NO_EPOCH
+    """Of what is going to be written; none before one has begun. See epochs.py."""
 
 
 def fit(place: int, pages: int, data_pages: int) -> int:

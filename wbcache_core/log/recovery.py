@@ -25,6 +25,7 @@ from wbcache_core.format.segment import (
     decode,
 )
 from wbcache_core.format.superblock import Superblock
+from wbcache_core.log.epochs import EpochOrder
 from wbcache_core.log.geometry import COMMIT_PAGES, LogEnd, fit, next_places
 from wbcache_core.log.reader import LogReader, page_views
 from wbcache_core.log.window import LogWindow
@@ -207,7 +208,8 @@ def _chain(window: LogWindow, superblock: Superblock) -> Iterator[Found]:
     """Valid descriptors from `destaged` on, each containing the checksum of the one before."""
     lsn, place, previous = superblock.destaged, superblock.destaged_place, superblock.destaged_previous
     limit = superblock.destaged_place + superblock.data_pages
-    while found := _next_segment(window, superblock, lsn, place, previous, limit):
+    order = EpochOrder(superblock)
+    while found := _next_segment(window, superblock, order, lsn, place, previous, limit):
         descriptor = found.descriptor
         window.expect(found.log_pages)
         lsn, place, previous = lsn + 1 + descriptor.page_count, found.place + found.log_pages, descriptor.checksum
@@ -215,7 +217,7 @@ def _chain(window: LogWindow, superblock: Superblock) -> Iterator[Found]:
 
 
 def _next_segment(
-    window: LogWindow, superblock: Superblock, lsn: int, place: int, previous: int, limit: int
+    window: LogWindow, superblock: Superblock, order: EpochOrder, lsn: int, place: int, previous: int, limit: int
 ) -> Found | None:
     """The segment with that first LSN, at `place` or, if the largest segment would not fit there, at the next lap."""
     for candidate in next_places(place, superblock.data_pages):
@@ -239,6 +241,7 @@ def _next_segment(
             and descriptor.uuid == superblock.uuid
             and candidate + log_pages <= limit
             and fit(candidate, log_pages, superblock.data_pages) == candidate
+            and order.admits(lsn, previous, descriptor.epoch)
         ):
             return Found(descriptor, candidate, log_pages)
     return None

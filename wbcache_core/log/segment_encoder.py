@@ -9,6 +9,8 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.device.device import aligned_buffer
+from wbcache_core.format import answers
+from wbcache_core.format.answers import Answers
 from wbcache_core.format.frames import lengths_of
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, RAW, ZSTD, Descriptor, encode
 from wbcache_core.log.compressor import FrameCompressor
@@ -16,6 +18,10 @@ from wbcache_core.log.geometry import COMMIT_PAGES, LogEnd
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
+
+_ANSWERS = (Answers(answers.RAM, answers.LOG), Answers(answers.LOG, answers.LOG), Answers(answers.LOG, answers.LOG))
+"""By the level of `ack` (memory/policy.py). Stronger than LOG is never claimed: a flush that is answered when the log
+has the segment may come at any time, after `flush` was changed."""
 
 
 class EncodedSegment(NamedTuple):
@@ -45,6 +51,7 @@ class SegmentEncoder:
     def encode(self, segment: PendingSegment, committed: int, end: LogEnd) -> EncodedSegment:
         """Fill the descriptor's slot in the ring, and compress the pages if that is wanted and saves space. The views
         are valid until begin() is called or the ring uses the slots for other segments."""
+        assert end.epoch.number, "no epoch has begun"
         first, count = segment.first_lsn, segment.page_count
         pages = self._ring.pages_of(first + 1, count)
         sums = list(map(xxh3_64_intdigest, pages))
@@ -59,7 +66,7 @@ class SegmentEncoder:
         descriptor = Descriptor(
             encoding, count, self._uuid, first, end.time.wall_ns, committed, end.generation, end.previous,
             payload_bytes, frame_lengths, tuple(segment.entry_words), tuple(segment.arguments(sums)),
-            boot=end.time.boot, boot_ns=end.time.boot_ns,
+            boot=end.time.boot, boot_ns=end.time.boot_ns, epoch=end.epoch, answers=_ANSWERS[segment.ack],
         )  # fmt: skip
         encode(descriptor, self._ring.page(first))
         return EncodedSegment(descriptor, sums, views)

@@ -14,8 +14,10 @@ from sortedcontainers import SortedDict
 from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import FormatError
+from wbcache_core.format.epoch import Epoch
 from wbcache_core.format.segment import MAX_ENTRIES, RAW, Descriptor, decode, indices_with_magic
-from wbcache_core.format.superblock import DATA_START
+from wbcache_core.format.superblock import DATA_START, Superblock
+from wbcache_core.log.epochs import EpochOrder
 from wbcache_core.log.geometry import fit, next_places
 from wbcache_core.memory.open_segment import MAX_RANGES_PER_PAGE
 from wbcache_core.memory.segment_table import Located
@@ -44,6 +46,7 @@ class Segment(NamedTuple):
     committed: int
     previous: int
     checksum: int
+    epoch: Epoch
 
     @property
     def time_ns(self) -> int:
@@ -70,7 +73,7 @@ def _segment(descriptor: Descriptor, page: int) -> Segment:
     return Segment(
         page, descriptor.log_pages, descriptor.uuid, descriptor.first_lsn, descriptor.end_lsn, descriptor.page_count,
         _is_full(descriptor), descriptor.encoding != RAW, descriptor.generation, descriptor.reading,
-        descriptor.committed, descriptor.previous, descriptor.checksum,
+        descriptor.committed, descriptor.previous, descriptor.checksum, descriptor.epoch,
     )  # fmt: skip
 
 
@@ -135,9 +138,11 @@ class Survey:
         mine = [segment for segment in self._by_page.values() if segment.uuid == uuid]
         return sorted(mine, key=lambda segment: (segment.first_lsn, segment.time_ns))
 
-    def chain_from(self, uuid: bytes, lsn: int, place: int, previous: int) -> list[Segment]:
-        """The segments from an LSN on, each containing the checksum of the one before; as recovery follows them."""
+    def chain_from(self, superblock: Superblock) -> list[Segment]:
+        """The segments from `destaged` on, each containing the checksum of the one before; as recovery follows them."""
         chain: list[Segment] = []
+        uuid, order = superblock.uuid, EpochOrder(superblock)
+        lsn, place, previous = superblock.destaged, superblock.destaged_place, superblock.destaged_previous
         limit = place + self.data_pages
         while True:
             for candidate in next_places(place, self.data_pages):
@@ -147,6 +152,7 @@ class Survey:
                     and (segment.uuid, segment.first_lsn, segment.previous) == (uuid, lsn, previous)
                     and candidate + segment.log_pages <= limit
                     and fit(candidate, segment.log_pages, self.data_pages) == candidate
+                    and order.admits(lsn, previous, segment.epoch)
                 ):
                     break
             else:

@@ -125,6 +125,8 @@ class NumberLine:
         """Put another policy in force for everything from now on. Takes the lock."""
         with self.lock:
             self.policy = policy
+            if self.open_segment:
+                self.open_segment.answer_at(policy.ack)
             self.refresh_limits()
             self.moved.notify_all()
             self.commit_wanted.notify_all()
@@ -216,7 +218,7 @@ class NumberLine:
 
     def open_next_segment(self) -> PendingSegment:
         """A segment with the next LSN for its descriptor. Lock held; there is room and no open segment."""
-        segment, end, now = PendingSegment(self.head), self.head + 1, time.monotonic()
+        segment, end, now = PendingSegment(self.head, self.policy.ack), self.head + 1, time.monotonic()
         # Whatever can fail for lack of memory comes first: these two belong together.
         self.open_segment, self.head = segment, end
         if not self.pending_since:

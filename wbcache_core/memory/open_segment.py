@@ -2,6 +2,7 @@
 """A segment that is being filled in the ring, before its descriptor is written."""
 
 from wbcache_core.format.segment import KIND_SHIFT, MAX_ENTRIES
+from wbcache_core.memory.policy import RAM
 
 MAX_RANGES_PER_PAGE = 4
 """Range entries allowed for each page of log that a segment takes. They take no page themselves, but memory for as long
@@ -14,10 +15,13 @@ class PendingSegment:
     `entry_words` are the first words of the entries; whoever writes a single page appends its block to them directly.
     """
 
-    __slots__ = ("entry_words", "first_lsn", "ranges")
+    __slots__ = ("ack", "entry_words", "first_lsn", "ranges")
 
-    def __init__(self, first_lsn: int) -> None:
+    def __init__(self, first_lsn: int, ack: int = RAM) -> None:
         self.first_lsn = first_lsn
+        self.ack = ack
+        """The weakest level at which a request with something in it may be answered before the log has it; see
+        answer_at(). What another server left may have been answered at any level."""
         self.entry_words: list[int] = []
         self.ranges: dict[int, int] = {}
 
@@ -39,6 +43,12 @@ class PendingSegment:
     def takes_range(self) -> bool:
         """Whether a range entry fits."""
         return bool(self.room) and len(self.ranges) < MAX_RANGES_PER_PAGE * (1 + self.page_count)
+
+    def answer_at(self, level: int) -> None:
+        """Something in it may be answered at that level. Called under the hold of the lock under which it was added, or
+        under which the policy becomes weaker."""
+        if level < self.ack:
+            self.ack = level
 
     def add_pages(self, block: int, count: int) -> None:
         """count pages of consecutive blocks, with the next LSNs."""

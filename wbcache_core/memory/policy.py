@@ -39,3 +39,8 @@ class Policy:
     drain_at_stop: bool
     draining: bool
     """A drain while the server runs: a write is not answered before the origin has it, unless the origin fails."""
+
+
+def stronger(one: Policy, other: Policy) -> Policy:
+    """The one with the stronger `ack`."""
+    return one if one.ack >= other.ack else other

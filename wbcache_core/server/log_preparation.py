@@ -16,6 +16,7 @@ from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device
 from wbcache_core.device.log_file import LogFile, check_creatable
 from wbcache_core.errors import DeviceError, ReadOnlyError
+from wbcache_core.log.epochs import new_epoch
 from wbcache_core.log.geometry import LogEnd
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.takeover import FoundData, take_over
@@ -96,13 +97,15 @@ def prepare(
         # A previous attempt may have been interrupted in the middle of this.
         covered.generations.drop_below(store.current.destaged + 1)
         covered.generations.append(0, store.current.destaged, now)
-    return end._replace(time=now)
+    return end._replace(time=now, epoch=store.current.epoch)
 
 
 def format_blank(log: Device, store: SuperblockStore, origin: Device) -> Reading:
     """Format a log. Generation 0 is the origin as it is; returns the time of that. Raises DeviceError."""
     now = clock.read()
-    store.format(store.current.with_changes(samples=fingerprint.take(origin), destaged_time_ns=now.wall_ns))
+    blank = store.current
+    epoch = new_epoch(blank, blank.destaged, blank.destaged_previous)
+    store.format(blank.with_changes(samples=fingerprint.take(origin), destaged_time_ns=now.wall_ns, **epoch))
     _log.info("formatted log '%s' of %s", log.name, format_size(store.current.log_bytes))
     return now
 
@@ -118,10 +121,11 @@ def bring_up_to_date(
     end: LogEnd,
     covered: CoveredLog,
 ) -> LogEnd:
-    """Make what recovery found durable, and let both superblocks say it; returns the end of the log, which was `end`.
+    """Make what recovery found durable, and let both superblocks say it, in a new epoch; returns the end of the log,
+    which was `end`.
 
     If the origin was written without this log, it is as it was at no commit: what it is now is a generation of its own,
-    with a number that was not used before. Raises DeviceError.
+    with a number that was not used before. Raises DeviceError, LogRefusedError.
     """
     changes: dict[str, Any] = {"origin_name": origin.name, "origin_facts": side.facts, "origin_bytes": origin.size}
     if pair.samples_are_stale:
@@ -133,7 +137,9 @@ def bring_up_to_date(
         end = end._replace(generation=end.generation + 1, time=clock.read())
         changes |= {"destaged_generation": end.generation, "destaged_time_ns": end.time.wall_ns}
     changes |= {"oldest": line.destaged, "oldest_place": line.destaged_place, "committed": line.committed}
+    changes |= new_epoch(store.current, line.committed, end.previous)
     take_over(log, store, found, line.write_place, **changes)
+    end = end._replace(epoch=store.current.epoch)
     if is_new:
         with line.lock:
             covered.generations.drop_below(line.committed + 1)

@@ -84,6 +84,8 @@ def nothing() -> Facts:
         "throttling": {"active": False, "waiting_for_log_space": 0, "destaging_seconds_per_page": 0.0},
         "drain": {"state": OFF, "bytes_left": 0, "bytes_total": 0, "incomplete": None},
         "bad_blocks": {"bytes": 0, "ranges": []},
+        "epoch": None,
+        "epochs": [],
         "window": None,
         "snapshots": [],
         "tags": [],

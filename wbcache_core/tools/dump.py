@@ -62,9 +62,7 @@ def run_dump(path: str, wanted: Filter, as_json: bool) -> int:
         survey = _survey(log, superblock)
         dirty: set[int] = set()
         if superblock:
-            chain = survey.chain_from(
-                superblock.uuid, superblock.destaged, superblock.destaged_place, superblock.destaged_previous
-            )
+            chain = survey.chain_from(superblock)
             survey.forget_images(chain)
             dirty = {segment.page for segment in chain}
         for volume in [superblock.uuid] if superblock else sorted(survey.volumes):

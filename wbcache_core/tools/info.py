@@ -14,7 +14,7 @@ from wbcache_core.memory import moments
 from wbcache_core.memory.generations import Generation
 from wbcache_core.pairing import pairing
 from wbcache_core.pairing.mark import OriginSide
-from wbcache_core.server import history
+from wbcache_core.server import epoch_facts, history
 from wbcache_core.server.history import Facts
 from wbcache_core.server.ring_memory import describe_uncommitted
 from wbcache_core.tools.offline_devices import ForgivingLog
@@ -76,6 +76,7 @@ def _identity(superblock: Superblock) -> Facts:
         "volume": str(uuid.UUID(bytes=superblock.uuid)),
         "format": superblock.version,
         "log_bytes": superblock.log_bytes,
+        **epoch_facts.describe(superblock),
         "origin": {
             "name": superblock.origin_name,
             "bytes": superblock.origin_bytes,
@@ -164,6 +165,11 @@ def _lines(facts: Facts) -> list[str]:
         for slot in facts["superblocks"]:
             text = f"sequence {slot['sequence']}, written {slot['written']}" if slot["valid"] else "not valid"
             add("superblock", f"at byte {slot['offset']}: {text}")
+        if facts["epoch"]:
+            add("epoch", f"{facts['epoch']['number']}, id {facts['epoch']['id']}")
+        for switch in facts["epochs"]:
+            after = f", after the descriptor {switch['previous']}" if int(switch["previous"], 16) else ""
+            add("", f"epoch {switch['number']} began at LSN {switch['first_lsn']}{after}")
         cursors = facts["cursors"]
         add("cursors", ", ".join(f"{name} {lsn}" for name, lsn in cursors.items()) + " (LSN)")
         add("origin alone", facts["origin_alone"]["text"].removeprefix("the origin alone "))

@@ -13,6 +13,7 @@ from wbcache_core.device.device import Device
 from wbcache_core.device.file_device import FileDevice
 from wbcache_core.errors import DeviceError, LogFullError, LogRefusedError, UncommittedError, WbcacheError
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
+from wbcache_core.log.epochs import new_epoch
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.takeover import FoundData, take_over
 from wbcache_core.log.writer import LogWriter
@@ -121,6 +122,7 @@ class Rewind:
         superblock, end = history.superblock, history.recovered.end
         store = self._give_up_clean_part()
         ring = RingBuffer(RING_BYTES)
+        end = end._replace(epoch=store.current.epoch)
         writer = LogWriter(self._log, superblock.data_pages, superblock.uuid, ring, end, None)
         with Progress("rewinding", amount.pages << PAGE_SHIFT) as progress:
             segments = generation.segments(ring, progress.advance)
@@ -150,12 +152,15 @@ class Rewind:
             )
 
     def _give_up_clean_part(self) -> SuperblockStore:
-        """As a server does at start, before anything is written after the end of the log. Raises DeviceError."""
+        """As a server does at start, before anything is written after the end of the log, in a new epoch. Raises
+        DeviceError, LogRefusedError."""
         history, superblock = self.history, self.history.superblock
         store = SuperblockStore(self._log, history.slots)
         oldest, oldest_place = superblock.destaged, superblock.destaged_place
+        end = history.recovered.end
         changes = {"oldest": oldest, "oldest_place": oldest_place, "committed": self._head}
-        take_over(self._log, store, FoundData(), history.recovered.end.place, **changes)
+        changes |= new_epoch(store.current, self._head, end.previous)
+        take_over(self._log, store, FoundData(), end.place, **changes)
         return store
 
     def _changes(self) -> Iterator[Change]:

@@ -19,7 +19,7 @@ from wbcache_core.format.shared_ring import HEAD
 from wbcache_core.memory.block_map import CLEAR_FLAGS, LSN_MASK, ZERO_FLAG, LocationMap
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.open_segment import PendingSegment
-from wbcache_core.memory.policy import LOG, ORIGIN, Policy
+from wbcache_core.memory.policy import LOG, ORIGIN, Policy, stronger
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.units import PAGE_BYTES, PAGE_MASK, PAGE_SHIFT, pages_of
 from wbcache_core.volume.extents import ExtentMapper
@@ -92,6 +92,8 @@ class Volume:
                     self._map.set_page(block, lsn)
                     entry_words = segment.entry_words
                     entry_words.append(block)
+                    if ack is not None:
+                        segment.answer_at(ack)
                     # First published, for the server after this one, then admitted to the commit.
                     ring.journal.state[HEAD] = line.head = end = lsn + 1
                     if len(entry_words) == MAX_ENTRIES:
@@ -99,10 +101,10 @@ class Volume:
                 except BaseException:
                     self._end_writes(segment)
                     raise
+                policy = line.policy
         else:
             self._check_range(count, offset)
-            end = self._write_pieces(memoryview(data), offset)
-        policy = line.policy
+            end, policy = self._write_pieces(memoryview(data), offset, ack)
         if fua or ack or policy.ack or policy.draining:
             self._acknowledge(end, policy, fua, ack)
         if began:
@@ -180,10 +182,12 @@ class Volume:
             with self._line.lock:
                 wait_for_destaged(self._line, end)
 
-    def _write_pieces(self, data: memoryview, offset: int) -> int:
-        """Write any range as whole pages and patched ones; returns the LSN after the last."""
+    def _write_pieces(self, data: memoryview, offset: int, ack: int | None) -> tuple[int, Policy]:
+        """Write any range as whole pages and patched ones; returns the LSN after the last, and the policy to answer by:
+        not weaker than what each segment was told when its piece was put there."""
         line = self._line
         position, count, end = 0, len(data), line.head
+        policy = line.policy
         while position < count:
             at = offset + position
             rest = count - position
@@ -193,15 +197,16 @@ class Volume:
                 taken = pages << PAGE_SHIFT
                 with line.lock:
                     wait_for_room(line, pages + 2)
-                    self._append(at >> PAGE_SHIFT, data[position : position + taken], pages)
-                    end = line.head
+                    self._append(at >> PAGE_SHIFT, data[position : position + taken], pages, ack)
+                    end, policy = line.head, stronger(policy, line.policy)
             else:
                 taken = min(PAGE_BYTES - start, rest)
-                end = self._patch(at >> PAGE_SHIFT, start, data[position : position + taken])
+                end, patched_by = self._patch(at >> PAGE_SHIFT, start, data[position : position + taken], ack)
+                policy = stronger(policy, patched_by)
             position += taken
-        return end
+        return end, policy
 
-    def _append(self, block: int, data: bytes | bytearray | memoryview, count: int) -> None:
+    def _append(self, block: int, data: bytes | bytearray | memoryview, count: int, ack: int | None) -> None:
         """Put whole pages at the head of the line. Lock held; there is room for them and two descriptors."""
         line, ring = self._line, self._ring
         if count > 1:
@@ -220,6 +225,8 @@ class Volume:
                 else:
                     self._map.set_run(block, pages, lsn)
                 segment.add_pages(block, pages)
+                if ack is not None:
+                    segment.answer_at(ack)
                 ring.journal.state[HEAD] = line.head = lsn + pages
                 if not segment.room:
                     line.close_segment()
@@ -240,7 +247,7 @@ class Volume:
         end_writes(self._line)
         segment.cut(self._line.head)
 
-    def _patch(self, block: int, start: int, piece: memoryview) -> int:
+    def _patch(self, block: int, start: int, piece: memoryview, ack: int | None) -> tuple[int, Policy]:
         """Log a page of which only piece, from byte start, is new; atomic against all other writers of the page.
 
         Reads the old page without the lock and starts over if the block's entry has changed meanwhile. An entry never
@@ -263,8 +270,8 @@ class Volume:
                 if base is not None:
                     page = bytearray(base)
                     page[start : start + len(piece)] = piece
-                    self._append(block, page, 1)
-                    return line.head
+                    self._append(block, page, 1, ack)
+                    return line.head, line.policy
             base = self._reader.read_block(block)
 
     def _clear(self, kind: int, count: int, offset: int, fua: bool, ack: int | None) -> None:
@@ -273,27 +280,27 @@ class Volume:
         began, end_offset = now_ns(), offset + count
         first = pages_of(offset)
         last = pages_of(end_offset) if end_offset == self.size else end_offset >> PAGE_SHIFT
-        end = self._line.head
         if first >= last:
-            end = self._zero_pieces(offset, end_offset)
+            end, policy = self._zero_pieces(offset, end_offset, ack)
         else:
-            end = self._zero_pieces(offset, first << PAGE_SHIFT)
+            end, policy = self._zero_pieces(offset, first << PAGE_SHIFT, ack)
             for block in range(first, last, _RANGE_BLOCKS):
-                end = self._append_range(kind, block, min(_RANGE_BLOCKS, last - block))
-            end = max(end, self._zero_pieces(last << PAGE_SHIFT, end_offset))
-        policy = self._line.policy
+                end, range_by = self._append_range(kind, block, min(_RANGE_BLOCKS, last - block), ack)
+                policy = stronger(policy, range_by)
+            tail_end, tail_by = self._zero_pieces(last << PAGE_SHIFT, end_offset, ack)
+            end, policy = max(end, tail_end), stronger(policy, tail_by)
         if fua or ack or policy.ack or policy.draining:
             self._acknowledge(end, policy, fua, ack)
         self._counters.clears.note(now_ns() - began)
 
-    def _zero_pieces(self, offset: int, end: int) -> int:
-        """Zero parts of pages, at most two."""
+    def _zero_pieces(self, offset: int, end: int, ack: int | None) -> tuple[int, Policy]:
+        """Zero parts of pages, at most two; see _write_pieces()."""
         if offset >= end:
-            return 0
-        return self._write_pieces(memoryview(bytes(end - offset)), offset)
+            return 0, self._line.policy
+        return self._write_pieces(memoryview(bytes(end - offset)), offset, ack)
 
-    def _append_range(self, kind: int, block: int, count: int) -> int:
-        """Log one range; returns the head, which a durable cursor has to reach."""
+    def _append_range(self, kind: int, block: int, count: int, ack: int | None) -> tuple[int, Policy]:
+        """Log one range; returns the head, which a durable cursor has to reach, and the policy then in force."""
         line, ring = self._line, self._ring
         with line.lock:
             wait_for_room(line, 1)
@@ -304,6 +311,8 @@ class Volume:
                 # The range stands at the LSN before it: later than every page up to there, earlier than the next.
                 self._map.set_all(block, count, CLEAR_FLAGS[kind] | line.head - 1)
                 segment.add_range(kind, block, count)
+                if ack is not None:
+                    segment.answer_at(ack)
                 # The segment's own LSN, too, if a write failed just when it had opened it.
                 ring.journal.state[HEAD] = line.head
                 ring.journal.note_range(kind << KIND_SHIFT | block, count, line.head - 1)
@@ -312,4 +321,4 @@ class Volume:
             except BaseException:
                 self._end_writes(segment)
                 raise
-            return line.head
+            return line.head, line.policy

@@ -10,6 +10,7 @@ from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.clock import Reading
 from wbcache_core.device.device import aligned_buffer
 from wbcache_core.errors import DamagedPageError, DeviceError
+from wbcache_core.format.epoch import Epoch
 from wbcache_core.format.segment import TRIM
 from wbcache_core.format.superblock import DATA_START
 from wbcache_core.log.geometry import LogEnd
@@ -47,7 +48,7 @@ class Log:
         self.reader = LogReader(self.disk, DATA_PAGES, UUID)
         self.ring = RingBuffer(RING_PAGES * PAGE_BYTES)
         self.pages, self.segments = {}, []
-        end = LogEnd(first_place, 0, 0, Reading(0))
+        end = LogEnd(first_place, 0, 0, Reading(0), Epoch(1, 1))
         writer = LogWriter(self.disk, DATA_PAGES, UUID, self.ring, end, zstd_level)
         pending = []
         for number, count in enumerate(COUNTS):

@@ -145,12 +145,15 @@ def _choose_chain(log: ForgivingLog, survey: Survey, hints: list[_Hint]) -> list
 
 
 def _last_written(segments: list[Segment]) -> Segment:
-    """The segments of the newest generation. If a crash left two attempts at it: of the later one, by the time since
-    boot, if the boot was the same."""
+    """The segments of the newest generation. If a crash left two attempts at it: of the later one, by its epoch, or
+    else by the time since boot, if the boot was the same."""
     newest = max(segment.generation for segment in segments)
     attempts = [segment for segment in segments if segment.generation == newest]
     is_one_boot = len({segment.time.boot for segment in attempts}) == 1
-    return max(attempts, key=lambda one: (one.time.boot_ns if is_one_boot else 0, one.time_ns, one.first_lsn))
+    return max(
+        attempts,
+        key=lambda one: (one.epoch.number, one.time.boot_ns if is_one_boot else 0, one.time_ns, one.first_lsn),
+    )
 
 
 def _doubts_about_volume(volume: bytes, others: set[bytes], hints: list[_Hint]) -> list[Doubt]:

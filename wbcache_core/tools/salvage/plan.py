@@ -143,9 +143,7 @@ def _doubts_about_pair(plan: Plan, log: Device, origin: Device) -> list[Doubt]:
 
 
 def _start_from(superblock: Superblock, survey: Survey, spared_slot: int | None) -> Start:
-    chain = survey.chain_from(
-        superblock.uuid, superblock.destaged, superblock.destaged_place, superblock.destaged_previous
-    )
+    chain = survey.chain_from(superblock)
     survey.forget_images(chain)
     return Start(
         superblock.uuid, chain, superblock.destaged, superblock.destaged_place % survey.data_pages,
