@@ -185,7 +185,7 @@ class TestEndOfTheLog:
         offset, last = crashed.descriptors()[-1]
         last.version = segment_format.VERSION + 1
         crashed.put(offset, last)
-        crashed.refused(LogVersionError, f"LSN {last.first_lsn} with what a newer wbcache wrote .*version 3")
+        crashed.refused(LogVersionError, f"LSN {last.first_lsn} with what a newer wbcache wrote .*version 4")
 
     def test_what_a_newer_wbcache_wrote_for_another_volume_is_the_end(self, crashed):
         offset, last = crashed.descriptors()[-1]

@@ -11,6 +11,8 @@ from xxhash import xxh3_64_intdigest
 from wbcache_core.device.file_device import FileDevice
 from wbcache_core.format import segment as segment_format
 from wbcache_core.format import superblock as superblock_format
+from wbcache_core.format.answers import LOG, RAM, Answers
+from wbcache_core.format.epoch import Epoch, Switch
 from wbcache_core.format.origin_facts import BLOCK, OriginFacts
 from wbcache_core.log import recovery
 from wbcache_core.log.reader import LogReader
@@ -23,6 +25,7 @@ SECOND_NS = 10**9
 TIME_NS = int(datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()) * SECOND_NS
 PREVIOUS = 0x0123456789ABCDEF
 SEGMENT_AT = 458752
+EPOCH = Epoch(4, 0x0404040404040404)
 LETTERS = b"A" * PAGE_BYTES
 
 # Lines as xxd prints them: offset, bytes in groups, then characters behind two spaces. Lines of zeros are left out.
@@ -77,9 +80,11 @@ def test_the_superblock_says_what_the_text_says():
         written_ns=TIME_NS + 5 * SECOND_NS,
         tags=(superblock_format.Tag("before-upgrade", 9, 97, TIME_NS),),
         origin_facts=OriginFacts(BLOCK, hardware="naa.5000c500a1b2c3d4", serial="S3X1"),
+        epoch=EPOCH,
+        history=(Switch(Epoch(2, 0x0202020202020202), 33, 0x3333333333333333), Switch(EPOCH, 97, PREVIOUS)),
     )
     assert xxh3_64_intdigest(bytes(PAGE_BYTES)) == 0x93D76FE148C689BA
-    assert int.from_bytes(page[0xFF8:], "little") == 0xDE9354814E25A959
+    assert int.from_bytes(page[0xFF8:], "little") == 0x2557D6A389A40A6A
 
 
 def test_the_descriptor_says_what_the_text_says():
@@ -100,7 +105,9 @@ def test_the_descriptor_says_what_the_text_says():
         arguments=(0xA03DE37A157C16BD, 512),
         boot=0x5EED1234,
         boot_ns=3600 * SECOND_NS,
-        checksum=0x28F902B35A3E42C1,
+        checksum=0x8A6B6D459AE85DE2,
+        epoch=EPOCH,
+        answers=Answers(RAM, LOG),
     )
     assert xxh3_64_intdigest(LETTERS) == 0xA03DE37A157C16BD
     assert (descriptor.end_lsn, descriptor.log_pages) == (99, 2)
@@ -115,7 +122,11 @@ def test_the_descriptor_says_what_the_text_says():
         ("superblock", 0x40, (64 * MIB).to_bytes(8, "little")),
         ("superblock", 0x58, (97).to_bytes(8, "little") + (96).to_bytes(8, "little")),
         ("superblock", 0x80, (97).to_bytes(8, "little") * 2),
-        ("superblock", 0x100, b"/dev/sdb\0"),
+        ("superblock", 0x98, (4).to_bytes(8, "little") + b"\4" * 8),
+        ("superblock", 0xA8, (2).to_bytes(4, "little") + b"\2" * 8 + (33).to_bytes(8, "little") + b"\x33" * 8),
+        ("superblock", 0xC4, (4).to_bytes(4, "little") + b"\4" * 8 + (97).to_bytes(8, "little")),
+        ("superblock", 0xD8, PREVIOUS.to_bytes(8, "little")),
+        ("superblock", 0x200, b"/dev/sdb\0"),
         ("superblock", 0x300, xxh3_64_intdigest(bytes(PAGE_BYTES)).to_bytes(8, "little") * 32),
         ("superblock", 0x400, b"before-upgrade\0"),
         ("superblock", 0x440, (9).to_bytes(8, "little") + (97).to_bytes(8, "little")),
@@ -124,6 +135,8 @@ def test_the_descriptor_says_what_the_text_says():
         ("superblock", 0xF30, b"naa.5000c500a1b2c3d4\0"),
         ("superblock", 0xF70, b"S3X1\0"),
         ("descriptor", 0x00, b"WBCSEGMT"),
+        ("descriptor", 0x0B, b"\x21"),
+        ("descriptor", 0x58, (4).to_bytes(8, "little") + b"\4" * 8),
         ("descriptor", 0x20, (97).to_bytes(8, "little")),
         ("descriptor", 0x30, (97).to_bytes(8, "little") + (10).to_bytes(8, "little")),
         ("descriptor", 0x4C, (0x5EED1234).to_bytes(4, "little") + (3600 * SECOND_NS).to_bytes(8, "little")),
@@ -155,7 +168,7 @@ def test_recovery_of_a_log_made_of_the_example(tmp_path):
         recovered = recovery.recover(device, reader, superblock)
     finally:
         device.close()
-    assert (recovered.head, recovered.end.place, recovered.end.previous) == (99, 98, 0x28F902B35A3E42C1)
+    assert (recovered.head, recovered.end.place, recovered.end.previous) == (99, 98, 0x8A6B6D459AE85DE2)
     assert recovered.discarded_lsn is None
     trimmed = ZERO_FLAG | HOLE_FLAG | 98
     entries = {block: recovered.locations.get(block) for block in (4, 5, 6, 511, 512, 1023, 1024)}

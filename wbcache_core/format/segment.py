@@ -215,6 +215,8 @@ def _decode_epoch_and_frames(
         raise FormatError("the segment descriptor has an impossible epoch")
     if encoding == RAW:
         return epoch, tuple(stored)
+    if not any(stored):
+        raise FormatError("the segment descriptor contradicts itself: none of its frames is compressed")
     whole = _whole_frames(page_count)
     if any(length >= full for length, full in zip(stored, whole, strict=True) if length):
         raise FormatError("the segment descriptor has a frame that is longer than its pages")

@@ -156,7 +156,7 @@ def _decode_epochs_and_name(content: bytes, version: int) -> tuple[Epoch, tuple[
     if version > _VERSION_WITHOUT_EPOCHS:
         return *decode_epochs(content[:EPOCHS_BYTES]), content[EPOCHS_BYTES:]
     if any(content[:_ZEROS_BEFORE_EPOCHS]):
-        raise FormatError("the superblock has data where zeros belong")
+        raise FormatError("the superblock contradicts itself: it has data where zeros belong")
     return NO_EPOCH, (), content[_ZEROS_BEFORE_EPOCHS:]
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.errors import FormatError
+from wbcache_core.format.answers import LOG, NO_ANSWERS, ORIGIN, PEER, RAM, Answers
+from wbcache_core.format.epoch import LAST_NUMBER, NO_EPOCH, Epoch
 from wbcache_core.format.segment import (
     BLOCK_MASK,
     FRAME_COUNT,
@@ -47,8 +49,8 @@ def descriptors(draw):
     frames, payload_bytes, encoding = NO_FRAMES, page_count * PAGE_BYTES, RAW
     if page_count and draw(st.booleans()):
         used = -(-page_count // FRAME_PAGES)
-        lengths = draw(st.lists(st.integers(1, FRAME_PAGES * PAGE_BYTES), min_size=used, max_size=used))
-        if sum(lengths) <= payload_bytes:
+        lengths = [draw(st.integers(1, full) | st.just(full)) for full in whole_frames(page_count)]
+        if sum(lengths) < payload_bytes:
             frames, payload_bytes, encoding = (*lengths, *NO_FRAMES[used:]), sum(lengths), ZSTD
     first_lsn = draw(st.integers(1, 2**62))
     return Descriptor(
@@ -64,6 +66,24 @@ def descriptors(draw):
         frame_lengths=frames,
         entry_words=tuple(kind << KIND_SHIFT | block for kind, block, _ in entries),
         arguments=tuple(argument for _, _, argument in entries),
+        **draw(st.sampled_from([{"version": 1}, {"version": 2}]) | later_fields()),
+    )
+
+
+def whole_frames(page_count):
+    """The lengths of frames that are stored as they are."""
+    return [min(FRAME_PAGES, page_count - first) * PAGE_BYTES for first in range(0, page_count, FRAME_PAGES)]
+
+
+def later_fields():
+    """What descriptors have since version 3."""
+    levels = st.integers(RAM, ORIGIN)
+    return st.fixed_dictionaries(
+        {
+            "version": st.just(3),
+            "epoch": st.builds(Epoch, st.integers(1, LAST_NUMBER) | st.just(LAST_NUMBER), st.integers(1, 2**64 - 1)),
+            "answers": st.builds(Answers, levels, levels),
+        }
     )
 
 
@@ -83,6 +103,7 @@ def example():
         encoding=RAW, page_count=2, uuid=bytes(range(16)), first_lsn=100, time_ns=5, committed=90, generation=3,
         previous=77, payload_bytes=2 * PAGE_BYTES, frame_lengths=NO_FRAMES,
         entry_words=(4711, TRIM << KIND_SHIFT | 512, 4712), arguments=(111, 1024, 222),
+        epoch=Epoch(7, 0x1122334455667788), answers=Answers(RAM, PEER),
     )  # fmt: skip
 
 
@@ -95,8 +116,9 @@ def test_sizes():
 def test_where_fields_are():
     """A layout that no change may move without a new version."""
     page = encoded(example())
-    assert struct.unpack_from("<8sHBBHH16sQQQQQI12s16I", page) == (
-        MAGIC, VERSION, RAW, 0, 3, 2, bytes(range(16)), 100, 5, 90, 3, 77, 2 * PAGE_BYTES, bytes(12), *NO_FRAMES
+    assert struct.unpack_from("<8sHBBHH16sQQQQQI12sIIQ48s", page) == (
+        MAGIC, VERSION, RAW, 0x41, 3, 2, bytes(range(16)), 100, 5, 90, 3, 77, 2 * PAGE_BYTES, bytes(12), 7, 0,
+        0x1122334455667788, bytes(48),
     )  # fmt: skip
     assert struct.unpack_from("<6Q", page, ENTRIES_AT) == (4711, 111, TRIM << 56 | 512, 1024, 4712, 222)
     assert not any(page[ENTRIES_AT + 48 : CHECKSUM_AT])
@@ -141,7 +163,9 @@ def test_every_single_bit_flip_is_refused():
 
 
 @pytest.mark.parametrize(
-    "position", [11, *range(80, 88), *range(88, 152, 4), ENTRIES_AT + 3 * 16, CHECKSUM_AT - 1], ids="byte {}".format
+    "position",
+    [*range(80, 88), *range(92, 96), *range(104, 152), ENTRIES_AT + 3 * 16, CHECKSUM_AT - 1],
+    ids="byte {}".format,
 )
 def test_reserved_bytes_have_to_be_zero(position):
     page = encoded(example())
@@ -156,6 +180,7 @@ def altered(**changes):
     places = {
         "version": ("<H", 8), "encoding": ("<B", 10), "entry_count": ("<H", 12), "page_count": ("<H", 14),
         "first_lsn": ("<Q", 32), "committed": ("<Q", 48), "payload_bytes": ("<I", 72), "head": ("<Q", ENTRIES_AT),
+        "answers": ("<B", 11), "epoch": ("<I", 88), "epoch_id": ("<Q", 96),
     }  # fmt: skip
     page = encoded(example())
     for name, value in changes.items():
@@ -165,6 +190,41 @@ def altered(**changes):
 
 def test_altered_changes_what_it_says():
     assert decode(altered(first_lsn=91, committed=91)).committed == 91
+    assert decode(altered(answers=0x22)).answers == Answers(LOG, LOG)
+    assert decode(altered(epoch=LAST_NUMBER)).epoch == Epoch(LAST_NUMBER, 0x1122334455667788)
+
+
+def compressed(page_count, lengths):
+    return Descriptor(
+        ZSTD, page_count, bytes(16), 1, 0, 1, 1, 0, sum(lengths), (*lengths, *NO_FRAMES[len(lengths) :]),
+        tuple(range(page_count)), (0,) * page_count, epoch=Epoch(1, 1), answers=Answers(RAM, LOG),
+    )  # fmt: skip
+
+
+def test_a_frame_that_is_stored_as_it_is_has_length_0():
+    page = encoded(compressed(35, (100, 16 * PAGE_BYTES, 3 * PAGE_BYTES)))
+    assert struct.unpack_from("<16H", page, 120) == (100, 0, 0, *[0] * 13)
+    assert decode(memoryview(page)).frame_lengths[:4] == (100, 16 * PAGE_BYTES, 3 * PAGE_BYTES, 0)
+
+
+@pytest.mark.parametrize("length", [3 * PAGE_BYTES, 3 * PAGE_BYTES + 1, 65535])
+def test_a_frame_longer_than_its_pages_is_refused(length):
+    """Also one that says in numbers that it is as long as its pages: there is one way to write each segment."""
+    page = encoded(compressed(35, (100, 200, 300)))
+    struct.pack_into("<H", page, 124, length)
+    struct.pack_into("<I", page, 72, 300 + length)
+    with pytest.raises(FormatError, match="longer than its pages"):
+        decode(sealed(page))
+
+
+def test_what_the_last_version_wrote_is_read():
+    """Its frames had 4 bytes each."""
+    old = compressed(35, (100, 16 * PAGE_BYTES, 3 * PAGE_BYTES))
+    old.version, old.epoch, old.answers = 2, NO_EPOCH, NO_ANSWERS
+    page = encoded(old)
+    assert struct.unpack_from("<16I", page, 88) == old.frame_lengths
+    assert (page[8], page[11]) == (2, 0)
+    assert decode(memoryview(page)) == old
 
 
 @pytest.mark.parametrize(
@@ -185,6 +245,16 @@ def test_altered_changes_what_it_says():
         {"encoding": ZSTD},
         {"head": 3 << KIND_SHIFT},
         {"head": 2**64 - 1},
+        {"answers": 0},
+        {"answers": 0x01},
+        {"answers": 0x10},
+        {"answers": 0x16},
+        {"answers": 0x61},
+        {"epoch": 0},
+        {"epoch_id": 0},
+        {"epoch": 0, "epoch_id": 0},
+        {"version": 2},
+        {"version": 1},
     ],
     ids=str,
 )

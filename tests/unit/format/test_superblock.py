@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.errors import FormatError
+from wbcache_core.format.epoch import HISTORY_LENGTH, LAST_NUMBER, NO_EPOCH, Epoch, Switch
 from wbcache_core.format.origin_facts import FILE, OriginFacts
 from wbcache_core.format.superblock import (
     DATA_START,
@@ -56,7 +57,8 @@ FIELDS_AT = {
     "written_ns": ("<Q", 144),
 }
 FACTS_AT = 3840
-RESERVED = (*range(152, 256), *range(FACTS_AT + 4, FACTS_AT + 8), *range(FACTS_AT + 224, CHECKSUM_AT))
+EPOCHS_AT = 152
+RESERVED = (*range(156, 160), *range(504, 512), *range(FACTS_AT + 4, FACTS_AT + 8), *range(FACTS_AT + 224, CHECKSUM_AT))
 TAGS_AT, TAG_BYTES = 1024, TAG_NAME_BYTES + 3 * 8
 TAG_NAMES = st.text("aZ09 .-_@é→漢🙂", min_size=1, max_size=16)
 
@@ -87,7 +89,24 @@ def superblocks(draw):
         committed=committed,
         written_ns=draw(U64),
         tags=tuple(Tag(name, draw(U64), draw(st.integers(batch_end, committed)), draw(U64)) for name in names),
+        **dict(zip(("epoch", "history"), draw(epochs(committed)), strict=True)),
     )
+
+
+@st.composite
+def epochs(draw, committed):
+    """An epoch and the history that leads to it."""
+    numbers = sorted(draw(st.sets(st.integers(1, LAST_NUMBER), max_size=HISTORY_LENGTH)))
+    lsns = sorted(draw(st.sets(st.integers(1, committed), max_size=len(numbers))))
+    ids = st.integers(1, 2**64 - 1)
+    history = tuple(
+        Switch(Epoch(number, draw(ids)), lsn, draw(U64)) for number, lsn in zip(numbers, lsns, strict=False)
+    )
+    if not history:
+        return draw(st.just(NO_EPOCH) | st.builds(Epoch, st.integers(1, LAST_NUMBER), ids)), ()
+    last = history[-1].epoch
+    later = st.builds(Epoch, st.integers(min(last.number + 1, LAST_NUMBER), LAST_NUMBER), ids)
+    return draw(st.just(last) | later if last.number < LAST_NUMBER else st.just(last)), history
 
 
 def example():
@@ -109,6 +128,8 @@ def example():
         committed=1300,
         written_ns=10**18 + 1,
         tags=(Tag("before the upgrade", 60, 1200, 10**18 + 2), Tag("danach → später", 61, 1300, 10**18 + 3)),
+        epoch=Epoch(12, 0xABCDEF),
+        history=(Switch(Epoch(9, 0x123), 950, 0x99), Switch(Epoch(11, 0x456), 1000, 0x88)),
     )
 
 
@@ -143,7 +164,10 @@ def test_where_fields_are():
     for name, (layout, position) in FIELDS_AT.items():
         expected = constants[name] if name in constants else getattr(superblock, name)
         assert struct.unpack_from(layout, page, position) == (expected,), name
-    assert page[256:768] == b"/dev/sdb".ljust(NAME_BYTES, b"\0")
+    assert page[512:768] == b"/dev/sdb".ljust(NAME_BYTES, b"\0")
+    assert struct.unpack_from("<IIQ", page, EPOCHS_AT) == (12, 0, 0xABCDEF)
+    assert struct.unpack_from("<IQQQIQQQ", page, EPOCHS_AT + 16) == (9, 0x123, 950, 0x99, 11, 0x456, 1000, 0x88)
+    assert not any(page[EPOCHS_AT + 16 + 2 * 28 : 512])
     assert struct.unpack_from("<32Q", page, 768) == superblock.samples
     for number, tag in enumerate(superblock.tags):
         slot = page[TAGS_AT + number * TAG_BYTES :][:TAG_BYTES]
@@ -190,20 +214,68 @@ def without_tags(version):
     """The example as that version writes it when there are no tags."""
     page = bytearray(encode(example().with_changes(tags=())))
     struct.pack_into("<I", page, 8, version)
+    if version < 4:
+        page[EPOCHS_AT:768] = bytes(104) + b"/dev/sdb".ljust(512, b"\0")
     return memoryview(sealed(page))
 
 
 def test_version_1_is_version_2_without_tags_is_version_3_without_facts():
-    plain = example().with_changes(tags=())
+    plain = example().with_changes(tags=(), epoch=NO_EPOCH, history=())
     assert [decode(without_tags(version)) for version in (1, 2, 3)] == [plain] * 3
-    with pytest.raises(FormatError, match="contradicts"):
+    with pytest.raises(FormatError, match="data where zeros belong"):
         decode(memoryview(altered(version=1)))
-    page = bytearray(encode(plain.with_changes(origin_facts=OriginFacts(FILE, inode=7))))
+    page = bytearray(encode(example().with_changes(epoch=NO_EPOCH, history=(), origin_name="")))
+    struct.pack_into("<I", page, 8, 1)
+    with pytest.raises(FormatError, match="contradicts"):
+        decode(memoryview(sealed(page)))
+    page = bytearray(encode(plain.with_changes(origin_facts=OriginFacts(FILE, inode=7), origin_name="")))
     assert decode(memoryview(page)).origin_facts.inode == 7
     for version in (1, 2):
         struct.pack_into("<I", page, 8, version)
         with pytest.raises(FormatError, match="contradicts"):
             decode(memoryview(sealed(page)))
+
+
+def test_a_name_that_was_longer_keeps_its_end():
+    page = bytearray(without_tags(3))
+    page[256:768] = b"/" + b"x" * 255 + b"y" * 256
+    old = decode(memoryview(sealed(page)))
+    assert old.origin_name == "/" + "x" * 255 + "y" * 256
+    assert decode(memoryview(encode(old))).origin_name == "y" * 256
+
+
+def test_the_longest_history():
+    history = tuple(Switch(Epoch(number + 1, 2**64 - 1), 1000 + number, 2**64 - 1) for number in range(HISTORY_LENGTH))
+    superblock = example().with_changes(epoch=Epoch(LAST_NUMBER, 1), history=history)
+    assert decode(memoryview(encode(superblock))) == superblock
+
+
+@pytest.mark.parametrize(
+    ("at", "layout", "value"),
+    [
+        (0, "<I", 0),
+        (0, "<I", 10),
+        (8, "<Q", 0),
+        (16, "<I", 0),
+        (16, "<I", 11),
+        (16, "<I", 12),
+        (20, "<Q", 0),
+        (28, "<Q", 0),
+        (28, "<Q", 1000),
+        (44, "<I", 12),
+        (44, "<I", 9),
+        (56, "<Q", 950),
+        (56, "<Q", 1301),
+        (16 + 3 * 28, "<I", 12),
+        (16 + 11 * 28, "<B", 1),
+    ],
+    ids=str,
+)
+def test_impossible_epochs_are_refused(at, layout, value):
+    page = bytearray(encode(example()))
+    struct.pack_into(layout, page, EPOCHS_AT + at, value)
+    with pytest.raises(FormatError, match=r"epochs that no wbcache writes|contradicts"):
+        decode(memoryview(sealed(page)))
 
 
 def test_the_most_and_longest_tags():
