@@ -2,6 +2,7 @@
 """Logs that an older wbcache wrote: read, served and gone on with."""
 
 import gzip
+import random
 from pathlib import Path
 
 import pytest
@@ -12,28 +13,42 @@ from tests.support.checker import check_pair
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
 from wbcache_core.format import segment as segment_format
+from wbcache_core.format.epoch import Switch
 from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS, VERSION
 from wbcache_core.units import MIB, PAGE_BYTES
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_log_of_an_older_version_is_served_and_becomes_one_of_this(pair, version):
+def put_images(pair, version):
     """The images were made by wbcache of then: see their README."""
     pair.origin.write_bytes(gzip.decompress((DATA / f"origin-v{version}.img.gz").read_bytes()))
     pair.log.write_bytes(gzip.decompress((DATA / f"log-v{version}.img.gz").read_bytes()))
-    expected = bytearray(MIB)
-    expected[4096 : 4096 + 3 * 4096] = b"one" * 4096
-    first = bytes(expected)
-    expected[8192 : 8192 + 300] = b"two" * 100
-    second = bytes(expected)
-    expected[65536 : 65536 + 8192] = bytes(8192)
-    expected[70000 : 70000 + 10000] = b"three" * 2000
+
+
+def states():
+    """The volume after each generation of the images."""
+    volume, found = bytearray(MIB), []
+    for offset, content in (
+        (4096, b"one" * 4096),
+        (8192, b"two" * 100),
+        (65536, bytes(8192)),
+        (70000, b"three" * 2000),
+        (40 * 4096, b"four" * 16 * 1024 + random.Random(3).randbytes(7 * 4096)),
+    ):
+        volume[offset : offset + len(content)] = content
+        found.append(bytes(volume))
+    return [found[0], found[1], found[3], found[4]]
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_log_of_an_older_version_is_served_and_becomes_one_of_this(pair, version):
+    put_images(pair, version)
+    expected = states()[: 4 if version == 3 else 3]
     assert superblock_of(pair.log).version == version
-    cache = pair.start(**QUIET)
-    assert numbers(cache) == [1, 2, 3]
-    for number, content in ((1, first), (2, second), (3, expected)):
+    cache = pair.start(force="origin-moved", **QUIET)
+    assert numbers(cache) == list(range(1, len(expected) + 1))
+    for number, content in enumerate(expected, 1):
         found = bytearray(MIB)
         cache.open_snapshot(str(number)).read_into(found, 0)
         same(found, content)
@@ -46,21 +61,34 @@ def test_a_log_of_an_older_version_is_served_and_becomes_one_of_this(pair, versi
     assert cache.open_snapshot("from then").generation.number == 2
 
 
-def test_segments_of_version_2_follow_those_of_version_1(pair):
+@pytest.mark.parametrize("version", [1, 3])
+def test_segments_of_this_version_follow_older_ones(pair, version):
     """An upgrade in the middle of a log that is dirty, then a kill."""
-    pair.origin.write_bytes(gzip.decompress((DATA / "origin-v1.img.gz").read_bytes()))
-    pair.log.write_bytes(gzip.decompress((DATA / "log-v1.img.gz").read_bytes()))
-    cache = pair.start(history="1h", **QUIET)
-    assert numbers(cache) == [1, 2, 3]
+    put_images(pair, version)
+    older = [1, 2, 3] if version == 1 else [1, 2, 3, 4]
+    cache = pair.start(history="1h", force="origin-moved", **QUIET)
+    assert numbers(cache) == older
     write_page(cache, b"x", 100)
     write_page(cache, b"y", 100)
     abandon(cache)
     image = memoryview(pair.log.read_bytes())
     pages = [image[at : at + PAGE_BYTES] for at in range(DATA_START, len(image), PAGE_BYTES)]
     found = [segment_format.decode(page) for page in pages if segment_format.has_magic(page)]
-    assert [(one.generation, one.version) for one in found] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)]
+    end = found[len(older) - 1]
+    assert [(one.generation, one.version) for one in found] == [
+        *((number, 1 if version == 1 else 2) for number in older),
+        *((end.generation + number, segment_format.VERSION) for number in (1, 2)),
+    ]
+    # There are no epochs in what was written before.
+    assert [one.epoch.number for one in found] == [*[0] * len(older), 1, 1]
+    superblock = superblock_of(pair.log)
+    assert superblock.history == (Switch(found[-1].epoch, end.end_lsn, end.checksum),)
     check_pair(pair.log, pair.origin)
     cache = pair.start(history="1h", **QUIET)
-    assert numbers(cache) == [1, 2, 3, 4, 5]
-    for when, letter in (("4", b"x"), ("last-flush", b"y"), ("-0s", b"y")):
+    assert numbers(cache) == [*older, *(end.generation + number for number in (1, 2))]
+    for number, content in zip(older, states(), strict=False):
+        volume = bytearray(MIB)
+        cache.open_snapshot(str(number)).read_into(volume, 0)
+        same(volume, content)
+    for when, letter in ((str(end.generation + 1), b"x"), ("last-flush", b"y"), ("-0s", b"y")):
         assert page_of(cache.open_snapshot(when), 100) == letter

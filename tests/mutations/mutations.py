@@ -8,6 +8,7 @@ from tests.mutations import (
     comparisons,
     detaching,
     durability,
+    epochs,
     failed_logs,
     forgetting,
     nbd_origins,
@@ -33,4 +34,5 @@ MUTATIONS = (
     *shared_ring.MUTATIONS,
     *detaching.MUTATIONS,
     *salvaging.MUTATIONS,
+    *epochs.MUTATIONS,
 )
