@@ -138,10 +138,7 @@ class History:
 
     def segments(self):
         """Those that the origin lacks, as wbcache_core.log.survey.Segment, in order; before any damage."""
-        superblock = self.superblock
-        return self._survey().chain_from(
-            superblock.uuid, superblock.destaged, superblock.destaged_place, superblock.destaged_previous
-        )
+        return self._survey().chain_from(self.superblock)
 
     def covered(self):
         """{number: end LSN} of the generations that can be had, in order; before any damage."""

@@ -8,6 +8,7 @@ import pytest
 from tests.cli.history import History
 from wbcache_core import clock
 from wbcache_core.clock import Reading
+from wbcache_core.format.epoch import NO_EPOCH, Epoch
 from wbcache_core.tools.salvage.lost_superblocks import _last_written
 
 YEARS = 10 * 365 * 86400
@@ -64,8 +65,8 @@ def test_of_two_attempts_at_a_generation_the_later_counts_whatever_the_clock_sai
     class Attempt:
         generation, first_lsn = 9, 50
 
-        def __init__(self, reading):
-            self.time, self.time_ns = reading, reading.wall_ns
+        def __init__(self, reading, epoch=NO_EPOCH):
+            self.time, self.time_ns, self.epoch = reading, reading.wall_ns, epoch
 
     now = clock.read()
     first = Attempt(now)
@@ -74,6 +75,9 @@ def test_of_two_attempts_at_a_generation_the_later_counts_whatever_the_clock_sai
     # Of another boot nothing but the wall clock is known.
     other = Attempt(Reading(now.wall_ns + 1, 5, now.boot ^ 1 or 2))
     assert _last_written([first, other]) is other
+    # Epochs follow each other whatever the clocks said.
+    later = Attempt(now._replace(wall_ns=1, boot_ns=1), Epoch(1, 1))
+    assert _last_written([later, first, second, other]) is later
 
 
 def test_the_checker_stands_what_was_destaged_with_the_clock_set_back(wbcache, tmp_path, monkeypatch):

@@ -484,10 +484,10 @@ def test_a_commit_between_a_range_and_the_part_of_a_page_behind_it():
         volume = machine.cache.volume
         zero_pieces = volume._zero_pieces
 
-        def commit_first(offset, end):
+        def commit_first(offset, end, ack):
             if offset < end:
                 volume.flush()
-            return zero_pieces(offset, end)
+            return zero_pieces(offset, end, ack)
 
         volume._zero_pieces = commit_first
         machine.clear(alignment=1, count=2 * 4096 + 100, fua=False, kind="trim", place=0)

@@ -8,6 +8,7 @@ when everybody waits. When everybody waits for good, that is a deadlock and rais
 
 import contextlib
 import random
+import secrets
 import sys
 import threading
 import time
@@ -364,11 +365,13 @@ class Simulation:
                 sleep=self.sleep,
             ),
             "uuid": SimpleNamespace(uuid4=lambda: uuid.UUID(bytes=self._random.randbytes(16))),
+            "secrets": SimpleNamespace(randbits=self._random.getrandbits),
             "ThreadPoolExecutor": lambda *_: _Pool(self),
             "Turn": lambda: _Turn(self),
         }
         originals = {
-            "threading": threading, "time": time, "uuid": uuid, "ThreadPoolExecutor": ThreadPoolExecutor, "Turn": Turn
+            "threading": threading, "time": time, "uuid": uuid, "secrets": secrets,
+            "ThreadPoolExecutor": ThreadPoolExecutor, "Turn": Turn,
         }  # fmt: skip
         with contextlib.ExitStack() as stack:
             for module in [module for name, module in sys.modules.items() if name.startswith("wbcache_core.")]:
