@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """wbcache info: whose log it is, what it holds, and, where it is refused, why."""
 
+import gzip
 import struct
 
 import pytest
 from xxhash import xxh3_64_intdigest
 
 from tests.cli.history import PAGE, History
+from tests.support.clients import REPOSITORY
 from wbcache_core.format import superblock as superblock_format
 
 
@@ -39,6 +41,35 @@ def test_in_words(wbcache, history, tmp_path):
     text = wbcache("info", log).stdout
     for words in (f"{log}, 8.0 MiB", "dirty", "in 3 segments", "oldest dirty    generation 4", "generation 3", "head"):
         assert words in text
+
+
+def test_the_epochs(wbcache, tmp_path):
+    history = History("epochs", commits=2)
+    for _ in range(2):
+        history.run(1)
+    log, _ = history.save(tmp_path)
+    superblock = history.superblock
+    facts, text = wbcache("info", "--json", log).json, wbcache("info", log).stdout
+    assert len(superblock.history) >= 3 and superblock.history[-1].epoch == superblock.epoch
+    assert facts["epoch"] == {"number": superblock.epoch.number, "id": f"{superblock.epoch.id:016x}"}
+    assert [(one["number"], one["first_lsn"]) for one in facts["epochs"]] == [
+        (switch.epoch.number, switch.first_lsn) for switch in superblock.history
+    ]
+    assert f"epoch           {superblock.epoch.number}, id {superblock.epoch.id:016x}" in text
+    for switch in superblock.history[1:]:
+        place = f"epoch {switch.epoch.number} began at LSN {switch.first_lsn}"
+        assert f"{place}, after the descriptor {switch.previous:016x}" in text
+
+
+def test_a_log_from_before_epochs(wbcache, tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes(gzip.decompress((REPOSITORY / "tests" / "data" / "log-v3.img.gz").read_bytes()))
+    before = log.read_bytes()
+    facts = wbcache("info", "--json", log).json
+    assert (facts["format"], facts["epoch"], facts["epochs"], facts["dirty"]["segments"]) == (3, None, [], 3)
+    assert "epoch" not in wbcache("info", log).stdout
+    assert wbcache("check", log).status == 0
+    assert log.read_bytes() == before
 
 
 def test_a_clean_log(wbcache, tmp_path):
