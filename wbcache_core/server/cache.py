@@ -52,7 +52,6 @@ from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import SHARED, Config
 from wbcache_core.server.dirty_content import DirtyContent
 from wbcache_core.server.drain import Drain
-from wbcache_core.server.epoch_facts import describe
 from wbcache_core.server.handover import HandOver
 from wbcache_core.server.history import Facts
 from wbcache_core.server.lasting import Lasting
@@ -276,7 +275,7 @@ class Cache:
         volume = str(uuid.UUID(bytes=self._superblock.uuid))
         names = {"origin": self._origin.name, "log": self._config.log, "volume": volume, "drain": self._drain.facts()}
         names |= {"quiesce": self._quiesce.facts(), "counters": self._counters.facts()}
-        names |= {"worker": status_facts.worker(self._executor.why_here), **describe(self._store.current)}
+        names |= {"worker": status_facts.worker(self._executor.why_here), **status_facts.epochs(self._store.current)}
         return names | status_facts.gather(
             self._line, self._covered, self._pins, self._snapshots, self._throttle, self._bad, self._ring_bytes
         )  # fmt: skip

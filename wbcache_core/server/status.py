@@ -9,6 +9,8 @@ from typing import NamedTuple
 from wbcache_core.flow.bad_blocks import BadBlocks
 from wbcache_core.flow.retention import Pins
 from wbcache_core.flow.throttle import Throttle
+from wbcache_core.format.epoch import Epoch
+from wbcache_core.format.superblock import Superblock
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.record_index import CoveredLog
@@ -74,6 +76,19 @@ def gather(
         "origin_seconds": time.monotonic() - failed_at if origin_error else None,
     }
     return facts
+
+
+def epochs(superblock: Superblock) -> Facts:
+    """Ready for JSON, also for `wbcache info`. `epoch` is null before the first one."""
+    switches = [
+        {**_epoch(switch.epoch), "first_lsn": switch.first_lsn, "previous": f"{switch.previous:016x}"}
+        for switch in superblock.history
+    ]
+    return {"epoch": _epoch(superblock.epoch) if superblock.epoch.number else None, "epochs": switches}
+
+
+def _epoch(epoch: Epoch) -> Facts:
+    return {"number": epoch.number, "id": f"{epoch.id:016x}"}
 
 
 def nothing() -> Facts:

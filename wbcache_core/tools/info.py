@@ -14,7 +14,7 @@ from wbcache_core.memory import moments
 from wbcache_core.memory.generations import Generation
 from wbcache_core.pairing import pairing
 from wbcache_core.pairing.mark import OriginSide
-from wbcache_core.server import epoch_facts, history
+from wbcache_core.server import history, status
 from wbcache_core.server.history import Facts
 from wbcache_core.server.ring_memory import describe_uncommitted
 from wbcache_core.tools.offline_devices import ForgivingLog
@@ -76,7 +76,7 @@ def _identity(superblock: Superblock) -> Facts:
         "volume": str(uuid.UUID(bytes=superblock.uuid)),
         "format": superblock.version,
         "log_bytes": superblock.log_bytes,
-        **epoch_facts.describe(superblock),
+        **status.epochs(superblock),
         "origin": {
             "name": superblock.origin_name,
             "bytes": superblock.origin_bytes,
