@@ -67,7 +67,7 @@ def test_a_log_from_before_epochs(wbcache, tmp_path):
     before = log.read_bytes()
     facts = wbcache("info", "--json", log).json
     assert (facts["format"], facts["epoch"], facts["epochs"], facts["dirty"]["segments"]) == (3, None, [], 3)
-    assert "epoch" not in wbcache("info", log).stdout
+    assert "\nepoch " not in wbcache("info", log).stdout
     assert wbcache("check", log).status == 0
     assert log.read_bytes() == before
 

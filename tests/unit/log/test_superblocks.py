@@ -167,3 +167,11 @@ def test_threads_write_one_after_the_other(disk, store):
     assert store.current.sequence == 2 + 200
     assert store.current.committed == 199
     assert newest(read_slots(disk)) == store.current
+
+
+def test_a_wbcache_from_before_epochs_refuses_what_this_one_writes(store, monkeypatch):
+    """By name, before it looks at anything else: versions 1 to 3 looked at magic, checksum and version first."""
+    monkeypatch.setattr("wbcache_core.format.superblock.VERSION", 3)
+    words = "log of format version 4; this wbcache reads up to version 3; use the wbcache that wrote it"
+    with pytest.raises(LogVersionError, match=words):
+        read_slots(store._device)
