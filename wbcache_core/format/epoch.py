@@ -77,8 +77,8 @@ def decode_epochs(content: bytes) -> tuple[Epoch, tuple[Switch, ...]]:
         not zero
         and not any(map(any, slots[used:]))
         and not any(content[_EPOCH.size + _HISTORY_BYTES :])
-        and is_sound(epoch)
-        and all(switch.epoch.number and is_sound(switch.epoch) and switch.first_lsn for switch in history)
+        and _is_sound(epoch)
+        and all(switch.epoch.number and _is_sound(switch.epoch) and switch.first_lsn for switch in history)
         and all(
             earlier.epoch.number < later.epoch.number and earlier.first_lsn < later.first_lsn
             for earlier, later in pairwise(history)
@@ -90,6 +90,6 @@ def decode_epochs(content: bytes) -> tuple[Epoch, tuple[Switch, ...]]:
     return epoch, history
 
 
-def is_sound(epoch: Epoch) -> bool:
+def _is_sound(epoch: Epoch) -> bool:
     """Whether number and id are both 0 or neither is."""
     return bool(epoch.number) == bool(epoch.id)

@@ -28,7 +28,7 @@ from xxhash import xxh3_64_intdigest
 from wbcache_core.clock import Reading
 from wbcache_core.errors import FormatError, LaterVersionError
 from wbcache_core.format.answers import NO_ANSWERS, Answers, decode_answers, encode_answers
-from wbcache_core.format.epoch import NO_EPOCH, Epoch, is_sound
+from wbcache_core.format.epoch import NO_EPOCH, Epoch
 from wbcache_core.units import PAGE_BYTES, pages_of
 
 MAGIC = b"WBCSEGMT"
@@ -54,6 +54,7 @@ _HEADER = struct.Struct("<8sHBBHH16sQQQQQIIQ64s")
 _LONG_FRAMES = struct.Struct(f"<{FRAME_COUNT}I")
 """Where versions 1 and 2 had the lengths of the frames."""
 _EPOCH_AND_FRAMES = struct.Struct(f"<IIQ16s{FRAME_COUNT}H")
+_EPOCH_ALONE = struct.Struct("<IIQ48x")
 _COMMITTED_AT = struct.calcsize("<8sHBBHH16sQQ")
 _ENTRIES_AT = _HEADER.size
 _CHECKSUM = struct.Struct("<Q")
@@ -63,7 +64,7 @@ _ENTRY_BYTES = _ENTRY.size
 
 assert _HEADER.size == 152
 assert _ENTRY_BYTES == 16
-assert _LONG_FRAMES.size == _EPOCH_AND_FRAMES.size == 64
+assert _LONG_FRAMES.size == _EPOCH_AND_FRAMES.size == _EPOCH_ALONE.size == 64
 assert _ENTRIES_AT + MAX_ENTRIES * _ENTRY_BYTES == _CHECKSUM_AT
 assert FRAME_PAGES * FRAME_COUNT >= MAX_ENTRIES
 
@@ -71,7 +72,11 @@ ZERO_PAGE_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))
 """The checksum of a page of zeros."""
 _MAGIC_WORD = int.from_bytes(MAGIC, sys.byteorder)
 _NO_FRAMES = (0,) * FRAME_COUNT
+_ANSWERS = tuple(map(decode_answers, range(256)))
+"""What each byte means."""
 _NO_FRAME_BYTES = bytes(_LONG_FRAMES.size)
+_EPOCH_BYTES = struct.calcsize("<IIQ")
+_ZEROS_AFTER_EPOCH = bytes(_EPOCH_ALONE.size - _EPOCH_BYTES)
 _REST = tuple(bytes(_CHECKSUM_AT - _ENTRIES_AT - count * _ENTRY_BYTES) for count in range(MAX_ENTRIES + 1))
 """The zeros after that many entries."""
 _KIND_LIMIT = (ZERO + 1) << KIND_SHIFT
@@ -189,7 +194,7 @@ def _epoch_and_frames(descriptor: Descriptor) -> bytes:
         return _LONG_FRAMES.pack(*lengths) if lengths else _NO_FRAME_BYTES
     epoch = descriptor.epoch
     if descriptor.encoding == RAW:
-        return _EPOCH_AND_FRAMES.pack(epoch.number, 0, epoch.id, b"", *_NO_FRAMES)
+        return _EPOCH_ALONE.pack(epoch.number, 0, epoch.id)
     whole = _whole_frames(descriptor.page_count)
     stored = (0 if length == full else length for length, full in zip(lengths, whole, strict=True))
     return _EPOCH_AND_FRAMES.pack(epoch.number, 0, epoch.id, b"", *stored)
@@ -209,12 +214,17 @@ def _decode_epoch_and_frames(
     """Raises FormatError."""
     if version <= _VERSION_WITHOUT_EPOCH:
         return NO_EPOCH, _NO_FRAMES if content == _NO_FRAME_BYTES else _LONG_FRAMES.unpack(content)
-    number, zero, epoch_id, zeros, *stored = _EPOCH_AND_FRAMES.unpack(content)
-    epoch = Epoch(number, epoch_id)
-    if zero or any(zeros) or not number or not is_sound(epoch):
+    number, zero, epoch_id = _EPOCH_ALONE.unpack(content)
+    if zero or not number or not epoch_id:
         raise FormatError("the segment descriptor has an impossible epoch")
+    epoch = Epoch(number, epoch_id)
     if encoding == RAW:
-        return epoch, tuple(stored)
+        if content[_EPOCH_BYTES:] != _ZEROS_AFTER_EPOCH:
+            raise FormatError("the segment descriptor has data where zeros belong")
+        return epoch, _NO_FRAMES
+    _, _, _, zeros, *stored = _EPOCH_AND_FRAMES.unpack(content)
+    if any(zeros):
+        raise FormatError("the segment descriptor has data where zeros belong")
     if not any(stored):
         raise FormatError("the segment descriptor contradicts itself: none of its frames is compressed")
     whole = _whole_frames(page_count)
@@ -254,8 +264,8 @@ def decode(page: memoryview) -> Descriptor:
         )
     if (boot_ns and not boot) or (boot and version == OLDEST_VERSION):
         raise FormatError("the segment descriptor has an impossible time since the boot")
-    answers = decode_answers(answers_byte)
-    if answers is None or any(answers) != (version > _VERSION_WITHOUT_EPOCH):
+    answers = _ANSWERS[answers_byte]
+    if answers is None or (answers_byte > 0) != (version > _VERSION_WITHOUT_EPOCH):
         raise FormatError("the segment descriptor has impossible answers")
     if count > MAX_ENTRIES or page_count > count or encoding > ZSTD:
         raise FormatError("the segment descriptor has impossible fields")
