@@ -14,6 +14,7 @@ from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device
 from wbcache_core.flow.bad_blocks import pages_to_carry
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
+from wbcache_core.log.epochs import new_epoch
 from wbcache_core.log.geometry import LogEnd
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.writer import LogWriter
@@ -64,15 +65,17 @@ class NewLog:
 
     def format(self, batch_end: int) -> None:
         """As a log without content. See the superblock for batch_end. Raises DeviceError."""
-        self._store.format(self._store.current.with_changes(
-            samples=fingerprint.take(self._origin), destaged_time_ns=clock.read().wall_ns, batch_end=batch_end
+        blank = self._store.current
+        self._store.format(blank.with_changes(
+            samples=fingerprint.take(self._origin), destaged_time_ns=clock.read().wall_ns, batch_end=batch_end,
+            **new_epoch(blank, blank.committed, blank.destaged_previous),
         ))  # fmt: skip
 
     def append_whole(self, generation: OneGeneration, check: Callable[[], None]) -> None:
         """The first generation; durable when it returns. Raises what it and `check` raise, too, and DeviceError."""
         superblock, ring = self._store.current, RingBuffer(RING_BYTES)
         writer = LogWriter(
-            self.device, superblock.data_pages, superblock.uuid, ring, LogEnd(0, 0, 0, Reading(0)),
+            self.device, superblock.data_pages, superblock.uuid, ring, LogEnd(0, 0, 0, Reading(0), superblock.epoch),
             self._config.compress, self._store.log_sync,
         )  # fmt: skip
         try:
