@@ -84,4 +84,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        device._use(cls(export.uri, 1, export.times).export)\n",
         "tests/nbdkit/test_nbd_restarts.py::test_another_process_refuses_what_is_not_the_same_export",
     ),
+    Mutation(
+        "many-connections-to-any-export",
+        "reads go to connections that need not see what was flushed on another",
+        "device/nbd_device.py",
+        "        if not self._is_multi_conn:\n",
+        "        if False:\n",
+        "tests/nbdkit/test_one_connection.py",
+    ),
 )

@@ -2,7 +2,8 @@
 """A device behind an NBD URI: an origin on another machine, in Ceph or S3 through nbdkit or qemu-nbd.
 
 A pool of connections lets requests overlap: one request per connection, or
-several writes of a batch at once on each. If a connection is lost, reads are
+several writes of a batch at once on each. There is only one if the export does
+not promise that all see the same (multi-conn). If a connection is lost, reads are
 retried on a new one for a while. Writes are not: a server that went away may
 have lost whatever was not flushed, even what it had acknowledged. So the next
 sync() fails and the destager, which still has all of it in the log, repeats the
@@ -60,20 +61,18 @@ class NbdDevice:
         if smallest > PAGE_BYTES:
             raise ConfigError(f"origin '{uri}' requires blocks of {smallest} bytes; at most {PAGE_BYTES} is supported")
         can_zero = handle.can_zero()
-        self._use(
-            NbdExport(
-                uri, connections, times,
-                size=handle.get_size(),
-                writable=not handle.is_read_only(),
-                can_flush=handle.can_flush(),
-                can_zero=can_zero,
-                can_trim=can_zero and handle.can_trim(),
-                can_cache=handle.can_cache(),
-                can_map=handle.can_meta_context(ALLOCATION),
-                is_multi_conn=handle.can_multi_conn(),
-                largest_data=min(handle.get_block_size(nbd.SIZE_MAXIMUM) or _LARGEST_DATA, _LARGEST_DATA),
-            )
-        )  # fmt: skip
+        self._use(NbdExport(
+            uri, connections, times,
+            size=handle.get_size(),
+            writable=not handle.is_read_only(),
+            can_flush=handle.can_flush(),
+            can_zero=can_zero,
+            can_trim=can_zero and handle.can_trim(),
+            can_cache=handle.can_cache(),
+            can_map=handle.can_meta_context(ALLOCATION),
+            is_multi_conn=handle.can_multi_conn(),
+            largest_data=min(handle.get_block_size(nbd.SIZE_MAXIMUM) or _LARGEST_DATA, _LARGEST_DATA),
+        ))  # fmt: skip
         self._all.add(connection)
         self._idle.append(connection)
 
@@ -108,18 +107,15 @@ class NbdDevice:
         self._stopping = False
         self._draining = False
         self._patience = Patience(times.timeout)
-        self._rules = Rules(self._is_stopping, self._is_draining, self._patience, self._others_answered_at)
+        self._rules = Rules(self._is_stopping, lambda: self._draining, self._patience, self._others_answered_at)
         self._optional = OptionalRequests()
 
     def _use(self, export: NbdExport) -> None:
-        self.export = export
+        self.export, self._is_multi_conn = export, export.is_multi_conn
         self.size, self.writable, self.can_trim = export.size, export.writable, export.can_trim
 
     def _is_stopping(self) -> bool:
         return self._stopping
-
-    def _is_draining(self) -> bool:
-        return self._draining
 
     def _new_connection(self) -> NbdConnection:
         """Raises ConfigError, DeviceLostError."""
@@ -185,7 +181,12 @@ class NbdDevice:
         self._grow_pause = min(2 * self._grow_pause, _LONGEST_GROW_PAUSE)
 
     def _limit_now(self) -> int:
-        """How many connections there may be. Lock held."""
+        """How many connections there may be. Lock held.
+
+        One, if what is flushed on it need not be read on others: NBD's proto.md, NBD_FLAG_CAN_MULTI_CONN.
+        """
+        if not self._is_multi_conn:
+            return 1
         if self._limit < self._most and time.monotonic() >= self._grow_at:
             self._limit = self._most
         return self._limit
@@ -201,9 +202,12 @@ class NbdDevice:
                     f"origin '{self.name}' has {size} bytes now and had {self.size}: it is tried again; "
                     "restore the former size, or restart the cache"
                 )
-            if self._is_beside_another and not connection.handle.can_multi_conn():
-                connection = None
-                raise NoConnectionError(f"origin '{self.name}' is not multi-conn any more", errno.EIO)
+            is_multi_conn = connection.handle.can_multi_conn()
+            with self._lock:
+                if (self._is_beside_another or self._all) and not is_multi_conn:
+                    connection = None
+                    raise NoConnectionError(f"origin '{self.name}' is not multi-conn any more", errno.EIO)
+                self._is_multi_conn = is_multi_conn
             self._grow_pause = _FIRST_GROW_PAUSE
             return connection
         except DeviceError as error:
