@@ -10,6 +10,8 @@ from tests.support.browser import assert_complete_in_itself, measured, screensho
 from tests.support.control import ask, wbcache
 from tests.support.gated_origin import wait_until
 from wbcache_core.server.series import FIELDS
+from wbcache_core.tools.report import server_report
+from wbcache_core.tools.report.server_report import ask_all, server_page
 
 MIB = 1 << 20
 PAGE = 4096
@@ -74,6 +76,7 @@ def test_in_a_browser(server, control, folder):
     for text in (
         NAME, "<script>alert(2)<|script>", "Nothing needs attention", "What the log holds", "Flushes: 40 timed",
         "Over the server's life", "destage-depth: 64 \N{RIGHTWARDS ARROW} 9", "Written by clients, by time",
+        "What was written where and when",
     ):  # fmt: skip
         assert text in words, text
     colours = screenshot(page, folder / "page.png", height=3000)
@@ -102,6 +105,23 @@ def test_before_anything_has_happened(server, control, folder):
     assert wbcache("report", control, folder / "page.html")[0] == 0
     words = assert_complete_in_itself((folder / "page.html").read_text())
     assert "Nothing yet." in words and "None yet." in words
+
+
+def test_a_log_that_takes_too_long_to_look_at(server, control, folder, monkeypatch):
+    work(server, rounds=3)
+    page = server_page(ask_all(str(control)))[0]
+    assert "What was written where and when" in page
+    monkeypatch.setattr(server_report, "_PATIENCE_SECONDS", -1.0)
+    page = server_page(ask_all(str(control)))[0]
+    assert "What was written where and when" not in page and "The past that can be opened" in page
+
+
+def test_a_server_without_a_log(server, control, folder):
+    work(server, rounds=3)
+    assert wbcache("detach", control, "--force")[0] == 0
+    assert wbcache("report", control, folder / "page.html")[0] == 0
+    words = assert_complete_in_itself((folder / "page.html").read_text())
+    assert "What was written where and when" not in words
 
 
 def test_the_log_of_a_server(server, pair, folder):

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a picture shows of a log: its segments, and the moments around them. From the log, or from its server."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from math import inf
 from typing import NamedTuple
 
 from wbcache_core.device.file_device import FileDevice
+from wbcache_core.errors import ControlError
 from wbcache_core.format.segment import KIND_SHIFT, RAW, TRIM, Descriptor
 from wbcache_core.log.recovery import Found
 from wbcache_core.memory.generations import Generation
@@ -52,9 +55,10 @@ def content_of(history: LogHistory, segments: list[Found]) -> LogContent:
     )  # fmt: skip
 
 
-def content_of_server(socket: str) -> LogContent:
-    """Of the log of a running server, as it is in the end: it may change meanwhile. Raises ControlError."""
-    pages = list(_pages(socket))
+def content_of_server(socket: str, patience: float = inf) -> LogContent:
+    """Of the log of a running server, as it is in the end: it may change meanwhile. Raises ControlError, also after so
+    many seconds."""
+    pages = list(_pages(socket, time.monotonic() + patience))
     status = ask(socket, "status")
     descriptors = [_descriptor(one) for page in pages for one in page["segments"]]
     window, destaged = status["window"], status["cursors"]["destaged"]
@@ -67,9 +71,11 @@ def content_of_server(socket: str) -> LogContent:
     )  # fmt: skip
 
 
-def _pages(socket: str) -> Iterator[Facts]:
+def _pages(socket: str, deadline: float) -> Iterator[Facts]:
     start = 0
     while True:
+        if time.monotonic() > deadline:
+            raise ControlError("the log has more than can be looked at in the time given")
         page = ask(socket, "segments", **{"from": start})
         yield page
         if page["next"] is None:

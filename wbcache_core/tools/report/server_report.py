@@ -5,11 +5,15 @@ import json
 from typing import NamedTuple
 
 from wbcache_core.counters import SOURCE_NAMES
+from wbcache_core.errors import ControlError
 from wbcache_core.server.control.client import ask, counted_status
 from wbcache_core.server.history import Facts
 from wbcache_core.tools.activity import quantile
+from wbcache_core.tools.log_content import LogContent, content_of_server
+from wbcache_core.tools.log_facts import gather
 from wbcache_core.tools.report.advice import findings
 from wbcache_core.tools.report.charts import Line, Part, bar, histogram, over_time
+from wbcache_core.tools.report.density import log_picture
 from wbcache_core.tools.report.life import Life
 from wbcache_core.tools.report.markup import Markup
 from wbcache_core.tools.report.page import Finding, Tile, charts, page, section, table, tiles
@@ -17,6 +21,9 @@ from wbcache_core.tools.report.past import ROWS, past_section
 from wbcache_core.tools.report.words import LATENCIES, PARAMETERS
 from wbcache_core.tools.scales import count, duration, rate, share, size
 from wbcache_core.units import PAGE_SHIFT
+
+_PATIENCE_SECONDS = 20.0
+"""For the picture of the log."""
 
 
 class Answers(NamedTuple):
@@ -27,6 +34,8 @@ class Answers(NamedTuple):
     settings: list[Facts]
     events: Facts
     history: Facts
+    content: LogContent | None
+    """Of its log; None if there is none now, or if it takes too long."""
 
 
 def ask_all(path: str) -> Answers:
@@ -38,7 +47,16 @@ def ask_all(path: str) -> Answers:
         ask(path, "get")["settings"],
         ask(path, "events", after=0),
         ask(path, "history", limit=ROWS),
+        _content(path),
     )
+
+
+def _content(path: str) -> LogContent | None:
+    try:
+        return content_of_server(path, _PATIENCE_SECONDS)
+    except ControlError:
+        # The page is worth having without a picture, and wbcache picture says why there is none.
+        return None
 
 
 def server_page(answers: Answers) -> tuple[str, list[Finding]]:
@@ -56,7 +74,7 @@ def server_page(answers: Answers) -> tuple[str, list[Finding]]:
         _log(status),
         _rates(life),
         _latencies(status, life),
-        past_section(answers.history),
+        past_section(answers.history, *([log_picture(gather(answers.content))] if answers.content else [])),
         _events(answers.events),
         _settings(answers.settings),
     ]
