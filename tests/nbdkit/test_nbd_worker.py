@@ -35,7 +35,9 @@ SETTINGS = {
     "on_exit": "destage",
     "origin_settle": f"{SETTLE_S}s",
 }
-NOISE = ["the batch is repeated", "destaging", "origin 'nbd", "the connection to origin", *HANG_UP_ERRORS]
+NOISE = [
+    "the batch is repeated", "nothing is lost", "destaging", "origin 'nbd", "the connection to origin", *HANG_UP_ERRORS,
+]  # fmt: skip
 
 
 @pytest.fixture
