@@ -8,8 +8,7 @@ frame is exactly as long as its pages, a zstd frame is always shorter.
 import zstandard
 
 from wbcache_core.errors import FormatError
-from wbcache_core.format.segment import FRAME_COUNT, FRAME_PAGES
-from wbcache_core.units import PAGE_BYTES
+from wbcache_core.format.segment import FRAME_COUNT, FRAME_PAGES, plain_bytes
 
 
 def pack(compressor: zstandard.ZstdCompressor, pages: list[memoryview]) -> list[bytes]:
@@ -29,12 +28,12 @@ def lengths_of(frames: list[bytes]) -> tuple[int, ...]:
 
 def unpack(frame: bytes | bytearray | memoryview, number: int, page_count: int) -> bytes | bytearray | memoryview:
     """The pages of frame `number` of a segment of page_count pages. Raises FormatError for any other bytes."""
-    plain_bytes = min(FRAME_PAGES, page_count - number * FRAME_PAGES) * PAGE_BYTES
-    if len(frame) == plain_bytes:
+    length = plain_bytes(number, page_count)
+    if len(frame) == length:
         return frame
     try:
         # The size in the frame's header is not trusted: it could ask for any amount of memory.
-        if zstandard.frame_content_size(frame) != plain_bytes:
+        if zstandard.frame_content_size(frame) != length:
             raise FormatError("a zstd frame of the wrong size")
         # A context serves one thread at a time, so each call has its own.
         return zstandard.ZstdDecompressor().decompress(frame)

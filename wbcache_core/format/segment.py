@@ -200,12 +200,14 @@ def _epoch_and_frames(descriptor: Descriptor) -> bytes:
     return _EPOCH_AND_FRAMES.pack(epoch.number, 0, epoch.id, b"", *stored)
 
 
+def plain_bytes(number: int, page_count: int) -> int:
+    """How long frame `number` of a segment of page_count pages is if it is stored as it is."""
+    return min(FRAME_PAGES, page_count - number * FRAME_PAGES) * PAGE_BYTES
+
+
 def _whole_frames(page_count: int) -> list[int]:
     """How long each frame is if it is stored as it is; 0 for one that does not exist."""
-    return [
-        max(min(page_count - first, FRAME_PAGES), 0) * PAGE_BYTES
-        for first in range(0, FRAME_COUNT * FRAME_PAGES, FRAME_PAGES)
-    ]
+    return [max(plain_bytes(number, page_count), 0) for number in range(FRAME_COUNT)]
 
 
 def _decode_epoch_and_frames(

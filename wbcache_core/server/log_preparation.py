@@ -16,6 +16,7 @@ from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device
 from wbcache_core.device.log_file import LogFile, check_creatable
 from wbcache_core.errors import DeviceError, ReadOnlyError
+from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.epochs import new_epoch
 from wbcache_core.log.geometry import LogEnd
 from wbcache_core.log.superblocks import SuperblockStore
@@ -27,7 +28,7 @@ from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.pairing.pairing import OTHER_LOG
 from wbcache_core.pairing.recovery import RecoveredPair
 from wbcache_core.server.config import Config
-from wbcache_core.server.opening import Joining, check_distinct, open_pair
+from wbcache_core.server.opening import Joining, OpenedPair, check_distinct, open_pair
 from wbcache_core.server.ring_memory import RingMemory
 from wbcache_core.units import format_size
 
@@ -60,15 +61,20 @@ def create_log(log: LogFile, config: Config, origin: Device) -> None:
         raise
 
 
-def check_joinable(config: Config, origin: Device, joining: Joining) -> None:
-    """Whether this log could be attached once the one that the origin's mark names is detached. Writes nothing, and
-    leaves nothing open. Raises what open_pair() does, DeviceError and ReadOnlyError if it cannot be made or written."""
+def open_joinable(config: Config, origin: Device, joining: Joining) -> OpenedPair:
+    """Open a log for an origin whose mark names another one. Writes nothing. Raises what open_pair() does."""
     ring = RingMemory(is_shared_wanted=False)
     tried = replace(config, force=config.force | {OTHER_LOG})
     try:
-        log = open_pair(tried, origin, None, ring.join, joining).log
+        return open_pair(tried, origin, None, ring.join, joining)
     finally:
         ring.close(is_empty=False)
+
+
+def check_joinable(config: Config, origin: Device, joining: Joining) -> None:
+    """Whether this log could be attached once the one that the origin's mark names is detached. Writes nothing, and
+    leaves nothing open. Raises what open_pair() does, DeviceError and ReadOnlyError if it cannot be made or written."""
+    log = open_joinable(config, origin, joining).log
     try:
         if isinstance(log, LogFile) and not log.exists:
             check_creatable(config.log)
@@ -103,11 +109,15 @@ def prepare(
 def format_blank(log: Device, store: SuperblockStore, origin: Device) -> Reading:
     """Format a log. Generation 0 is the origin as it is; returns the time of that. Raises DeviceError."""
     now = clock.read()
-    blank = store.current
-    epoch = new_epoch(blank, blank.destaged, blank.destaged_previous)
-    store.format(blank.with_changes(samples=fingerprint.take(origin), destaged_time_ns=now.wall_ns, **epoch))
+    store.format(without_content(store.current, origin, now))
     _log.info("formatted log '%s' of %s", log.name, format_size(store.current.log_bytes))
     return now
+
+
+def without_content(blank: Superblock, origin: Device, now: Reading) -> Superblock:
+    """What a log that is formatted says first, in its first epoch. Raises DeviceError."""
+    epoch = new_epoch(blank, blank.destaged, blank.destaged_previous)
+    return blank.with_changes(samples=fingerprint.take(origin), destaged_time_ns=now.wall_ns, **epoch)
 
 
 def bring_up_to_date(

@@ -7,24 +7,19 @@ not durable.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from wbcache_core import clock
 from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device
 from wbcache_core.flow.bad_blocks import pages_to_carry
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
-from wbcache_core.log.epochs import new_epoch
 from wbcache_core.log.geometry import LogEnd
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.writer import LogWriter
 from wbcache_core.memory.ring import RingBuffer
-from wbcache_core.pairing import fingerprint
-from wbcache_core.pairing.pairing import OTHER_LOG
 from wbcache_core.server.config import Config
-from wbcache_core.server.log_preparation import make_room
-from wbcache_core.server.opening import Joining, blank_superblock, open_pair
-from wbcache_core.server.ring_memory import RingMemory
+from wbcache_core.server.log_preparation import make_room, open_joinable, without_content
+from wbcache_core.server.opening import Joining, blank_superblock
 from wbcache_core.volume.one_generation import RING_BYTES, OneGeneration
 
 
@@ -37,12 +32,7 @@ class NewLog:
         self._config = config
         self._origin = origin
         self.name = config.log
-        ring = RingMemory(is_shared_wanted=False)
-        tried = replace(config, force=config.force | {OTHER_LOG})
-        try:
-            opened = open_pair(tried, origin, None, ring.join, Joining(formats))
-        finally:
-            ring.close(is_empty=False)
+        opened = open_joinable(config, origin, Joining(formats))
         self.device, self.side = opened.log, opened.side
         try:
             make_room(self.device, config, origin)
@@ -65,11 +55,8 @@ class NewLog:
 
     def format(self, batch_end: int) -> None:
         """As a log without content. See the superblock for batch_end. Raises DeviceError."""
-        blank = self._store.current
-        self._store.format(blank.with_changes(
-            samples=fingerprint.take(self._origin), destaged_time_ns=clock.read().wall_ns, batch_end=batch_end,
-            **new_epoch(blank, blank.committed, blank.destaged_previous),
-        ))  # fmt: skip
+        first = without_content(self._store.current, self._origin, clock.read())
+        self._store.format(first.with_changes(batch_end=batch_end))
 
     def append_whole(self, generation: OneGeneration, check: Callable[[], None]) -> None:
         """The first generation; durable when it returns. Raises what it and `check` raise, too, and DeviceError."""

@@ -42,8 +42,8 @@ class RingMemory:
         """The ring of a server that was killed, if it was taken over."""
         self._file: SharedFile | None = None
         """The memory that the ring is in, if it is shared."""
-        self._layout = (0, 0)
-        """Of the ring in use: Layout's arguments."""
+        self._layout = Layout(0, 0)
+        """Of the ring in use."""
         self._stale: SharedFile | None = None
         """One that is not used, and is to be replaced. Locked meanwhile."""
 
@@ -120,7 +120,7 @@ class RingMemory:
         """Before the first write: what recovery found is durable. The ring becomes a shared one, if that is wanted and
         possible. Idempotent. Raises nothing."""
         anchor = Anchor(committed, end.previous, end.generation)
-        self._layout = ring.pages, ring.volatile_pages
+        self._layout = ring.layout
         if self._file:
             ring.journal.note_commit(anchor)
             return

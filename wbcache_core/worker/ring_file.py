@@ -19,8 +19,7 @@ class OpenRing(NamedTuple):
     """A ring in shared memory, for another process that is handed its descriptor."""
 
     file: ReadableFile
-    layout: tuple[int, int]
-    """Arguments of Layout."""
+    layout: Layout
 
     @property
     def descriptors(self) -> list[int]:
@@ -38,8 +37,7 @@ class RingFile:
     def __init__(self, opened: OpenRing, floor: Callable[[], int]) -> None:
         """The slots of LSNs below floor() may have been used again; it may be a moment late."""
         self._file = opened.file
-        layout = Layout(*opened.layout)
-        self._pages, self._slots_at = layout.ring_pages, layout.journal_bytes
+        self._pages, self._slots_at = opened.layout.ring_pages, opened.layout.journal_bytes
         self._floor = floor
 
     def copy_newest(self, segments: list[Located], end: int, image: memoryview) -> int:

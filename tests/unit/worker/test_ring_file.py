@@ -28,7 +28,7 @@ class Ring:
         for lsn in range(4, 20):
             self.put(lsn, page_of(lsn))
         self.floor = 4
-        self.opened = OpenRing(self.shared.open_again(), (PAGES, 8))
+        self.opened = OpenRing(self.shared.open_again(), LAYOUT)
         self.file = RingFile(self.opened, lambda: self.floor)
 
     def put(self, lsn, page):
