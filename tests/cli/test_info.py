@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """wbcache info: whose log it is, what it holds, and, where it is refused, why."""
 
-import gzip
 import struct
 
 import pytest
 from xxhash import xxh3_64_intdigest
 
 from tests.cli.history import PAGE, History
-from tests.support.clients import REPOSITORY
+from tests.support.old_images import image
 from wbcache_core.format import superblock as superblock_format
 
 
@@ -63,7 +62,7 @@ def test_the_epochs(wbcache, tmp_path):
 
 def test_a_log_from_before_epochs(wbcache, tmp_path):
     log = tmp_path / "log"
-    log.write_bytes(gzip.decompress((REPOSITORY / "tests" / "data" / "log-v3.img.gz").read_bytes()))
+    log.write_bytes(image("log", 3))
     before = log.read_bytes()
     facts = wbcache("info", "--json", log).json
     assert (facts["format"], facts["epoch"], facts["epochs"], facts["dirty"]["segments"]) == (3, None, [], 3)

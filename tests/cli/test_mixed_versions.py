@@ -1,31 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The commands on a log that an older wbcache began and this one went on with, without a stop in between."""
 
-import gzip
-import random
-
 import pytest
 
-from tests.support.clients import REPOSITORY
 from tests.support.damage import damage_superblocks
 from tests.support.local_pair import QUIET, LocalPair
 from tests.support.matching import same
+from tests.support.old_images import put_images, states
 from wbcache_core.format.superblock import DATA_START
 from wbcache_core.units import MIB, PAGE_BYTES
 
 
 def volume():
     """What tests/data/README.md says, and a page of this version."""
-    content = bytearray(MIB)
-    for offset, data in (
-        (4096, b"one" * 4096),
-        (8192, b"two" * 100),
-        (65536, bytes(8192)),
-        (70000, b"three" * 2000),
-        (40 * 4096, b"four" * 16 * 1024 + random.Random(3).randbytes(7 * 4096)),
-        (100 * 4096, b"n" * PAGE_BYTES),
-    ):
-        content[offset : offset + len(data)] = data
+    content = bytearray(states()[-1])
+    content[100 * PAGE_BYTES : 101 * PAGE_BYTES] = b"n" * PAGE_BYTES
     return bytes(content)
 
 
@@ -33,9 +22,7 @@ def volume():
 def mixed(tmp_path):
     """Three dirty segments of descriptor version 2, one of version 3."""
     pair = LocalPair(tmp_path)
-    for path in (pair.origin, pair.log):
-        image = REPOSITORY / "tests" / "data" / f"{path.name}-v3.img.gz"
-        path.write_bytes(gzip.decompress(image.read_bytes()))
+    put_images(pair, 3)
     cache = pair.start(force="origin-moved", ring_memory="private", history="1h", **QUIET)
     cache.volume.write(b"n" * PAGE_BYTES, 100 * PAGE_BYTES)
     cache.volume.flush()

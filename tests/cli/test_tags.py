@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """wbcache tag, untag and history on a log that no server holds."""
 
-import gzip
 import shutil
 import time
 
 import pytest
 
 from tests.cli.history import PAGE, History
-from tests.support.clients import REPOSITORY
 from tests.support.matching import same
+from tests.support.old_images import image
 from tests.support.simulated_disk import MemoryDisk
 from wbcache_core.device.file_device import FileDevice
 from wbcache_core.format.superblock import SLOT_OFFSETS, TAG_COUNT, VERSION
@@ -241,7 +240,7 @@ def test_history_changes_nothing(wbcache, history, tmp_path):
 def test_tags_of_an_older_format(wbcache, tmp_path):
     """The first tag makes the superblock one of this version."""
     log = tmp_path / "log"
-    log.write_bytes(gzip.decompress((REPOSITORY / "tests" / "data" / "log-v1.img.gz").read_bytes()))
+    log.write_bytes(image("log", 1))
     assert newest(read_slots(MemoryDisk(bytearray(log.read_bytes())))).version == 1
     assert wbcache("tag", log, "a").status == 0
     assert newest(read_slots(MemoryDisk(bytearray(log.read_bytes())))).version == VERSION

@@ -2,15 +2,14 @@
 """Power fails at any write or sync with which an epoch begins, also the first one in a log that had none."""
 
 import contextlib
-import gzip
 import random
-from pathlib import Path
 
 import pytest
 
 from tests.crash.disks import Disks, log_writes, page, write
 from tests.crash.replay import Replay
 from tests.crash.workload import LOG_DISK
+from tests.support.old_images import image
 from tests.support.simulated_disk import STYLES, MemoryDisk
 from wbcache_core.errors import FormatError
 from wbcache_core.format import segment as segment_format
@@ -18,14 +17,11 @@ from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS, VERSION
 from wbcache_core.log.superblocks import read_slots
 from wbcache_core.units import PAGE_BYTES
 
-DATA = Path(__file__).resolve().parents[1] / "data"
 RESTARTS = 3
 
 
 def put_old(disks, version):
-    disks.images = [
-        bytearray(gzip.decompress((DATA / f"{name}-v{version}.img.gz").read_bytes())) for name in ("log", "origin")
-    ]
+    disks.images = [bytearray(image(name, version)) for name in ("log", "origin")]
 
 
 def descriptors(image):

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Logs that an older wbcache wrote: read, served and gone on with."""
 
-import gzip
-import random
-from pathlib import Path
-
 import pytest
 
 from tests.model.test_pins import numbers, page_of, superblock_of, write_page
@@ -12,33 +8,11 @@ from tests.support.abandon import abandon
 from tests.support.checker import check_pair
 from tests.support.local_pair import QUIET
 from tests.support.matching import same
+from tests.support.old_images import put_images, states
 from wbcache_core.format import segment as segment_format
 from wbcache_core.format.epoch import Switch
 from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS, VERSION
 from wbcache_core.units import MIB, PAGE_BYTES
-
-DATA = Path(__file__).resolve().parents[1] / "data"
-
-
-def put_images(pair, version):
-    """The images were made by wbcache of then: see their README."""
-    pair.origin.write_bytes(gzip.decompress((DATA / f"origin-v{version}.img.gz").read_bytes()))
-    pair.log.write_bytes(gzip.decompress((DATA / f"log-v{version}.img.gz").read_bytes()))
-
-
-def states():
-    """The volume after each generation of the images."""
-    volume, found = bytearray(MIB), []
-    for offset, content in (
-        (4096, b"one" * 4096),
-        (8192, b"two" * 100),
-        (65536, bytes(8192)),
-        (70000, b"three" * 2000),
-        (40 * 4096, b"four" * 16 * 1024 + random.Random(3).randbytes(7 * 4096)),
-    ):
-        volume[offset : offset + len(content)] = content
-        found.append(bytes(volume))
-    return [found[0], found[1], found[3], found[4]]
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])

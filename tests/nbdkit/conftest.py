@@ -32,6 +32,18 @@ def folder():
 
 
 @pytest.fixture
+def control(folder):
+    """For `control=`; short, like the folder."""
+    return folder / "c"
+
+
+@pytest.fixture
+def other(folder):
+    """Of a log to attach."""
+    return folder / "other.log"
+
+
+@pytest.fixture
 def pair(folder):
     """An origin and a log to serve; servers that the test left running are killed."""
     pair = CachePair(folder)

@@ -22,11 +22,6 @@ MIB = 1 << 20
 KEEP = {"history": "1h", "log_size": "64M"}
 
 
-@pytest.fixture
-def control(folder):
-    return folder / "c"
-
-
 def write(server, letter, count=65536):
     with clients.connection(server.uri) as handle:
         handle.pwrite(letter * count, 0)

@@ -40,16 +40,6 @@ LACKS = re.compile(r"lacks data that log '([^']+)'")
 
 
 @pytest.fixture
-def control(folder):
-    return folder / "c"
-
-
-@pytest.fixture
-def other(folder):
-    return folder / "other.log"
-
-
-@pytest.fixture
 def server(pair, control):
     pair.make_origin(SIZE)
     with pair.serve(control=control, check=False, tolerate=TOLERATED, **QUIET) as server:

@@ -7,8 +7,6 @@ import queue
 import subprocess
 import threading
 
-import pytest
-
 from tests.nbdkit.test_live_drain import slow_origin
 from tests.support import clients
 from tests.support.clients import REPOSITORY
@@ -19,11 +17,6 @@ from tests.support.gated_origin import PATIENCE_S
 MIB = 1 << 20
 PAGE = 4096
 SIZE = 8 * MIB
-
-
-@pytest.fixture
-def control(folder):
-    return folder / "c"
 
 
 class Follower:

@@ -18,11 +18,6 @@ EXPORTS = {"ack=ram": "head", "ack=log": "committed", "ack=origin": "destaged", 
 ORDER = ["head", "committed", "destaged"]
 
 
-@pytest.fixture
-def control(folder):
-    return folder / "c"
-
-
 @contextlib.contextmanager
 def export(server: NbdkitServer, name):
     with clients.connection(f"nbd+unix:///{name}?socket={server.socket}") as handle:

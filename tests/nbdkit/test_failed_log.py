@@ -36,16 +36,6 @@ LACKS = re.compile(r"lacks data that log '([^']+)'")
 
 
 @pytest.fixture
-def control(folder):
-    return folder / "c"
-
-
-@pytest.fixture
-def other(folder):
-    return folder / "other.log"
-
-
-@pytest.fixture
 def failing(pair, folder):
     """The device of the pair's log."""
     pair.make_origin(SIZE)

@@ -29,11 +29,6 @@ def uri_of(server, name):
     return f"nbd+unix:///@{name}?socket={server.socket}"
 
 
-@pytest.fixture
-def control(folder):
-    return folder / "c"
-
-
 class Load(threading.Thread):
     """Writes, trims and zeroes at random in the first half of the volume, with requests on every side of a page's
     bounds, until it is over."""

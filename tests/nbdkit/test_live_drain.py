@@ -26,11 +26,6 @@ DATA = random.Random(7).randbytes(2 * MIB)
 
 
 @pytest.fixture
-def control(folder):
-    return folder / "c"
-
-
-@pytest.fixture
 def server(pair, control):
     pair.make_origin(SIZE)
     with pair.serve(control=control, **QUIET) as server:

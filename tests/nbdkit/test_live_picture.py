@@ -3,18 +3,11 @@
 
 import re
 
-import pytest
-
 from tests.nbdkit.test_incremental_backup import MIB, PAGE, SIZE, Loads
 from tests.support import clients
 from tests.support.control import ask, wbcache
 from tests.support.gated_origin import wait_until
 from wbcache_core.tools.log_content import content_of_log, content_of_server
-
-
-@pytest.fixture
-def control(folder):
-    return folder / "c"
 
 
 def shown(content):

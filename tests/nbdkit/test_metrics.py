@@ -55,11 +55,6 @@ def port():
 
 
 @pytest.fixture
-def control(folder):
-    return folder / "c"
-
-
-@pytest.fixture
 def server(pair, port, control):
     pair.make_origin(16 * MIB)
     with pair.serve(metrics=port, control=control, commit_interval="1h", destage_delay="1h") as server:

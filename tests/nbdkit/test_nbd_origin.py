@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The origin is an NBD server: it goes away and comes back, it is slow, it takes one client only."""
 
-import contextlib
 import errno
 import random
 import re
@@ -18,7 +17,7 @@ from tests.support.control import wbcache
 from tests.support.faulty_devices import faulty_device
 from tests.support.matching import same
 from tests.support.modelled_load import ModelledVolume
-from tests.support.nbdkit_server import HANG_UP_ERRORS, NbdkitServer
+from tests.support.nbdkit_server import HANG_UP_ERRORS, running
 from tests.support.volatile_disk import VolatileDisk
 from wbcache_core.device.nbd_device import NbdDevice
 from wbcache_core.errors import DeviceLostError
@@ -145,15 +144,6 @@ def test_a_full_log_before_a_slow_server(pair, folder):
     assert "throttling" in server.stderr_text()
 
 
-@contextlib.contextmanager
-def _nbdkit(folder, words):
-    server = NbdkitServer(folder, words)
-    try:
-        yield server
-    finally:
-        server.destroy()
-
-
 def _requests(log):
     """(connection, request, rest of the line) of what nbdkit's log filter has seen, in order."""
     return re.findall(r"connection=(\d+) (Write|Zero|Trim|Flush) id=(.*)", log.read_text())
@@ -177,7 +167,7 @@ def test_what_a_server_is_asked(pair, folder, at_start):
     image = folder / "image"
     image.write_bytes(OLD)
     words = ["--filter=log", "--filter=delay", "file", image, f"logfile={log}", "wdelay=20ms"]
-    with _nbdkit(folder, words) as origin:
+    with running(folder, words) as origin:
         pair.origin = origin.uri
         settings = {**SETTINGS, "destage_depth": at_start, "flush": "origin", "control": folder / "c"}
         with pair.serve(tolerate=NOISE, check=False, **settings) as server, clients.connection(server.uri) as handle:

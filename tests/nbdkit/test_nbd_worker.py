@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The process that writes to an NBD origin: killed in the middle of a batch, refused by the origin, left waiting."""
 
-import contextlib
 import os
 import random
 import signal
@@ -16,7 +15,7 @@ from tests.support.control import ask, wbcache
 from tests.support.gated_origin import wait_until
 from tests.support.holding_server import HoldingServer, Relay
 from tests.support.modelled_load import ModelledVolume
-from tests.support.nbdkit_server import HANG_UP_ERRORS, NbdkitServer
+from tests.support.nbdkit_server import HANG_UP_ERRORS, NbdkitServer, running
 from tests.support.worker_processes import is_running, workers_of
 
 MIB = 1 << 20
@@ -47,13 +46,8 @@ def image(folder):
     return path
 
 
-@contextlib.contextmanager
 def file_server(folder, image, *words, options=()):
-    server = NbdkitServer(folder, [*options, "file", image, *words])
-    try:
-        yield server
-    finally:
-        server.destroy()
+    return running(folder, [*options, "file", image, *words])
 
 
 @pytest.fixture

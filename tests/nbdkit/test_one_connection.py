@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support import clients
-from tests.support.nbdkit_server import NbdkitServer
+from tests.support.nbdkit_server import running
 from wbcache_core.device.nbd_device import NbdDevice
 
 PAGE = 4096
@@ -22,11 +22,8 @@ def serving(folder, multi, pause=0.02):
     counter = folder / "counter"
     counter.write_text("")
     words = ["python", PLUGIN, f"size={SIZE}", f"multi={multi}", f"counter={counter}", f"pause={pause}"]
-    server = NbdkitServer(folder, words)
-    try:
+    with running(folder, words) as server:
         yield server.uri, lambda: len(counter.read_text())
-    finally:
-        server.destroy()
 
 
 @contextlib.contextmanager

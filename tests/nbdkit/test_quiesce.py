@@ -29,11 +29,6 @@ QUIET = {"commit_interval": "1h", "destage_delay": "1h"}
 
 
 @pytest.fixture
-def control(folder):
-    return folder / "c"
-
-
-@pytest.fixture
 def server(pair, control):
     pair.make_origin(8 * MIB)
     with pair.serve(control=control, **QUIET) as server:

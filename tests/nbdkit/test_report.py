@@ -21,11 +21,6 @@ PAGE_LIGHT = (246, 247, 249)
 
 
 @pytest.fixture
-def control(folder):
-    return folder / "c"
-
-
-@pytest.fixture
 def server(pair, folder, control):
     pair.origin = folder / NAME
     pair.make_origin(64 * MIB)

@@ -15,11 +15,6 @@ QUIET = {"commit_interval": "1h", "destage_delay": "1h", "log_size": "16M"}
 
 
 @pytest.fixture
-def control(folder):
-    return folder / "c"
-
-
-@pytest.fixture
 def server(pair, control):
     pair.make_origin(4 * MIB)
     with pair.serve(control=control, **QUIET) as server:

@@ -20,11 +20,6 @@ PAGE = 4096
 
 
 @pytest.fixture
-def control(folder):
-    return folder / "c"
-
-
-@pytest.fixture
 def server(pair, control):
     pair.make_origin(16 * MIB)
     with pair.serve(control=control) as server:

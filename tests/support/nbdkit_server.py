@@ -47,6 +47,16 @@ HANG_UP_ERRORS = (
 _serial = itertools.count(1)
 
 
+@contextlib.contextmanager
+def running(folder, arguments):
+    """An nbdkit for the length of a `with`."""
+    server = NbdkitServer(folder, arguments)
+    try:
+        yield server
+    finally:
+        server.destroy()
+
+
 class NbdkitServer:
     """One nbdkit process, running from the constructor on, with its socket, pid file and stderr in `folder`."""
 
