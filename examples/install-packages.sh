@@ -7,6 +7,7 @@
 #   quickstart  examples/quickstart.sh
 #   backup      examples/incremental-backup.sh
 #   undo        examples/undo-a-mistake.sh
+#   two-hosts   examples/two-hosts.sh
 #   picture     wbcache picture
 #   ceph        tests/ceph.sh
 #   test        tests/run.sh
@@ -34,6 +35,7 @@ packages[test]="${packages[quickstart]} python3-hypothesis python3-libnbd python
 packages[bench]="${packages[run]} fio libnbd-bin python3-libnbd python3-matplotlib qemu-utils util-linux"
 packages[backup]="${packages[run]} libnbd-bin python3-libnbd qemu-utils"
 packages[undo]="${packages[run]} libnbd-bin e2fsprogs fuse3 mount util-linux"
+packages[two-hosts]="${packages[run]} iproute2 libnbd-bin procps python3-libnbd"
 packages[ceph]="${packages[run]} ceph-common ceph-mon ceph-osd libnbd-bin procps python3-boto3 python3-libnbd
     qemu-block-extra qemu-utils radosgw util-linux"
 packages[picture]="${packages[run]} python3-matplotlib"

@@ -74,16 +74,20 @@ from wbcache_core.nbdkit_process import exit_status, thread_state
 from wbcache_core.nbdkit_process.client_sockets import ClientSockets, allow_more_descriptors
 from wbcache_core.nbdkit_process.shutdown import ShutdownWatcher
 from wbcache_core.nbdkit_process.thread_state import ThreadStatePin
-from wbcache_core.server.config import Config
+from wbcache_core.server.config import STANDBY, Config
 from wbcache_core.server.control.commands import COMMANDS, TOO_LONG, ControlCommands
 from wbcache_core.server.control.server import ControlServer
 from wbcache_core.server.control.socket import ControlSocket
+from wbcache_core.server.control.standby_commands import StandbyCommands
 from wbcache_core.server.metrics import load_client
 from wbcache_core.server.metrics_server import MetricsServer
 from wbcache_core.server.served import Served
+from wbcache_core.server.standby import DESCRIPTION as LOG_DESCRIPTION
+from wbcache_core.server.standby import EXPORT as LOG_EXPORT
+from wbcache_core.server.standby import Standby
 from wbcache_core.server.writers import Writers
 from wbcache_core.units import MIB, PAGE_BYTES, quoted
-from wbcache_core.volume.export import DESCRIPTIONS, level_of
+from wbcache_core.volume.export import descriptions, level_of
 
 API_VERSION = 2
 
@@ -179,6 +183,16 @@ class Connection:
         self.thread_states.close()
 
 
+class LogConnection(Connection):
+    """What the owner has open at a standby: its log."""
+
+    __slots__ = ()
+
+
+def _is_log(h):
+    return isinstance(h, LogConnection)
+
+
 def _request(function):
     """Pins the thread and turns every exception into one that carries no data: nbdkit never frees its frames."""
 
@@ -227,14 +241,25 @@ def get_ready():
     global _served, _writers, _client_sockets, _control_socket, _metrics
     allow_more_descriptors()
     _client_sockets = ClientSockets()
-    _served = Served(_config, may_spawn=True)
-    _writers = Writers(_served)
-    _writers.check_user()
+    _served, _writers = _new_server()
+    if _writers:
+        _writers.check_user()
     if _config.control:
         _control_socket = ControlSocket(_config.control)
     if _config.metrics:
         load_client()
         _metrics = MetricsServer(*_config.metrics)
+
+
+def _new_server():
+    if _config.role == STANDBY:
+        return Standby(_config), None
+    served = Served(_config, may_spawn=True)
+    return served, Writers(served)
+
+
+def _new_commands(served):
+    return StandbyCommands(served) if _config.role == STANDBY else ControlCommands(served)
 
 
 def after_fork():
@@ -249,7 +274,7 @@ def after_fork():
     if _writers:
         _writers.check_user()
     if _served and _control_socket:
-        commands = ControlCommands(_served)
+        commands = _new_commands(_served)
         _control = ControlServer(_control_socket, commands.answer, TOO_LONG, commands.tick)
         _control.start()
     if _served and _metrics:
@@ -299,9 +324,11 @@ def open(readonly):
         # One that connects again has to find the next server: this one cannot carry out its requests.
         _served.check_not_stopping()
         name = _export_name()
+        if _config.role == STANDBY:
+            return LogConnection(_served.open_export(name))
         if name.startswith(_SNAPSHOT):
             return Connection(_served.now.open_export(name[len(_SNAPSHOT) :]))
-        level = level_of(name) if name else None
+        level = level_of(name, bool(_config.peer)) if name else None
         # nbdkit has no way to tell a client why it is refused. Of a read-only export each client says that itself.
         connection = Connection(read_only="" if readonly else _writers.admit())
         _served.switch.add(connection, level)
@@ -324,9 +351,11 @@ def close(h):
 
 
 def list_exports(readonly, is_tls):
+    if _config.role == STANDBY:
+        return [(LOG_EXPORT, LOG_DESCRIPTION)]
     oldest, newest, tags = _served.now.window_ends()
     exports = [("", "the live volume; " + moments.describe_window(oldest, newest))]
-    exports += [(name, f"the live volume; {description}") for name, description in DESCRIPTIONS]
+    exports += [(name, f"the live volume; {description}") for name, description in descriptions(bool(_config.peer))]
     for which, generation in (("oldest", oldest), ("newest", newest)):
         if generation:
             exports.append((f"{_SNAPSHOT}{generation.number}", f"{which}: {moments.describe(generation)}"))
@@ -352,11 +381,11 @@ def block_size(h):
 
 
 def can_write(h):
-    return h.snapshot is None and not h.read_only
+    return _is_log(h) or (h.snapshot is None and not h.read_only)
 
 
 def can_flush(h):
-    return h.snapshot is None
+    return _is_log(h) or h.snapshot is None
 
 
 def can_trim(h):
@@ -372,19 +401,19 @@ def can_fast_zero(h):
 
 
 def can_extents(h):
-    return True
+    return not _is_log(h)
 
 
 def can_multi_conn(h):
-    return True
+    return not _is_log(h)
 
 
 def can_fua(h):
-    return nbdkit.FUA_NATIVE if h.snapshot is None else nbdkit.FUA_NONE
+    return nbdkit.FUA_NATIVE if can_flush(h) else nbdkit.FUA_NONE
 
 
 def can_cache(h):
-    return nbdkit.CACHE_NATIVE
+    return nbdkit.CACHE_NONE if _is_log(h) else nbdkit.CACHE_NATIVE
 
 
 # The two that matter for speed do what _request() does, without its second call.

@@ -15,7 +15,10 @@
         WrongPairError       log and origin do not belong together (any more)
         OtherLogError        the origin lacks what another log holds for it
         DamagedLogError      the durable part of the log has a hole, or its end is missing
+        CopyError            it is the copy of a standby, and nobody has said that it takes over
         UncommittedError     what comes next is only in the ring that a killed server left
+      PeerRefusedError       the log of a peer cannot be a copy of this one
+      SupersededError        another server has taken over the volume
       LogFullError           the log has no room for what a command would append
       NoThreadError          a thread cannot be started
       WorkerLostError        the process that writes to the origin ended or hangs; its batch is repeated
@@ -29,6 +32,8 @@
         OriginFailedError    the origin fails and the log cannot take more
         StoppedError         the server is shutting down
         VolumeReplacedError  something else has taken the volume's place: it starts over there; no client sees this
+        ShipmentError        what an owner sent to a standby is not taken
+        NotOwnerError        whoever sent it is not the owner, or not any more
         SnapshotEndedError   writers needed the log space that kept the snapshot
       MomentError            a past moment cannot be opened or tagged
         MalformedMomentError it is not written as one
@@ -110,7 +115,19 @@ class DamagedLogError(LogRefusedError):
     pass
 
 
+class CopyError(LogRefusedError):
+    pass
+
+
 class UncommittedError(LogRefusedError):
+    pass
+
+
+class PeerRefusedError(WbcacheError):
+    pass
+
+
+class SupersededError(WbcacheError):
     pass
 
 
@@ -173,6 +190,14 @@ class StoppedError(RequestError):
 
 class VolumeReplacedError(RequestError):
     """Nothing that counts was done: the request has to be carried out on what took the volume's place."""
+
+
+class ShipmentError(RequestError):
+    errno_value = errno.EINVAL
+
+
+class NotOwnerError(RequestError):
+    errno_value = errno.EPERM
 
 
 class SnapshotEndedError(RequestError):

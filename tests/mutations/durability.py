@@ -120,8 +120,8 @@ MUTATIONS = (
         "reuse-log-space-early",
         "log space with data that the origin does not have yet counts as free",
         "memory/cursors.py",
-        "return self.data_pages - (self.write_place - self.reclaimed_place)",
-        "return self.data_pages - (self.write_place - self.write_place)",
+        "return min(self.reclaimed_place, self.peers_place)",
+        "return min(self.write_place, self.peers_place)",
         "tests/unit/memory/test_cursors.py",
     ),
     Mutation(

@@ -100,8 +100,8 @@ MUTATIONS = (
         "answers-stronger-than-the-log",
         "a segment claims that everything was answered by the origin, which may change afterwards",
         "log/segment_encoder.py",
-        "Answers(answers.LOG, answers.LOG))\n\"\"\"By",
-        "Answers(answers.ORIGIN, answers.LOG))\n\"\"\"By",
+        "*[Answers(answers.LOG, answers.LOG)] * ORIGIN)\n",
+        "*[Answers(answers.LOG, answers.LOG)] * (ORIGIN - 1), Answers(answers.ORIGIN, answers.LOG))\n",
         _MODEL,
     ),
 )

@@ -24,9 +24,9 @@ MISSPELT_NAMES = {
 
 BAD_CHOICES = [
     ("ring-memory", "public", "shared, private"),
-    ("ack", "rom", "ram, log, origin"),
-    ("flush", "ram", "log, origin"),
-    ("fua", "ram", "log, origin"),
+    ("ack", "rom", "ram, log, peer-ram, peer, origin"),
+    ("flush", "ram", "log, peer-ram, peer, origin"),
+    ("fua", "ram", "log, peer-ram, peer, origin"),
     ("on-exit", "destage,commit", "commit, destage"),
     ("on-exit", "nothing", "commit, destage"),
     ("compress", "lz4", "off, zstd"),

@@ -106,7 +106,7 @@ def test_set_as_json(server, control):
     [
         (["ack=log", "low-watermark=90"], "low-watermark=90 has to be below high-watermark=75"),
         (["ack=log", "ring-size=1G"], "'ring-size' cannot be changed while the server runs; what can: ack,"),
-        (["ack=log", "flush=ram"], "flush=ram: 'ram' is not one of log, origin"),
+        (["ack=log", "flush=ram"], "flush=ram: 'ram' is not one of log, peer-ram, peer, origin"),
         (["ack=log", "history="], "parameter 'history' needs a value"),
         (["ack=log", "ack=ram"], "a parameter is named twice"),
         (["ack=log", "flush"], "'flush' is not NAME=VALUE"),

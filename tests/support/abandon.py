@@ -17,5 +17,6 @@ def abandon(cache, memory_stays=False):
             cache._committer.join()
             if cache._keeper:
                 cache._keeper.join()
+        cache._shipping.finish(0.0)
         cache._ring_memory.close(is_empty=not memory_stays)
         cache._close()

@@ -199,6 +199,13 @@ class CachePair:
     ):
         """Start nbdkit with the plugin; `ring_size="1M"` becomes ring-size=1M. Unless told, the log has 32 MiB."""
         settings = {"origin": self.origin, "log": self.log, "log_size": "32M", **parameters}
+        return self._start(settings, filters, options, filter_parameters, wait, lifetime_s, prefix)
+
+    def start_bare(self, **parameters):
+        """Start nbdkit with the plugin, these parameters, and a log of 32 MiB unless told."""
+        return self._start({"log_size": "32M", **parameters}, (), (), (), True, 180, ())
+
+    def _start(self, settings, filters, options, filter_parameters, wait, lifetime_s, prefix):
         words = [f"{key.replace('_', '-')}={value}" for key, value in settings.items()]
         arguments = [*options, *(f"--filter={name}" for name in filters), "python", self.plugin, *words]
         server = NbdkitServer(self.folder, [*arguments, *filter_parameters], lifetime_s, wait, prefix)

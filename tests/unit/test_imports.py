@@ -14,8 +14,8 @@ CORE = REPOSITORY / "wbcache_core"
 
 # A module imports from its own folder and from those above it. The modules of the core itself come first.
 FOLDERS = (
-    "", "device", "format", "memory", "log", "pairing", "flow", "worker", "volume", "server", "nbdkit_process",
-    "tools",
+    "", "device", "format", "memory", "log", "pairing", "shipping", "flow", "worker", "volume", "server",
+    "nbdkit_process", "tools",
 )
 LONGEST_FILE_LINES = 500
 

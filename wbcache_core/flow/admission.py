@@ -108,6 +108,21 @@ def wait_for_destaged(line: NumberLine, lsn: int) -> None:
         raise OriginFailedError(line.origin_incomplete)
 
 
+def wait_for_peers(line: NumberLine, lsn: int, is_durable: bool) -> None:
+    """Return when all peers that count have every LSN below lsn, in memory, or durably. Lock held; released while
+    waiting.
+
+    Raises LogFailedError, StoppedError, VolumeReplacedError: never a success for a peer that did not answer.
+    """
+    while (line.peers_committed if is_durable else line.peers_received) < lsn:
+        if line.is_replaced:
+            raise VolumeReplacedError("the volume goes on with another log, or without one")
+        raise_if_log_failed(line)
+        if line.stopping:
+            raise StoppedError("the server is shutting down")
+        line.moved.wait()
+
+
 def only_carried_below(line: NumberLine, lsn: int) -> bool:
     """Whether everything that the origin lacks below lsn was carried forward. Lock held."""
     at = line.destaged

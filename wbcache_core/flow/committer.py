@@ -17,6 +17,7 @@ from wbcache_core.counters import Counters
 from wbcache_core.errors import CommitFailedError, DeviceError, LogFailedError, SyncFailedError
 from wbcache_core.flow.commit_delay import CommitDelay
 from wbcache_core.flow.failure import fail, fail_log, raise_if_log_failed
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES
 from wbcache_core.log.geometry import COMMIT_PAGES
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.writer import LogWriter
@@ -24,6 +25,7 @@ from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.segment_table import SegmentTable
+from wbcache_core.shipping.shipping import Shipping
 from wbcache_core.threads import StartTogether, Turn
 
 _log = logging.getLogger("wbcache")
@@ -37,6 +39,9 @@ So recovery has to look for later segments only within a window beyond the end o
 _STOP_PATIENCE, _STOP_PAUSE = 2.0, 0.2
 """Seconds for which a stop tries to commit what was acknowledged, and seconds between its attempts."""
 
+_PEER_PAUSE = 1.0
+"""Seconds between two looks whether the peers have answered."""
+
 _INTERNAL = "internal error in commit: {}; the volume takes no more writes; start the server again"
 
 
@@ -48,6 +53,7 @@ class Committer:
         covered: CoveredLog,
         writer: LogWriter,
         store: SuperblockStore,
+        shipping: Shipping,
         counters: Counters,
     ) -> None:
         self._lock = threading.Lock()
@@ -66,6 +72,7 @@ class Committer:
         self._covered = covered  # guarded by the volume lock
         self._writer = writer  # the leader's
         self._store = store
+        self._shipping = shipping
         self._counters = counters
         self._superblock_place = writer.end.place  # the leader's
         self._unfinished = False  # the leader's
@@ -236,10 +243,14 @@ class Committer:
         if not self._writer.is_prepared:
             with line.lock:
                 segments = self._next_segments()
-                committed, reclaimed_place = line.committed, line.reclaimed_place
+                while segments and not self._is_room_at_peers(segments):
+                    line.moved.wait(_PEER_PAUSE)
+                    segments = self._next_segments()
+                committed, reusable_place = line.committed, line.reusable_place
             if not segments:
                 return
-            self._writer.prepare(segments, committed, reclaimed_place)
+            self._writer.prepare(segments, committed, reusable_place)
+            self._shipping.offer(self._writer)
         written = self._writer.write()
         self._counters.commits.note(now_ns() - began)
         pages = sum(segment.descriptor.log_pages for segment in written)
@@ -256,6 +267,18 @@ class Committer:
                 line.closed_segments.popleft()
             if line.destager_idle or line.dirty_pages > line.policy.low_pages:
                 line.destage_wanted.notify()
+        self._shipping.note_commit()
+
+    def _is_room_at_peers(self, segments: list[PendingSegment]) -> bool:
+        """Whether the logs of all peers that count have room for them. Only what another server left in the ring may
+        have to wait, until its peers have been asked. Lock held. Raises DeviceError if the server stops."""
+        line = self._line
+        most = sum(1 + segment.page_count for segment in segments) + MAX_SEGMENT_PAGES
+        if line.peers_place >= line.reclaimed_place or line.write_place + most <= line.peers_place + line.data_pages:
+            return True
+        if line.log_error or line.stopping:
+            raise DeviceError("it is not known what the peers still need of the log: none has answered yet")
+        return False
 
     def _next_segments(self) -> list[PendingSegment]:
         """The next closed segments, at most COMMIT_PAGES; closes the open one if there is room. Volume lock held.

@@ -37,6 +37,7 @@ from wbcache_core.memory.events import Events
 from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.pairing import fingerprint
+from wbcache_core.shipping.shipping import Shipping
 from wbcache_core.threads import StartTogether
 from wbcache_core.units import PAGE_SHIFT
 
@@ -64,6 +65,7 @@ class Destager:
         throttle: Throttle,
         bad: BadBlocks,
         carrier: Carrier,
+        shipping: Shipping,
         counters: Counters,
         events: Events,
     ) -> None:
@@ -79,6 +81,7 @@ class Destager:
         self._throttle = throttle
         self._bad = bad  # guarded by the volume lock
         self._carrier = carrier
+        self._shipping = shipping
         self._counters = counters
         self._events = events
         self._sweeper = Sweeper(line, locations)
@@ -233,6 +236,7 @@ class Destager:
         batch_end = max(batch.end_lsn, self._superseded_below)
         if self._store.current.batch_end < batch_end:
             self._write_superblock(batch_end=batch_end, committed=line.committed)
+        self._shipping.wait_until_announced()
         written, carried_end, dropped = self._write_to_origin(batch)
         # A larger batch may have failed half-way before.
         batch_end = max(batch.end_lsn, self._store.current.batch_end, carried_end)
@@ -332,9 +336,9 @@ class Destager:
         line = self._line
         with line.lock:
             later = entry_lsn(self._map.get(block))
-            if not lsn < later < line.committed:
-                return False
             end = self._table.first_after(later) or line.committed
+            if not lsn < later < line.committed or end > line.peers_committed:
+                return False
             if not self._pins.may_pass(end):
                 return False
             self._pins.pass_to(end)
@@ -345,7 +349,8 @@ class Destager:
         """Lock held."""
         line = self._line
         enough = line.data_pages // (2 if line.room_waiters else 4)
-        return line.reclaimed_place < line.destaged_place and line.free_pages < enough
+        free_pages = line.data_pages - (line.write_place - line.reclaimed_place)
+        return line.reclaimed_place < line.destaged_place and free_pages < enough
 
     def _reclaim(self) -> None:
         """Give up the oldest clean segments until half of the log is free, in both superblocks.

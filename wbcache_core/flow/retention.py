@@ -76,8 +76,13 @@ class Pins:
     def limit(self) -> int:
         """The end of a segment beyond which the next batch must not go; `destaged` if there can be no batch now.
 
-        Pins at `destaged` that have to give way are ignored: see pass_to().
+        Pins at `destaged` that have to give way are ignored: see pass_to(). What a peer lacks that counts never gives
+        way: the origin must not get ahead of a log that may take over.
         """
+        return min(self._limit_of_past(), max(self._line.peers_committed, self._line.destaged))
+
+    def _limit_of_past(self) -> int:
+        """The same without peers."""
         line, policy = self._line, self._line.policy
         if not (self.snapshots or self.tags or policy.history_pages or policy.history_ns):
             return line.committed

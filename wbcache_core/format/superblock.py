@@ -31,8 +31,9 @@ from wbcache_core.format.origin_facts import FACTS_BYTES, NO_FACTS, OriginFacts
 from wbcache_core.units import KIB, MIB, PAGE_BYTES
 
 MAGIC = b"WBCACHEL"
-VERSION = 4
-_VERSION_WITHOUT_TAGS, _VERSION_WITHOUT_FACTS, _VERSION_WITHOUT_EPOCHS = 1, 2, 3
+VERSION = 5
+_VERSION_WITHOUT_TAGS, _VERSION_WITHOUT_FACTS, _VERSION_WITHOUT_EPOCHS, _VERSION_WITHOUT_FLAGS = 1, 2, 3, 4
+_COPY = 1
 
 SLOT_OFFSETS = (0, 32 * KIB)
 """Where the two superblocks are, in bytes; far apart, so that one bad erase block does not destroy both."""
@@ -92,6 +93,8 @@ class Superblock:
     epoch: Epoch = NO_EPOCH
     history: tuple[Switch, ...] = ()
     """Where the latest epochs began, oldest first."""
+    is_copy: bool = False
+    """Written by a standby: its owner may have more."""
     version: int = field(default=VERSION, compare=False)
     """The version it was read as; it is always written as VERSION."""
 
@@ -121,9 +124,9 @@ def encode(superblock: Superblock) -> bytes:
     assert all(superblock.batch_end <= tag.end_lsn <= superblock.committed for tag in superblock.tags)
     name = superblock.origin_name.encode("utf-8", "surrogateescape")[-NAME_BYTES:]
     body = _LAYOUT.pack(
-        MAGIC, VERSION, 0, superblock.uuid, superblock.sequence, superblock.log_bytes, DATA_START, PAGE_BYTES,
-        SAMPLE_COUNT, superblock.origin_bytes, superblock.oldest, superblock.oldest_place, superblock.destaged,
-        superblock.destaged_place, superblock.destaged_previous, superblock.destaged_generation,
+        MAGIC, VERSION, _COPY if superblock.is_copy else 0, superblock.uuid, superblock.sequence, superblock.log_bytes,
+        DATA_START, PAGE_BYTES, SAMPLE_COUNT, superblock.origin_bytes, superblock.oldest, superblock.oldest_place,
+        superblock.destaged, superblock.destaged_place, superblock.destaged_previous, superblock.destaged_generation,
         superblock.destaged_time_ns, superblock.batch_end, superblock.committed, superblock.written_ns,
         encode_epochs(superblock.epoch, superblock.history) + name.ljust(NAME_BYTES, b"\0"), *superblock.samples,
         _encode_tags(superblock.tags), origin_facts.encode(superblock.origin_facts),
@@ -183,13 +186,15 @@ def decode(page: memoryview) -> Superblock:
     superblock = Superblock(
         uuid, sequence, log_bytes, origin_bytes, name.rstrip(b"\0").decode("utf-8", "surrogateescape"),
         tuple(samples), oldest, oldest_place, destaged, destaged_place, destaged_previous, destaged_generation,
-        destaged_time_ns, batch_end, committed, written_ns, tags, facts, epoch, history, version,
+        destaged_time_ns, batch_end, committed, written_ns, tags, facts, epoch, history, flags == _COPY, version,
     )  # fmt: skip
     sound = (
         version >= _VERSION_WITHOUT_TAGS
         and (version > _VERSION_WITHOUT_TAGS or not tags)
         and (version > _VERSION_WITHOUT_FACTS or not any(fact_table))
-        and (flags, data_start, page_bytes, sample_count) == (0, DATA_START, PAGE_BYTES, SAMPLE_COUNT)
+        and flags in (0, _COPY)
+        and (version > _VERSION_WITHOUT_FLAGS or not flags)
+        and (data_start, page_bytes, sample_count) == (DATA_START, PAGE_BYTES, SAMPLE_COUNT)
         and log_bytes >= MIN_LOG_BYTES
         and log_bytes % PAGE_BYTES == 0
         and 1 <= oldest <= destaged <= committed

@@ -16,12 +16,13 @@ from wbcache_core.format.segment import MAX_SEGMENT_PAGES, RAW, ZSTD, Descriptor
 from wbcache_core.log.compressor import FrameCompressor
 from wbcache_core.log.geometry import COMMIT_PAGES, LogEnd
 from wbcache_core.memory.open_segment import PendingSegment
+from wbcache_core.memory.policy import ORIGIN
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
 
-_ANSWERS = (Answers(answers.RAM, answers.LOG), Answers(answers.LOG, answers.LOG), Answers(answers.LOG, answers.LOG))
+_ANSWERS = (Answers(answers.RAM, answers.LOG), *[Answers(answers.LOG, answers.LOG)] * ORIGIN)
 """By the level of `ack` (memory/policy.py). Stronger than LOG is never claimed: a flush that is answered when the log
-has the segment may come at any time, after `flush` was changed."""
+has the segment may come at any time, after `flush` was changed or all peers were left out."""
 
 
 class EncodedSegment(NamedTuple):

@@ -7,6 +7,7 @@ either of them alone leads to a complete recovery.
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from wbcache_core.device.device import Device, aligned_buffer
@@ -67,6 +68,8 @@ class SuperblockStore:
         self._slots: list[Superblock | None] = list(slots or [])
         current = newest(self._slots) or blank
         assert current
+        self.note_written: Callable[[], None] = lambda: None
+        """Called after each write, without the lock. Written before any thread runs."""
         self._current = current
         self._page = aligned_buffer(PAGE_BYTES)
 
@@ -111,6 +114,7 @@ class SuperblockStore:
             self._device.write([self._page], _slot_offset(successor.sequence))
             self.log_sync.sync()
             self._slots[_slot(successor.sequence)] = self._current = successor
+        self.note_written()
 
 
 def format_log(device: Device, first: Superblock) -> list[Superblock | None]:

@@ -41,6 +41,8 @@ class _Generation(NamedTuple):
     runs: list[tuple[int, list[memoryview]]]
     """What to write, by position: views of the ring and of the compressed data."""
     end: LogEnd
+    contents: list[list[memoryview]]
+    """What to write, by segment."""
 
 
 class LogWriter:
@@ -83,10 +85,12 @@ class LogWriter:
         self._encoder.begin()
         written: list[WrittenSegment] = []
         runs: list[tuple[int, list[memoryview]]] = []
+        contents: list[list[memoryview]] = []
         for segment in segments:
             if written:
                 let_requests_run()
             one, views = self._prepare(segment, committed, end)
+            contents.append(list(views))
             if runs and one.place == end.place and one.place % self._data_pages:
                 runs[-1][1].extend(views)
             else:
@@ -94,7 +98,21 @@ class LogWriter:
             written.append(one)
             end = end._replace(place=one.end_place, previous=one.descriptor.checksum)
         assert end.place <= reclaimed_place + self._data_pages, "the log would overwrite what is still needed"
-        self._prepared = _Generation(written, runs, end)
+        self._prepared = _Generation(written, runs, end, contents)
+
+    @property
+    def prepared_first_lsn(self) -> int:
+        """Where the prepared generation begins."""
+        assert self._prepared
+        return self._prepared.segments[0].descriptor.first_lsn
+
+    def copies(self) -> list[tuple[WrittenSegment, bytes]]:
+        """The segments of the prepared generation, and what write() puts into the log for each."""
+        assert self._prepared
+        return [
+            (segment, b"".join(views))
+            for segment, views in zip(self._prepared.segments, self._prepared.contents, strict=True)
+        ]
 
     def write(self) -> list[WrittenSegment]:
         """Make the prepared generation durable. If it raises DeviceError, nothing has moved: call it again.

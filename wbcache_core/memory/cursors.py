@@ -73,6 +73,11 @@ class NumberLine:
         """(LSN, time.monotonic()): when `committed` reached that LSN; only for what is not destaged yet."""
         self._timeline_gap = _TIMELINE_GAP
         self.write_place = self.destaged_place = self.reclaimed_place = 0
+        self.peers_received = self.peers_committed = NO_MARK
+        """The lowest LSN that the peers that count have in memory, and durable; NO_MARK if none counts. See
+        flow/peers.py."""
+        self.peers_place = NO_MARK
+        """Their logs need the positions from here on."""
         self.limit = self.soft_limit = 0
         """`head` may not pass `limit`; a writer that would pass `soft_limit` has more to check than that."""
         self.pending_since = 0.0
@@ -150,7 +155,12 @@ class NumberLine:
     @property
     def free_pages(self) -> int:
         """Pages of the log that may be written. Lock held."""
-        return self.data_pages - (self.write_place - self.reclaimed_place)
+        return self.data_pages - (self.write_place - self.reusable_place)
+
+    @property
+    def reusable_place(self) -> int:
+        """Positions below it may be written again: neither this log nor that of a peer needs them. Lock held."""
+        return min(self.reclaimed_place, self.peers_place)
 
     @property
     def room_in_log(self) -> int:

@@ -3,9 +3,11 @@
 
 from dataclasses import dataclass
 
-RAM, LOG, ORIGIN = 0, 1, 2
-"""Levels of ack, flush and fua, weakest first: a request waits for the cursor `head`, `committed` or `destaged`."""
-LEVEL_NAMES = ("ram", "log", "origin")
+RAM, LOG, PEER_RAM, PEER, ORIGIN = range(5)
+"""Levels of ack, flush and fua, weakest first: a request waits for the cursor `head`, `committed`, `peers_received`,
+`peers_committed` or `destaged`, and for the weaker ones before it."""
+LEVEL_NAMES = ("ram", "log", "peer-ram", "peer", "origin")
+PEER_LEVELS = PEER_RAM, PEER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

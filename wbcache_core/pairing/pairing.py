@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Whether a log is blank, ours, and belongs to this origin: everything that is refused before recovery, and why."""
 
+import logging
 import os
 from collections.abc import Collection, Iterator
+from datetime import datetime, timezone
 from os.path import isfile
 from uuid import UUID
 
@@ -12,6 +14,7 @@ from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.device.file_device import system_path
 from wbcache_core.errors import (
     ConfigError,
+    CopyError,
     DamagedLogError,
     ForeignLogError,
     OtherLogError,
@@ -28,8 +31,11 @@ from wbcache_core.pairing.identity import real_path
 from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.units import MIB, PAGE_BYTES, SECTOR_BYTES, format_size
 
+_log = logging.getLogger("wbcache")
+
 ORIGIN_CHANGED, ORIGIN_MOVED = "origin-changed", "origin-moved"
 OTHER_LOG, DISCARD_LOG = "other-log", "discard-log"
+TAKE_OVER = "take-over"
 """The words of `force=` that override what is refused here."""
 
 _SCAN_BYTES = 4 * MIB
@@ -89,6 +95,24 @@ def read_log(log: Device) -> list[Superblock | None] | None:
             f"restore it, or, {_DISCARD_HINT}"
         )
     return slots
+
+
+def check_no_copy(superblock: Superblock, log: Device, force: Collection[str] = ()) -> None:
+    """Raises CopyError for the log of a standby, unless it is to take over."""
+    if not superblock.is_copy:
+        return
+    written = datetime.fromtimestamp(superblock.written_ns // 10**9, timezone.utc)
+    if TAKE_OVER not in force:
+        raise CopyError(
+            f"log '{log.name}' is the copy that a standby keeps of volume {UUID(bytes=superblock.uuid)}, last noted "
+            f"{written:%Y-%m-%d %H:%M:%S} UTC; the owner of the volume may still be running, and may have answered "
+            "for more than this log has; nothing has been changed; start it with role=standby; or, if the owner has "
+            "stopped and will not come back by itself, start it as a server with force=take-over"
+        )
+    _log.warning(
+        "log '%s' takes over, as forced: it was the copy of a standby until now, last noted %s UTC; the former owner "
+        "must not be started again except as a standby", log.name, f"{written:%Y-%m-%d %H:%M:%S}",
+    )  # fmt: skip
 
 
 def _is_half_formatted(log: Device) -> bool:

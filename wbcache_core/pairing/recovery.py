@@ -51,6 +51,7 @@ def recover_pair(
     recorded = newest(slots) if slots else None
     if slots is None or recorded is None:
         return None
+    pairing.check_no_copy(recorded, log, force)
     pairing.check_size(recorded, origin, log)
     started = time.monotonic()
     recovered = recover(log, LogReader(log, recorded.data_pages, recorded.uuid), recorded, reads_ahead=True)

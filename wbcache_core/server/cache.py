@@ -40,14 +40,13 @@ from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.takeover import FoundData
 from wbcache_core.log.writer import LogWriter
 from wbcache_core.memory.block_map import LocationMap
-from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import LAST_FLUSH
 from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.memory.ring_size import automatic_ring
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.pairing.mark import CLEAN, DIRTY
-from wbcache_core.server import history, log_preparation, log_segments
+from wbcache_core.server import log_preparation, log_segments
 from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import SHARED, Config
 from wbcache_core.server.dirty_content import DirtyContent
@@ -57,14 +56,14 @@ from wbcache_core.server.history import Facts
 from wbcache_core.server.lasting import Lasting
 from wbcache_core.server.movers import Movers
 from wbcache_core.server.opening import Joining, OpenedPair, open_pair
+from wbcache_core.server.past import Past
+from wbcache_core.server.peering import shipping_of
 from wbcache_core.server.quiesce import Quiesce
 from wbcache_core.server.ring_memory import RingMemory
 from wbcache_core.server.stopping import commit_and_drain, tell_undrained
 from wbcache_core.server.succession import Succession
 from wbcache_core.units import PAGE_SHIFT
-from wbcache_core.volume.comparison import Comparison
 from wbcache_core.volume.reader import VolumeReader
-from wbcache_core.volume.snapshot import Snapshot
 from wbcache_core.volume.snapshots import Snapshots
 from wbcache_core.volume.volume import Volume
 from wbcache_core.worker.launch import with_worker
@@ -165,11 +164,22 @@ class Cache:
         self._pins = Pins(line, self._covered, floor, tags)
         self._tags = Tags(line, self._covered, self._pins, self._store)
         self._bad = BadBlocks(line, self._locations, self._origin.name)
-        self._committer = Committer(line, self._table, self._covered, self._writer, self._store, counters)
+        self._shipping = shipping_of(
+            config.peer_rules, line, self._table, self._log, self._store, self._pins, self.events
+        )
+        self._committer = Committer(
+            line, self._table, self._covered, self._writer, self._store, self._shipping, counters
+        )
         self._destager = self._new_destager()
-        self._movers = Movers(line, self._committer, self._destager, self._keeper)
+        self._movers = Movers(line, self._committer, self._destager, self._keeper, self._shipping)
         reader = VolumeReader(line, ring, self._locations, self._table, self._reader, self._origin, counters)
         self._snapshots = Snapshots(line, self._covered, self._pins, reader, self._origin)
+        past = Past(
+            line, self._covered, self._pins, self._snapshots, self._committer, self._found if pair else None, self._log
+        )  # fmt: skip
+        self.window, self.window_ends, self.history = past.window, past.window_ends, past.history
+        self.open_snapshot, self.open_export, self.resolve = past.open_snapshot, past.open_export, past.resolve
+        self.compare = past.compare
         self.log_segments = log_segments.LogSegments(line, self._table, self._reader, superblock.origin_bytes)
         self.settings.follow(line)
         self.handover = HandOver(line, self._pins, self._tags, self._table, self._origin)
@@ -190,8 +200,8 @@ class Cache:
         executor = self._executor = self._new_executor()
         return Destager(
             line, Consumer(line, self._table, self._reader, executor), self._locations, self._table, self._covered,
-            self._pins, self._tags, self._store, executor, self._throttle, self._bad, carrier, self._counters,
-            self.events,
+            self._pins, self._tags, self._store, executor, self._throttle, self._bad, carrier, self._shipping,
+            self._counters, self.events,
         )  # fmt: skip
 
     def _new_executor(self) -> BatchExecutor:
@@ -253,29 +263,13 @@ class Cache:
         self._movers.start()
         self._active = True
 
-    def window(self) -> tuple[list[Generation], tuple[Tag, ...]]:
-        """The generations that can be opened now, oldest first, and the tags. Takes time linear in their number."""
-        with self._line.lock:
-            return list(self._covered.generations), self._pins.tags
-
-    def window_ends(self) -> tuple[Generation | None, Generation | None, tuple[Tag, ...]]:
-        """The oldest and the newest generation that can be opened now, None if there is none, and the tags."""
-        with self._line.lock:
-            return self._covered.generations.oldest, self._covered.generations.newest, self._pins.tags
-
-    def history(self, query: history.Query) -> Facts:
-        """The window, what was written when, and the tags, ready for JSON."""
-        with self._line.lock:
-            choice = history.choose(self._covered, query)
-            tags = self._pins.tags
-        return history.describe(choice, tags)
-
     def status(self) -> Facts:
         """The state of everything at this moment, ready for JSON. Waits for no device."""
         volume = str(uuid.UUID(bytes=self._superblock.uuid))
         names = {"origin": self._origin.name, "log": self._config.log, "volume": volume, "drain": self._drain.facts()}
         names |= {"quiesce": self._quiesce.facts(), "counters": self._counters.facts()}
         names |= {"worker": status_facts.worker(self._executor.why_here), **status_facts.epochs(self._store.current)}
+        names |= self._shipping.facts()
         return names | status_facts.gather(
             self._line, self._covered, self._pins, self._snapshots, self._throttle, self._bad, self._ring_bytes
         )  # fmt: skip
@@ -291,34 +285,6 @@ class Cache:
         """Cursors that only grow."""
         line = self._line
         return status_facts.Counters(line.head, line.committed, line.destaged)
-
-    def open_snapshot(self, when: str) -> Snapshot:
-        """See Snapshots.open(). Raises DeviceError too. Works before activate(), as do the next three."""
-        self._sync_what_was_found()
-        return self._snapshots.open(when)
-
-    def open_export(self, name: str) -> Snapshot | Comparison:
-        """See Snapshots.open_export(). Raises DeviceError too."""
-        self._sync_what_was_found()
-        return self._snapshots.open_export(name)
-
-    def resolve(self, name: str) -> tuple[Generation, ...]:
-        """See Snapshots.resolve_export(). Raises DeviceError too."""
-        self._sync_what_was_found()
-        return self._snapshots.resolve_export(name)
-
-    def compare(self, start: str, end: str) -> Comparison:
-        """See Snapshots.compare(). Before last-flush comes a commit. Raises LogFailedError, DeviceError too."""
-        self._sync_what_was_found()
-        if self._active and LAST_FLUSH in (start, end):
-            self._committer.commit_all()
-        return self._snapshots.compare(start, end)
-
-    def _sync_what_was_found(self) -> None:
-        """What a killed server wrote may be only in the page cache. A moment that was seen must not vanish with the
-        power: another one would get its number. Raises DeviceError."""
-        if not self._active and self._pair:
-            self._found.make_durable(self._log)
 
     def tag(self, name: str, when: str | None = None) -> Tag:
         """Give a name to a moment, by default the present one; durable when it returns. Admits writers. Raises
@@ -438,7 +404,7 @@ class Cache:
             return False
         try:
             is_done = commit_and_drain(
-                line, self._committer, self._destager, self._pins, self._settled, pair, self._drains,
+                line, self._committer, self._destager, self._pins, self._shipping, self._settled, pair, self._drains,
                 self._ring_memory.path,
             )  # fmt: skip
         finally:
@@ -448,10 +414,12 @@ class Cache:
         if not line.log_error:
             try:
                 self._tags.write(committed=line.committed)
+                self._shipping.finish(self._config.peer_timeout)
                 if self._store.current.destaged == line.head:
                     self._side.put(self._superblock.uuid, self._config.log, CLEAN)
             except DeviceError as error:
                 _log.error("stopping: %s", error)
+        self._shipping.finish(0.0)
         return is_done
 
     def _close(self) -> None:
@@ -495,5 +463,6 @@ class Cache:
             self._line.stop(drain=False)
             self._throttle.stop()
             self._movers.join()
+            self._shipping.finish(0.0)
             yield
             self._settled.set()

@@ -15,17 +15,21 @@ from wbcache_core.device.nbd_times import NbdTimes
 from wbcache_core.errors import ConfigError
 from wbcache_core.flow.batch_executor import batch_lsns
 from wbcache_core.format.superblock import MIN_LOG_BYTES
-from wbcache_core.memory.policy import LEVEL_NAMES, LOG, RAM, Policy
+from wbcache_core.memory.policy import LEVEL_NAMES, LOG, PEER_LEVELS, RAM, Policy
 from wbcache_core.memory.ring_size import VOLATILE_BYTES
-from wbcache_core.pairing.pairing import DISCARD_LOG, ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
+from wbcache_core.pairing.pairing import DISCARD_LOG, ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG, TAKE_OVER
+from wbcache_core.shipping.log_uri import log_uri
+from wbcache_core.shipping.shipping import PeerRules
 from wbcache_core.units import GIB, MIB, PAGE_SHIFT, format_size, pages_of, parse_duration, parse_size
 
 COMMIT, DESTAGE = "commit", "destage"
 DROP, HOLD = "drop", "hold"
+OWNER, STANDBY = "owner", "standby"
+WAIT, CONTINUE = "wait", "continue"
 SHARED, PRIVATE = "shared", "private"
 IN_USE = "in-use"
 LOG_LEVELS = {"errors": logging.ERROR, "warnings": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
-FORCE_WORDS = (ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG, DISCARD_LOG, IN_USE)
+FORCE_WORDS = (ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG, DISCARD_LOG, IN_USE, TAKE_OVER)
 
 _LEVELS = {name: level for level, name in enumerate(LEVEL_NAMES)}
 _DURABLE = {name: level for name, level in _LEVELS.items() if level != RAM}
@@ -109,6 +113,7 @@ def _parse_force(text: str) -> frozenset[str]:
 class Config:
     """Sizes in bytes, times in seconds, watermarks in percent of the log."""
 
+    role: str = OWNER
     origin: str = ""
     log: str = ""
     log_size: int = GIB
@@ -135,6 +140,10 @@ class Config:
     control: str = ""
     metrics: tuple[str, int] | None = None
     """Host and port."""
+    peer: tuple[str, ...] = ()
+    """URIs of the export `log` of each."""
+    peer_lost: str = WAIT
+    peer_timeout: float = 10.0
     log_level: int = logging.WARNING
     """What is at least so important is said to the log."""
     force: frozenset[str] = field(default_factory=frozenset)
@@ -153,6 +162,7 @@ class Config:
         """One parameter, with hyphens or underscores. Raises ConfigError."""
         name = key.replace("-", "_")
         parsers: dict[str, Callable[[str], object]] = {
+            "role": lambda text: _choice(text, (OWNER, STANDBY)),
             "origin": absolute_device_name,
             "log": lambda text: absolute_path(local_path(text)),
             "log_size": size,
@@ -177,6 +187,9 @@ class Config:
             "history_full": lambda text: _choice(text, (DROP, HOLD)),
             "control": absolute_path,
             "metrics": _parse_address,
+            "peer": self._with_peer,
+            "peer_lost": lambda text: _choice(text, (WAIT, CONTINUE)),
+            "peer_timeout": parse_duration,
             "log_level": lambda text: LOG_LEVELS[_choice(text, LOG_LEVELS)],
             "force": _parse_force,
             "pin_thread_state": _parse_switch,
@@ -191,6 +204,17 @@ class Config:
             setattr(self, name, parsers[name](value))
         except (ConfigError, ValueError, OverflowError) as error:
             raise ConfigError(f"{key}={value}: {error}") from None
+
+    def _with_peer(self, text: str) -> tuple[str, ...]:
+        """All that were named so far, and one more. Raises ConfigError."""
+        uri = log_uri(absolute_device_name(text))
+        if uri in self.peer:
+            raise ConfigError("this peer has been named before; name each once")
+        return (*self.peer, uri)
+
+    @property
+    def peer_rules(self) -> PeerRules:
+        return PeerRules(self.peer, self.peer_lost == CONTINUE, self.peer_timeout)
 
     @property
     def nbd_times(self) -> NbdTimes:
@@ -219,9 +243,19 @@ class Config:
             draining=False,
         )
 
+    def _check_standby(self) -> None:
+        """Raises ConfigError."""
+        if self.origin or self.peer:
+            name = "origin" if self.origin else "peer"
+            raise ConfigError(f"a standby has no {name}: it only keeps the log; name it when the log takes over")
+        if not self.log:
+            raise ConfigError("parameter 'log' is missing: a standby needs log=PATH")
+
     def check(self) -> None:
         """Check what must hold between parameters; fill in defaults that depend on others. Raises ConfigError."""
-        if not self.origin:
+        if self.role == STANDBY:
+            self._check_standby()
+        elif not self.origin:
             raise ConfigError("parameter 'origin' is missing: origin=PATH names the slow device or image to cache")
         if not self.log:
             path = system_path(self.origin)
@@ -240,7 +274,10 @@ class Config:
             )
         most = VOLATILE_BYTES if self.ring_size is None else self.ring_size
         self.commit_size = min(self.commit_size or most // 4, most // 2)
-        for name in ("commit_interval", "origin_timeout", "origin_connect_timeout"):
+        for name in ("ack", "flush", "fua"):
+            if getattr(self, name) in PEER_LEVELS and not self.peer:
+                raise ConfigError(f"{name}={LEVEL_NAMES[getattr(self, name)]} needs a peer: add peer=URI")
+        for name in ("commit_interval", "origin_timeout", "origin_connect_timeout", "peer_timeout"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name.replace('_', '-')} has to be longer than 0")
         if self.low_watermark >= self.high_watermark:

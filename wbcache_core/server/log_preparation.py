@@ -138,6 +138,7 @@ def bring_up_to_date(
     with a number that was not used before. Raises DeviceError, LogRefusedError.
     """
     changes: dict[str, Any] = {"origin_name": origin.name, "origin_facts": side.facts, "origin_bytes": origin.size}
+    changes["is_copy"] = False
     if pair.samples_are_stale:
         changes["samples"] = fingerprint.take(origin)
     if pair.past_is_gone:

@@ -49,6 +49,12 @@ _GAUGES: tuple[tuple[str, str, Callable[[Facts], float]], ...] = (
     ("open_snapshots", "Past moments that are open.", lambda f: len(f["snapshots"])),
     ("tags", "Past moments that have a tag.", lambda f: len(f["tags"])),
 )  # fmt: skip
+_PEER_GAUGES: tuple[tuple[str, str, Callable[[Facts], float]], ...] = (
+    ("counts", "1 if requests and the origin wait for the peer.", lambda p: p["counts"]),
+    ("up_to_date", "1 if it has everything that is committed, or nearly so.", lambda p: p["state"] == "up-to-date"),
+    ("behind_bytes", "Bytes of log that it does not have durably.", lambda p: p["behind"] * PAGE_BYTES),
+    ("silent_seconds", "For how long it has not answered.", lambda p: p["silent_seconds"]),
+)  # fmt: skip
 
 
 def load_client() -> Any:
@@ -73,6 +79,23 @@ def exposition(many: Iterable[Facts]) -> bytes:
     return text
 
 
+def standby_exposition(facts: Facts) -> bytes:
+    """The same for the status of a standby."""
+    client = load_client()
+    registry = client.CollectorRegistry()
+    volume = facts["volume"] or ""
+    for name, what, value in (
+        ("received_lsn", "LSN up to which the log has been received.", facts["cursors"]["received"]),
+        ("committed_lsn", "LSN up to which it is durable.", facts["cursors"]["committed"]),
+        ("dirty_data_bytes", "Bytes of log that the origin still needs.", facts["bytes"]["dirty"]),
+        ("refused_shipments", "What the owner sent and was not taken.", facts["refused"]["count"]),
+        ("owner_silent_seconds", "Since when the owner has asked for nothing.", facts["owner_silent_seconds"] or 0.0),
+    ):
+        client.Gauge(f"wbcache_standby_{name}", what, _LABELS, registry=registry).labels(volume).set(value)
+    text: bytes = client.generate_latest(registry)
+    return text
+
+
 class _Collector:
     def __init__(self, many: list[Facts], core: Any) -> None:
         self._many = many
@@ -92,6 +115,7 @@ class _Collector:
             yield self._family(core.GaugeMetricFamily, name, text, value)
         for name, text, value in _COUNTERS:
             yield self._family(core.CounterMetricFamily, name, text, _of_counters(value))
+        yield from self._peers()
         yield from self._requests()
 
     def _family(self, kind: Any, name: str, text: str, value: Callable[[Facts], float]) -> Any:
@@ -99,6 +123,14 @@ class _Collector:
         for facts in self._many:
             family.add_metric([facts["volume"]], float(value(facts)))
         return family
+
+    def _peers(self) -> Iterator[Any]:
+        for name, text, value in _PEER_GAUGES:
+            family = self._core.GaugeMetricFamily(f"wbcache_peer_{name}", text, labels=(*_LABELS, "peer"))
+            for facts in self._many:
+                for peer in facts["peers"]:
+                    family.add_metric([facts["volume"], peer["peer"]], float(value(peer)))
+            yield family
 
     def _requests(self) -> Iterator[Any]:
         core = self._core

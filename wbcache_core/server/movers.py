@@ -5,6 +5,7 @@ from wbcache_core.flow.committer import Committer
 from wbcache_core.flow.destager import Destager
 from wbcache_core.flow.ring_keeper import RingKeeper
 from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.shipping.shipping import Shipping
 from wbcache_core.threads import StartTogether
 
 
@@ -12,12 +13,14 @@ class Movers:
     """For one thread at a time."""
 
     def __init__(
-        self, line: NumberLine, committer: Committer, destager: Destager, keeper: RingKeeper | None
-    ) -> None:
+        self, line: NumberLine, committer: Committer, destager: Destager, keeper: RingKeeper | None,
+        shipping: Shipping,
+    ) -> None:  # fmt: skip
         self._line = line
         self._committer = committer
         self._destager = destager
         self._keeper = keeper
+        self._shipping = shipping
 
     def start(self) -> None:
         """Start all and admit writers, or nothing: an error leaves everything as it was. Raises NoThreadError."""
@@ -27,6 +30,7 @@ class Movers:
                 self._keeper.start(together)
             self._committer.start(together)
             self._destager.start(together)
+            self._shipping.start(together)
             line.admit_writers()
             together.run()
         except BaseException:
@@ -37,7 +41,7 @@ class Movers:
             raise
 
     def join(self) -> None:
-        """Wait for all; the line has been stopped."""
+        """Wait for all but the shipping, which has to send their last superblock; the line has been stopped."""
         # First the one that may still have something committed.
         self._destager.join()
         self._committer.join()

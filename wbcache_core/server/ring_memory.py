@@ -61,6 +61,11 @@ class RingMemory:
         file = self._find(superblock.uuid)
         if not file:
             return []
+        if superblock.is_copy:
+            # Of another log of this volume, or of this one before it became a copy.
+            _log.warning("the ring of an earlier server in '%s' is given up: a copy takes over", file.path)
+            self._stale = file
+            return []
         try:
             found = _look(file, log_name, superblock, recovered)
         except FormatError as error:

@@ -104,9 +104,18 @@ class Served:
         """
         with self._switching:
             self.check_not_stopping()
+            self._check_no_peers()
             if self._cache is None:
                 return {"state": DETACHED, "bytes_left": 0}
             return self._detach(self._cache, ends_past)
+
+    def _check_no_peers(self) -> None:
+        """Raises ControlError."""
+        if self._lasting.settings.config().peer:
+            raise ControlError(
+                "the log cannot be detached or replaced while there are peers: they would not notice what the origin "
+                "gets; start the server without peer= first"
+            )
 
     def _detach(self, cache: Cache, ends_past: bool) -> Facts:
         """`_switching` held. Raises the same."""
@@ -140,6 +149,7 @@ class Served:
         """
         with self._switching:
             self.check_not_stopping()
+            self._check_no_peers()
             config = self._config(log, formats, log_size)
             if self._cache:
                 self._check_other(self._cache, config, formats)

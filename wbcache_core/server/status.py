@@ -101,6 +101,7 @@ def nothing() -> Facts:
         "bad_blocks": {"bytes": 0, "ranges": []},
         "epoch": None,
         "epochs": [],
+        "peers": [],
         "window": None,
         "snapshots": [],
         "tags": [],

@@ -9,14 +9,15 @@ from wbcache_core.flow.committer import Committer
 from wbcache_core.flow.destager import Destager
 from wbcache_core.flow.retention import Pins
 from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.shipping.shipping import Shipping
 from wbcache_core.units import PAGE_SHIFT, format_size
 
 _log = logging.getLogger("wbcache")
 
 
 def commit_and_drain(
-    line: NumberLine, committer: Committer, destager: Destager, pins: Pins, settled: threading.Event, pair: str,
-    drains: bool, ring_path: str,
+    line: NumberLine, committer: Committer, destager: Destager, pins: Pins, shipping: Shipping,
+    settled: threading.Event, pair: str, drains: bool, ring_path: str,
 ) -> bool:  # fmt: skip
     """Make durable what was accepted, signal it by `settled`, and drain if that is wanted; returns whether all is done.
 
@@ -37,6 +38,7 @@ def commit_and_drain(
     settled.set()
     if not drains:
         return True
+    shipping.wait_at_stop()
     _log.info("draining %d pages of log to the origin", line.dirty_pages)
     if destager.finish_drain():
         _log.info("the origin is complete")

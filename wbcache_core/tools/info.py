@@ -75,6 +75,7 @@ def _identity(superblock: Superblock) -> Facts:
     return {
         "volume": str(uuid.UUID(bytes=superblock.uuid)),
         "format": superblock.version,
+        "copy": superblock.is_copy,
         "log_bytes": superblock.log_bytes,
         **status.epochs(superblock),
         "origin": {
@@ -156,6 +157,8 @@ def _lines(facts: Facts) -> list[str]:
     if "volume" in facts:
         origin = facts["origin"]
         add("volume", f"{facts['volume']}, format {facts['format']}")
+        if facts["copy"]:
+            add("", "the copy of a standby, whose owner may have more")
         add("origin", f"'{origin['name']}', {format_size(origin['bytes'])} ({origin['bytes']} bytes)")
         add("identity", ", ".join(origin["identity"]))
         if origin["mark"]:

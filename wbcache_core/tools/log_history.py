@@ -55,6 +55,10 @@ class LogHistory:
         self.uncommitted = describe_uncommitted(log.name, superblock, recovered)
         """What only the ring of a killed server has, for users; empty if nothing."""
 
+    def check_no_copy(self) -> None:
+        """Before anything is written. Raises CopyError."""
+        pairing.check_no_copy(self.superblock, self.log)
+
     def tell_uncommitted(self) -> None:
         """On standard error, if there is any."""
         if self.uncommitted:

@@ -54,6 +54,7 @@ def untag(path: str, name: str) -> None:
 
 def _change(path: str, change: Callable[[LogHistory], tuple[Tag, ...]]) -> tuple[Tag, ...]:
     with _opened(path, read_only=False) as (device, log):
+        log.check_no_copy()
         tags = change(log)
         if not device.writable:
             raise DeviceError(f"log '{path}' cannot be written, and it is where tags are stored; check its permissions")

@@ -80,6 +80,7 @@ class Resize:
         self._log, self._origin = log, origin
         self._history = history = LogHistory(log)
         self._recorded = history.superblock
+        history.check_no_copy()
         if history.uncommitted:
             raise UncommittedError(
                 f"{history.uncommitted}; nothing has been changed; let a server or replay take them over first, or "

@@ -45,6 +45,7 @@ def run_rewind(path: str, when: str, origin: str | None) -> int:
         stack.callback(log.close)
         try:
             rewind = Rewind(log, when)
+            rewind.history.check_no_copy()
             if rewind.history.uncommitted:
                 raise UncommittedError(
                     f"{rewind.history.uncommitted}; nothing has been changed; let one of them take them over first, or "

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from wbcache_core.server.bypass import DETACHED
 from wbcache_core.server.control.client import ask, check_socket
 from wbcache_core.server.drain import DRAINED, DRAINING, INCOMPLETE
-from wbcache_core.units import format_size
+from wbcache_core.units import PAGE_BYTES, format_size
 
 Facts: TypeAlias = dict[str, Any]
 
@@ -34,7 +34,23 @@ def run_give_up(path: str, offset: int, length: int) -> int:
     return 1
 
 
+def _standby_lines(facts: Facts) -> Iterator[tuple[str, str]]:
+    yield "server", f"wbcache {facts['version']}, process {facts['pid']}, {facts['state']}"
+    volume = f"volume {facts['volume']}" if facts["volume"] else "blank: no owner has connected yet"
+    yield "log", f"'{facts['log']}', {volume}"
+    yield "cursors", ", ".join(f"{name} {lsn}" for name, lsn in facts["cursors"].items()) + " (LSN)"
+    yield "dirty", f"{format_size(facts['bytes']['dirty'])} of {format_size(facts['bytes']['log'])}"
+    silent = facts["owner_silent_seconds"]
+    yield "owner", "has not connected since the start" if silent is None else f"last heard of {silent:.1f} s ago"
+    if facts["refused"]["count"]:
+        yield "refused", f"{facts['refused']['count']} times, at last: {facts['refused']['last']}"
+
+
 def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
+    # An older server does not say.
+    if facts.get("role") == "standby":
+        yield from _standby_lines(facts)
+        return
     sizes, rates, throttling = facts["bytes"], facts["rates"], facts["throttling"]
     yield "server", f"wbcache {facts['version']}, process {facts['pid']}, {facts['state']}"
     yield "origin", f"'{facts['origin']}'"
@@ -82,6 +98,10 @@ def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
         )
     if facts["bad_blocks"]["bytes"]:
         yield "", f"{facts['bad_blocks']['bytes']} bytes in all, which only the log has"
+    for one in facts.get("peers", ()):
+        what = f"{one['state']}, {'counts' if one['counts'] else 'LEFT OUT'}, committed {one['committed']} (LSN)"
+        behind = f", {format_size(one['behind'] * PAGE_BYTES)} behind" if one["behind"] else ""
+        yield "peer", f"'{one['peer']}': {what}{behind}" + (f"; {one['problem']}" if one["problem"] else "")
     yield from _failures(facts)
 
 

@@ -3,25 +3,36 @@
 
 from wbcache_core.device.device import Extent
 from wbcache_core.errors import ExportNameError
-from wbcache_core.memory.policy import LEVEL_NAMES, ORIGIN
+from wbcache_core.memory.policy import LEVEL_NAMES, ORIGIN, PEER_LEVELS
 from wbcache_core.units import quoted
 from wbcache_core.volume.direct import DirectVolume
 from wbcache_core.volume.volume import Volume
 
-_WHEN = ("it is in memory", "it is durable in the log", "the origin has it")
+_WHEN = (
+    "it is in memory", "it is durable in the log", "it is durable in the log, and peers have it in memory",
+    "it is durable in the log and at the peers", "the origin has it",
+)  # fmt: skip
 _LEVELS = {f"ack={name}": level for level, name in enumerate(LEVEL_NAMES)} | {"write-through": ORIGIN}
-DESCRIPTIONS = tuple((name, f"a write is acknowledged when {_WHEN[level]}") for name, level in _LEVELS.items())
-"""Names of exports, and what is particular to each."""
 
 
-def level_of(name: str) -> int:
+def _levels(has_peers: bool) -> dict[str, int]:
+    return {name: level for name, level in _LEVELS.items() if has_peers or level not in PEER_LEVELS}
+
+
+def descriptions(has_peers: bool) -> list[tuple[str, str]]:
+    """Names of exports, and what is particular to each."""
+    return [(name, f"a write is acknowledged when {_WHEN[level]}") for name, level in _levels(has_peers).items()]
+
+
+def level_of(name: str, has_peers: bool) -> int:
     """The level of the export with that name. Raises ExportNameError."""
-    if name not in _LEVELS:
-        names = ", ".join(f"'{one}'" for one in _LEVELS)
+    levels = _levels(has_peers)
+    if name not in levels:
+        names = ", ".join(f"'{one}'" for one in levels)
         raise ExportNameError(
             f"there is no export {quoted(name)}: '' and {names} are the live volume, @WHEN is a past moment of it"
         )
-    return _LEVELS[name]
+    return levels[name]
 
 
 class AckExport:

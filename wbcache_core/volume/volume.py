@@ -11,7 +11,7 @@ from time import monotonic_ns as now_ns
 from wbcache_core.counters import ONE, UNTIMED, Counters
 from wbcache_core.device.device import Device, Extent
 from wbcache_core.errors import OriginFailedError, OutOfRangeError, ReadOnlyError, StoppedError
-from wbcache_core.flow.admission import check_log, end_writes, wait_for_destaged, wait_for_room
+from wbcache_core.flow.admission import check_log, end_writes, wait_for_destaged, wait_for_peers, wait_for_room
 from wbcache_core.flow.committer import Committer
 from wbcache_core.flow.throttle import Throttle
 from wbcache_core.format.segment import KIND_SHIFT, MAX_ENTRIES, TRIM, ZERO
@@ -19,7 +19,7 @@ from wbcache_core.format.shared_ring import HEAD
 from wbcache_core.memory.block_map import CLEAR_FLAGS, LSN_MASK, ZERO_FLAG, LocationMap
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.open_segment import PendingSegment
-from wbcache_core.memory.policy import LOG, ORIGIN, Policy, stronger
+from wbcache_core.memory.policy import LOG, ORIGIN, PEER, Policy, stronger
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.units import PAGE_BYTES, PAGE_MASK, PAGE_SHIFT, pages_of
 from wbcache_core.volume.extents import ExtentMapper
@@ -178,9 +178,12 @@ class Volume:
             return
         if level >= LOG:
             self._committer.commit_until(end)
-        if level >= ORIGIN:
+        if level > LOG:
             with self._line.lock:
-                wait_for_destaged(self._line, end)
+                if level >= ORIGIN:
+                    wait_for_destaged(self._line, end)
+                else:
+                    wait_for_peers(self._line, end, is_durable=level == PEER)
 
     def _write_pieces(self, data: memoryview, offset: int, ack: int | None) -> tuple[int, Policy]:
         """Write any range as whole pages and patched ones; returns the LSN after the last, and the policy to answer by:

@@ -322,7 +322,7 @@ def test_a_newer_version_is_told_from_damage(version):
     "changes",
     [
         {"version": 0},
-        {"flags": 1},
+        {"flags": 2},
         {"data_start": DATA_START * 2},
         {"page_bytes": 8192},
         {"sample_count": 31},

@@ -172,6 +172,6 @@ def test_threads_write_one_after_the_other(disk, store):
 def test_a_wbcache_from_before_epochs_refuses_what_this_one_writes(store, monkeypatch):
     """By name, before it looks at anything else: versions 1 to 3 looked at magic, checksum and version first."""
     monkeypatch.setattr("wbcache_core.format.superblock.VERSION", 3)
-    words = "log of format version 4; this wbcache reads up to version 3; use the wbcache that wrote it"
+    words = f"log of format version {VERSION}; this wbcache reads up to version 3; use the wbcache that wrote it"
     with pytest.raises(LogVersionError, match=words):
         read_slots(store._device)

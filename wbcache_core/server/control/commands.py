@@ -55,11 +55,12 @@ def _line(facts: Facts) -> bytes:
     return json.dumps(facts).encode() + b"\n"
 
 
-def _refusal(text: str) -> bytes:
+def refusal(text: str) -> bytes:
+    """The answer to a request that is not carried out."""
     return _line({"ok": False, "error": text})
 
 
-TOO_LONG = _refusal(f"a request has at most {LONGEST_LINE} bytes; the connection is closed")
+TOO_LONG = refusal(f"a request has at most {LONGEST_LINE} bytes; the connection is closed")
 
 
 def parse(line: bytes) -> Facts:
@@ -119,40 +120,40 @@ class ControlCommands:
         try:
             request = parse(line)
         except ControlError as error:
-            return _refusal(str(error))
+            return refusal(str(error))
         if request["command"] == "status":
-            return _attempt(self._status)
+            return attempt(self._status)
         if request["command"] == "history":
-            return _attempt(lambda: self._history(request))
+            return attempt(lambda: self._history(request))
         if request["command"] == "events":
-            return _attempt(lambda: self._events(request["after"]))
+            return attempt(lambda: self._events(request["after"]))
         if request["command"] == "series":
-            return _attempt(lambda: self._series.facts(self._served.now.status()))
+            return attempt(lambda: self._series.facts(self._served.now.status()))
         if request["command"] == "get":
-            return _attempt(self._get)
+            return attempt(self._get)
         if request["command"] == "set":
-            return _attempt(lambda: self._set(request["values"]))
+            return attempt(lambda: self._set(request["values"]))
         if request["command"] == "resolve":
-            return lambda: _attempt(lambda: self._resolve(request["when"]))
+            return lambda: attempt(lambda: self._resolve(request["when"]))
         if request["command"] == "diff":
-            return lambda: _attempt(lambda: self._diff(request))
+            return lambda: attempt(lambda: self._diff(request))
         if request["command"] == "segments":
-            return lambda: _attempt(lambda: self._served.now.log_segments.page(request.get("from", 0)))
+            return lambda: attempt(lambda: self._served.now.log_segments.page(request.get("from", 0)))
         if request["command"] == "tag":
-            return lambda: _attempt(lambda: self._tag(request["name"], request.get("when")))
+            return lambda: attempt(lambda: self._tag(request["name"], request.get("when")))
         if request["command"] == "drain":
-            return lambda: _attempt(lambda: self._drain(request.get("cancel", False)))
+            return lambda: attempt(lambda: self._drain(request.get("cancel", False)))
         if request["command"] == "quiesce":
-            return lambda: _attempt(self._quiesce)
+            return lambda: attempt(self._quiesce)
         if request["command"] == "resume":
-            return _attempt(self._resume)
+            return attempt(self._resume)
         if request["command"] == "detach":
-            return lambda: _attempt(lambda: self._detach(request))
+            return lambda: attempt(lambda: self._detach(request))
         if request["command"] == "attach":
-            return lambda: _attempt(lambda: self._attach(request))
+            return lambda: attempt(lambda: self._attach(request))
         if request["command"] == "give-up":
-            return lambda: _attempt(lambda: self._give_up(request["offset"], request["length"]))
-        return lambda: _attempt(lambda: self._untag(request["name"]))
+            return lambda: attempt(lambda: self._give_up(request["offset"], request["length"]))
+        return lambda: attempt(lambda: self._untag(request["name"]))
 
     def _status(self) -> Facts:
         about = {"version": __version__, "pid": os.getpid()}
@@ -233,11 +234,12 @@ class ControlCommands:
         return {}
 
 
-def _attempt(run: Callable[[], Facts]) -> bytes:
+def attempt(run: Callable[[], Facts]) -> bytes:
+    """The answer to a request that is carried out by run()."""
     try:
         return _line({"ok": True, **run()})
     except WbcacheError as error:
-        return _refusal(str(error))
+        return refusal(str(error))
     except Exception as error:
         _log.exception("internal error in the control socket, please report it")
-        return _refusal(f"internal error: {error!r}; see the server's messages")
+        return refusal(f"internal error: {error!r}; see the server's messages")

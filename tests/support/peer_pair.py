@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Two hosts for tests: a shared origin and a log each, served by real nbdkit processes as owner and as standby."""
+
+import contextlib
+import itertools
+import time
+
+from tests.support.control import ask
+from tests.support.nbdkit_server import CachePair
+
+LIMIT_S = 30
+
+
+class PeerPair:
+    """`logs` and `controls` have a path for each of the two; who is the owner is up to the test."""
+
+    def __init__(self, folder):
+        self.pair = CachePair(folder)
+        self.folder = self.pair.folder
+        self.logs = [self.folder / "0.log", self.folder / "1.log"]
+        self.controls = [self.folder / "c0", self.folder / "c1"]
+        self.sockets = [self.folder / "s0", self.folder / "s1"]
+        """Each node's socket has the same name through all starts: it is a link to that of the present server."""
+        self._links = itertools.count()
+
+    def standby(self, number, **parameters):
+        """A standby with that log, reached by uri_of(number)."""
+        settings = {"log": self.logs[number], "control": self.controls[number], **parameters}
+        server = self.pair.start_bare(role="standby", **settings)
+        self._link(number, server)
+        return server
+
+    def owner(self, number, **parameters):
+        """An owner with that log, whose peer is the other one."""
+        settings = {"log": self.logs[number], "control": self.controls[number], "peer": self.uri_of(1 - number)}
+        return self.pair.start(**(settings | parameters))
+
+    def uri_of(self, number):
+        """Of the present and of all later servers of that node."""
+        return f"nbd+unix:///?socket={self.sockets[number]}"
+
+    def _link(self, number, server):
+        link = self.folder / f"link{next(self._links)}"
+        link.symlink_to(server.socket)
+        link.rename(self.sockets[number])
+
+    def peer_facts(self, number):
+        """What the owner with that log says about its only peer."""
+        (facts,) = ask(self.controls[number], "status")["peers"]
+        return facts
+
+    def wait_until(self, number, condition, limit_s=LIMIT_S):
+        """Return the facts about the peer when condition(facts) is true."""
+        deadline = time.monotonic() + limit_s
+        while True:
+            facts = self.peer_facts(number)
+            if condition(facts):
+                return facts
+            assert time.monotonic() < deadline, f"after {limit_s} s: {facts}"
+            time.sleep(0.01)
+
+    def wait_until_up_to_date(self, number):
+        """Return when the owner with that log says that its peer has everything."""
+        self.wait_until(number, lambda facts: facts["state"] == "up-to-date" and not facts["behind"])
+
+    @contextlib.contextmanager
+    def both(self, **parameters):
+        """A standby with the second log and an owner with the first; stopped at the end, the owner first."""
+        standby = self.standby(1)
+        owner = self.owner(0, **parameters)
+        yield owner, standby
+        for server in (owner, standby):
+            if server.running:
+                server.stop()

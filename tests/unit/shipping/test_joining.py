@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Each rule by which a standby's log goes on with the owner's, and each reason to refuse."""
+
+import pytest
+
+from tests.support.shipped_log import LOG_BYTES, superblock
+from wbcache_core.errors import PeerRefusedError, SupersededError
+from wbcache_core.format import standby_state
+from wbcache_core.format.epoch import NO_EPOCH, Epoch, Switch
+from wbcache_core.format.standby_state import StandbyState
+from wbcache_core.shipping.joining import as_of, join
+
+FIRST, SECOND, THIRD = Epoch(1, 0x11), Epoch(2, 0x22), Epoch(3, 0x33)
+CHECKSUMS = {50: 0x50, 60: 0x60, 80: 0x80, 100: 0x100}
+"""Of the owner's descriptors, by where their segments end."""
+
+
+def mine(**changes):
+    """The owner's superblock: epoch 3 began at LSN 80; the origin has everything below 50."""
+    history = (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60), Switch(THIRD, 80, 0x80))
+    return superblock(
+        epoch=THIRD, history=history, oldest=20, oldest_place=19, destaged=50, destaged_place=49,
+        destaged_previous=0x50, batch_end=60, committed=90, **changes,
+    )  # fmt: skip
+
+
+def theirs(head, previous, epoch, history, **changes):
+    own = mine()
+    return StandbyState(
+        **({
+            "uuid": own.uuid, "log_bytes": LOG_BYTES, "used_bytes": LOG_BYTES, "origin_bytes": own.origin_bytes,
+            "head": head, "head_place": head - 1, "previous": previous, "oldest": 1, "oldest_place": 0, "destaged": 1,
+            "batch_end": 1, "epoch": epoch, "history": history,
+        } | changes)
+    )  # fmt: skip
+
+
+def joined(state, own_epoch=SECOND, committed=100):
+    return join("them", state, mine(), own_epoch, committed, CHECKSUMS.get)
+
+
+def test_a_blank_log_begins_where_the_origin_ends():
+    rule, lsn, first = joined(standby_state.blank(LOG_BYTES))
+    assert (rule, lsn) == ("new", 50)
+    assert (first.oldest, first.oldest_place, first.committed, first.batch_end) == (50, 49, 50, 60)
+    assert first.history == (Switch(FIRST, 1, 0),) and first.epoch == THIRD
+
+
+@pytest.mark.parametrize(
+    ("head", "epoch"), [(50, FIRST), (60, FIRST), (60, SECOND), (80, SECOND), (80, THIRD), (100, THIRD)]
+)
+def test_a_log_that_ends_in_this_one_catches_up(head, epoch):
+    rule, lsn, first = joined(theirs(head, CHECKSUMS[head], epoch, (Switch(FIRST, 1, 0),)))
+    assert (rule, lsn, first) == ("catch-up", head, as_of(mine(), head))
+    assert all(switch.first_lsn <= head for switch in first.history)
+
+
+def test_an_epoch_without_segments_that_the_owner_replaced_does_not_matter():
+    """The owner started twice without a write while the standby was away."""
+    gone = Epoch(2, 0x99)
+    rule, lsn, _ = joined(theirs(80, 0x80, gone, (Switch(FIRST, 1, 0), Switch(gone, 80, 0x80))))
+    assert (rule, lsn) == ("catch-up", 80)
+
+
+def test_a_log_that_ends_before_the_origin_begins_again():
+    rule, lsn, first = joined(theirs(30, 0x30, FIRST, (Switch(FIRST, 1, 0),)))
+    assert (rule, lsn) == ("begin-again", 50)
+    assert first.oldest == first.destaged == first.committed == 50
+
+
+def test_a_tail_of_the_last_run_is_cut_off():
+    state = theirs(95, 0x95, SECOND, (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60)))
+    assert joined(state)[:2] == ("cut", 80)
+
+
+@pytest.mark.parametrize("own_epoch", [NO_EPOCH, FIRST])
+def test_a_tail_of_somebody_else_is_refused(own_epoch):
+    """This log took over, or its owner was started twice since: somebody may have relied on that tail."""
+    state = theirs(95, 0x95, SECOND, (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60)))
+    with pytest.raises(PeerRefusedError, match=r"LSN 80 to 95, of epoch 2, which no other log has.*force=discard-log"):
+        joined(state, own_epoch)
+
+
+def test_a_peer_that_is_ahead_of_the_local_log_is_waited_for():
+    assert joined(theirs(120, 0x120, THIRD, mine().history), committed=100) is None
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        theirs(80, 0x81, SECOND, (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60))),
+        theirs(100, 0x101, THIRD, mine().history),
+        theirs(70, 0x70, Epoch(2, 0x99), (Switch(Epoch(2, 0x99), 60, 0x61),)),
+        theirs(30, 0x30, Epoch(2, 0x99), (Switch(Epoch(2, 0x99), 20, 0x61),)),
+    ],
+    ids=["another end", "another end in this epoch", "an epoch of its own", "an unknown epoch before the origin"],
+)
+def test_another_history_is_refused(state):
+    with pytest.raises(PeerRefusedError, match="is no copy of this one"):
+        joined(state)
+
+
+@pytest.mark.parametrize("epoch", [Epoch(4, 0x44), Epoch(3, 0x99)])
+def test_a_server_that_was_overtaken_stops(epoch):
+    with pytest.raises(SupersededError, match="another server has taken over"):
+        joined(theirs(100, 0x100, epoch, mine().history))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"uuid": b"another volume!!"}, "another volume.*check peer="),
+        ({"log_bytes": LOG_BYTES // 2}, "has only 2.0 MiB, this one 4.0 MiB"),
+        ({"used_bytes": LOG_BYTES * 2, "log_bytes": LOG_BYTES * 2}, "has a log of"),
+        ({"origin_bytes": 1 << 40}, "for an origin of"),
+    ],
+    ids=str,
+)
+def test_a_log_that_does_not_fit_is_refused(changes, words):
+    with pytest.raises(PeerRefusedError, match=words):
+        joined(theirs(100, 0x100, THIRD, mine().history, **changes))

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The state page: what is written is read, anything else is refused, and docs/standby-state.md shows a real one."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
+
+from tests.unit.test_format_example import dumped_page
+from wbcache_core.errors import FormatError
+from wbcache_core.format.epoch import Epoch, Switch
+from wbcache_core.format.standby_state import StandbyState, blank, decode, encode
+from wbcache_core.units import MIB, PAGE_BYTES
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "standby-state.md"
+EPOCH = Epoch(4, 0x0404040404040404)
+EXAMPLE = StandbyState(
+    uuid=bytes.fromhex("00112233445566778899aabbccddeeff"), log_bytes=32 * MIB, used_bytes=16 * MIB,
+    origin_bytes=64 * MIB, head=99, head_place=98, previous=0x8A6B6D459AE85DE2, oldest=33, oldest_place=32,
+    destaged=97, batch_end=97, epoch=EPOCH,
+    history=(Switch(Epoch(2, 0x0202020202020202), 33, 0x3333333333333333), Switch(EPOCH, 97, 0x0123456789ABCDEF)),
+)  # fmt: skip
+
+
+def sealed(page):
+    page[-8:] = struct.pack("<Q", xxh3_64_intdigest(bytes(page[:-8])))
+    return memoryview(page)
+
+
+def test_the_example_is_what_the_code_writes():
+    page = dumped_page("state", DOCUMENT)
+    assert decode(memoryview(page)) == EXAMPLE
+    assert encode(EXAMPLE) == page
+
+
+def test_a_blank_one():
+    assert decode(memoryview(encode(blank(5 * MIB)))) == blank(5 * MIB)
+    assert blank(5 * MIB).is_blank and not EXAMPLE.is_blank
+
+
+@given(st.integers(0, PAGE_BYTES - 1), st.integers(1, 255))
+def test_any_changed_byte_is_noticed(at, change):
+    page = bytearray(encode(EXAMPLE))
+    page[at] ^= change
+    with pytest.raises(FormatError):
+        decode(memoryview(page))
+
+
+@pytest.mark.parametrize(
+    ("at", "content"),
+    [(0, b"WBCSTBY2"), (8, b"\x02"), (12, b"\x01"), (56, bytes(8)), (0x300, b"\x01"), (96, b"\xff" * 8)],
+    ids=["magic", "version", "zero", "head below oldest", "data where zeros belong", "destaged above head"],
+)
+def test_what_no_wbcache_writes_is_refused(at, content):
+    page = bytearray(encode(EXAMPLE))
+    page[at : at + len(content)] = content
+    with pytest.raises(FormatError):
+        decode(sealed(page))

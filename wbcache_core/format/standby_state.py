@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The bytes of the state page: what a standby says of its log, at the beginning of its export `log`.
+
+    state := magic version zero32 uuid log_bytes used_bytes origin_bytes head head_place previous oldest oldest_place
+             destaged batch_end epochs[360] zero[3584] checksum
+
+`log_bytes` is what its device has room for, `used_bytes` what the log was made with, 0 for a blank one, whose other
+fields are 0 too. `head` is the LSN after its last segment, `previous` the checksum of that segment's descriptor; all of
+them are durable. `oldest` and `oldest_place` are the lowest of its two superblocks, `epochs` as in a superblock
+(epoch.py). All integers are little-endian. docs/standby-state.md has a worked example.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from xxhash import xxh3_64_intdigest
+
+from wbcache_core.errors import FormatError
+from wbcache_core.format.epoch import EPOCHS_BYTES, NO_EPOCH, Epoch, Switch, decode_epochs, encode_epochs
+from wbcache_core.units import PAGE_BYTES
+
+MAGIC = b"WBCSTBY1"
+VERSION = 1
+
+_CHECKSUM = struct.Struct("<Q")
+_CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
+_HEADER = struct.Struct(f"<8sII16s10Q{EPOCHS_BYTES}s")
+_ZEROS = bytes(_CHECKSUM_AT - _HEADER.size)
+_NO_UUID = bytes(16)
+
+
+@dataclass(frozen=True, slots=True)
+class StandbyState:
+    """LSNs, positions, and sizes in bytes."""
+
+    uuid: bytes
+    log_bytes: int
+    used_bytes: int = 0
+    origin_bytes: int = 0
+    head: int = 0
+    head_place: int = 0
+    previous: int = 0
+    oldest: int = 0
+    oldest_place: int = 0
+    destaged: int = 0
+    batch_end: int = 0
+    epoch: Epoch = NO_EPOCH
+    history: tuple[Switch, ...] = ()
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it has no log yet."""
+        return self.uuid == _NO_UUID
+
+
+def blank(log_bytes: int) -> StandbyState:
+    """Of a standby without a log, whose device has room for one of log_bytes."""
+    return StandbyState(_NO_UUID, log_bytes)
+
+
+def encode(state: StandbyState) -> bytes:
+    """A page."""
+    body = _HEADER.pack(
+        MAGIC, VERSION, 0, state.uuid, state.log_bytes, state.used_bytes, state.origin_bytes, state.head,
+        state.head_place, state.previous, state.oldest, state.oldest_place, state.destaged, state.batch_end,
+        encode_epochs(state.epoch, state.history),
+    ) + _ZEROS  # fmt: skip
+    return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
+
+
+def decode(page: memoryview) -> StandbyState:
+    """The state in a page of 4096 bytes. Raises FormatError, and nothing else, for any bytes."""
+    if page[:8] != MAGIC:
+        raise FormatError("no state of a standby here")
+    (checksum,) = _CHECKSUM.unpack_from(page, _CHECKSUM_AT)
+    if xxh3_64_intdigest(page[:_CHECKSUM_AT]) != checksum:
+        raise FormatError("the state of the standby fails its checksum")
+    (_, version, zero, uuid, log_bytes, used_bytes, origin_bytes, head, head_place, previous, oldest, oldest_place,
+     destaged, batch_end, epochs) = _HEADER.unpack_from(page)  # fmt: skip
+    if version != VERSION:
+        raise FormatError(f"state of a standby of version {version}; this wbcache reads version {VERSION}")
+    epoch, history = decode_epochs(epochs)
+    state = StandbyState(
+        uuid, log_bytes, used_bytes, origin_bytes, head, head_place, previous, oldest, oldest_place, destaged,
+        batch_end, epoch, history,
+    )  # fmt: skip
+    is_sound = state == blank(state.log_bytes) if state.is_blank else 1 <= state.oldest <= state.destaged <= state.head
+    if zero or not is_sound or bytes(page[_HEADER.size : _CHECKSUM_AT]) != _ZEROS:
+        raise FormatError("the state of the standby contradicts itself")
+    return state

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How a standby's log goes on with this one: named rules for what the two have in common.
+
+    new              it is blank: it begins where the origin ends
+    catch-up         its end is in this log: it gets what follows
+    begin-again      it ends before the origin does, which has what it lacks
+    cut              behind its end in this log it has what no flush was answered for: that goes
+    tail             the same, but somebody may have relied on it: refused
+    unrelated        no common history: refused
+    later-epoch      another server has taken over since: this one stops
+
+docs/peers.md has them as a table. The checksums of descriptors form a chain, so logs with the same checksum at the same
+LSN are the same up to there.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+from uuid import UUID
+
+from wbcache_core.errors import PeerRefusedError, SupersededError
+from wbcache_core.format.epoch import Epoch, Switch
+from wbcache_core.format.standby_state import StandbyState
+from wbcache_core.format.superblock import Superblock
+from wbcache_core.units import format_size
+
+_DISCARD_HINT = "to give up what its log holds, stop that server and start it once with force=discard-log"
+
+
+class Joined(NamedTuple):
+    """`superblock` goes first, then the segments from `lsn` on."""
+
+    rule: str
+    lsn: int
+    superblock: Superblock
+
+
+def as_of(superblock: Superblock, lsn: int) -> Superblock:
+    """What can be said to a log that ends at lsn, which is not below `destaged`."""
+    assert superblock.destaged <= lsn
+    return superblock.with_changes(
+        committed=min(superblock.committed, lsn),
+        tags=tuple(tag for tag in superblock.tags if tag.end_lsn <= lsn),
+        history=tuple(switch for switch in superblock.history if switch.first_lsn <= lsn),
+    )
+
+
+def beginning(superblock: Superblock) -> Superblock:
+    """For a log that has nothing, and needs nothing that the origin has."""
+    only = as_of(superblock, superblock.destaged)
+    return only.with_changes(
+        oldest=superblock.destaged, oldest_place=superblock.destaged_place, committed=superblock.destaged, tags=()
+    )
+
+
+def join(
+    name: str, state: StandbyState, superblock: Superblock, own_epoch: Epoch, committed: int,
+    checksum_before: Callable[[int], int | None],
+) -> Joined | None:  # fmt: skip
+    """`superblock` is this server's; `own_epoch` the one before, if this log was the owner's in it too. None if the
+    standby is ahead of `committed` in this epoch: this log gets there in a moment.
+
+    Raises PeerRefusedError, SupersededError, and what checksum_before() raises.
+    """
+    _check_volume(name, state, superblock)
+    if state.is_blank:
+        return Joined("new", superblock.destaged, beginning(superblock))
+    _check_epoch(name, state.epoch, superblock.epoch)
+    if superblock.destaged <= state.head <= committed:
+        known = state.head == superblock.destaged
+        if (superblock.destaged_previous if known else checksum_before(state.head)) == state.previous:
+            return Joined("catch-up", state.head, as_of(superblock, state.head))
+    elif state.epoch == superblock.epoch and state.head > committed:
+        return None
+    end = _end_of_common_part(name, state, superblock, own_epoch)
+    if end < superblock.destaged:
+        return Joined("begin-again", superblock.destaged, beginning(superblock))
+    # The standby compares what it has there.
+    return Joined("cut", end, as_of(superblock, end))
+
+
+def _check_volume(name: str, state: StandbyState, superblock: Superblock) -> None:
+    """Raises PeerRefusedError."""
+    if state.log_bytes < superblock.log_bytes:
+        raise PeerRefusedError(
+            f"the log of peer '{name}' has only {format_size(state.log_bytes)}, this one "
+            f"{format_size(superblock.log_bytes)}: give it a log of the same size"
+        )
+    if state.is_blank:
+        return
+    if state.uuid != superblock.uuid:
+        raise PeerRefusedError(
+            f"peer '{name}' has the log of another volume, {UUID(bytes=state.uuid)}; this one is "
+            f"{UUID(bytes=superblock.uuid)}: check peer=; {_DISCARD_HINT}"
+        )
+    if state.used_bytes != superblock.log_bytes or state.origin_bytes > superblock.origin_bytes:
+        raise PeerRefusedError(
+            f"peer '{name}' has a log of {state.used_bytes} bytes for an origin of {state.origin_bytes}, this one has "
+            f"{superblock.log_bytes} for {superblock.origin_bytes}; {_DISCARD_HINT}"
+        )
+
+
+def _check_epoch(name: str, other: Epoch, mine: Epoch) -> None:
+    """Raises SupersededError, also if another server began an epoch with the same number."""
+    if other.number > mine.number or (other.number == mine.number and other != mine):
+        raise SupersededError(
+            f"peer '{name}' has epoch {other}, and this server {mine}: another server has taken over the volume; this "
+            "one takes no more writes; stop it, and find out what each has before you start it again (docs/peers.md)"
+        )
+
+
+def _end_of_common_part(name: str, state: StandbyState, superblock: Superblock, own_epoch: Epoch) -> int:
+    """Where the standby's log ends, or the part of it that this one has or had, if the rest may be given up. Raises
+    PeerRefusedError."""
+    # An epoch without a segment leaves no trace in the log of its owner.
+    begun = [switch.epoch for switch in state.history if switch.first_lsn < state.head]
+    last = begun[-1] if begun else state.epoch
+    is_known = last in (own_epoch, superblock.epoch) or any(switch.epoch == last for switch in superblock.history)
+    if not is_known:
+        raise _unrelated(name, f"its last segment is of epoch {last.number} ({last.id:016x}), which this log never had")
+    later: list[Switch] = [switch for switch in superblock.history if switch.epoch.number > last.number]
+    following = later[0] if later else None
+    end = min(state.head, following.first_lsn) if following else state.head
+    if end == state.head and end >= superblock.destaged:
+        raise _unrelated(name, f"the two differ before LSN {end}")
+    if end < state.head and last != own_epoch:
+        raise PeerRefusedError(
+            f"peer '{name}' has LSN {end} to {state.head}, of epoch {last.number}, which no other log has: somebody "
+            f"may have relied on them; look at them first (docs/peers.md says how); {_DISCARD_HINT}"
+        )
+    return end
+
+
+def _unrelated(name: str, how: str) -> PeerRefusedError:
+    return PeerRefusedError(f"the log of peer '{name}' is no copy of this one: {how}; {_DISCARD_HINT}")

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A connection to the export `log` of a standby: requests in order, many at once, and their answers in that order."""
+
+import errno
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+
+import nbd
+
+from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, NoConnectionError, StoppedError
+from wbcache_core.shipping.bell import Bell
+from wbcache_core.units import PAGE_BYTES
+
+_LOOK_SECONDS = 0.25
+"""A connection that is being made looks this often whether the server is stopping."""
+_READ, _WRITE = 1, 2
+"""Bits of libnbd's direction: what it waits for."""
+
+
+class Link:
+    """For one thread. Methods raise DeviceLostError when the connection has ended or was silent for too long, and
+    DeviceError, with the standby's errno, when it refuses a request; after either the link is of no more use."""
+
+    def __init__(self, uri: str, bell: Bell, seconds: float, is_stopping: Callable[[], bool]) -> None:
+        """Raises NoConnectionError after so many seconds, ConfigError for a URI that cannot be used, StoppedError."""
+        self._uri = uri
+        self._bell = bell
+        self._seconds = seconds
+        self._under_way: deque[int] = deque()
+        """Cookies of requests without an answer, oldest first."""
+        self.last_sign = time.monotonic()
+        """When an answer came, or the first of those under way was sent."""
+        self._handle = nbd.NBD()
+        # Of a key (tls-psk-file), which libnbd does not read by default: other programs get URIs from strangers.
+        self._handle.set_uri_allow_local_file(True)
+        is_started = False
+        try:
+            self._handle.aio_connect_uri(uri)
+            is_started = True
+            self._wait_until_connected(is_stopping)
+        except nbd.Error as error:
+            if error.errnum == errno.EINVAL and not is_started:
+                raise ConfigError(f"peer '{uri}' is not a usable NBD URI: {error.string}") from None
+            raise NoConnectionError(f"cannot connect to peer '{uri}': {error.string}", errno.EIO) from None
+        if not self._handle.aio_is_ready():
+            raise NoConnectionError(f"peer '{uri}' ended the connection at once", errno.EIO)
+
+    def _wait_until_connected(self, is_stopping: Callable[[], bool]) -> None:
+        started = time.monotonic()
+        while self._handle.aio_is_connecting():
+            if is_stopping():
+                raise StoppedError("the server is shutting down")
+            if time.monotonic() - started > self._seconds:
+                raise NoConnectionError(
+                    f"peer '{self._uri}' does not answer: no connection in {self._seconds:.3g} s (peer-timeout)",
+                    errno.EIO,
+                )
+            self._handle.poll(round(_LOOK_SECONDS * 1000))
+
+    def close(self) -> None:
+        """Hang up. Idempotent."""
+        self._handle = nbd.NBD()
+        self._under_way.clear()
+
+    @property
+    def under_way(self) -> int:
+        """Requests without an answer."""
+        return len(self._under_way)
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds for which an answer has been due; 0.0 if none is."""
+        return time.monotonic() - self.last_sign if self._under_way else 0.0
+
+    def read_state(self) -> memoryview:
+        """The first page of the export. Waits for it."""
+        page = nbd.Buffer(PAGE_BYTES)
+        self._send("aio_pread", page, 0)
+        while not self.answered():
+            self.wait(self._seconds)
+        return memoryview(page.to_bytearray())
+
+    def write(self, data: bytes, offset: int, durably: bool) -> None:
+        """Send a write."""
+        self._send("aio_pwrite", data, offset, flags=nbd.CMD_FLAG_FUA if durably else 0)
+
+    def flush(self) -> None:
+        """Send a flush."""
+        self._send("aio_flush")
+
+    def _send(self, method: str, *arguments: object, **flags: int) -> None:
+        if not self._under_way:
+            self.last_sign = time.monotonic()
+        try:
+            self._under_way.append(getattr(self._handle, method)(*arguments, **flags))
+        except nbd.Error as error:
+            raise self._failure(error) from None
+
+    def wait(self, seconds: float) -> None:
+        """Return when something has come, or the bell rings, or after so many seconds."""
+        handle = self._handle
+        try:
+            direction = handle.aio_get_direction()
+            socket = handle.aio_get_fd()
+            readers = [self._bell.fd, *([socket] if direction & _READ else [])]
+            readable, writable, _ = select.select(readers, [socket] if direction & _WRITE else [], [], seconds)
+            if self._bell.fd in readable:
+                self._bell.silence()
+            if socket in readable:
+                handle.aio_notify_read()
+            elif writable:
+                handle.aio_notify_write()
+        except nbd.Error as error:
+            raise self._failure(error) from None
+        if not handle.aio_is_ready() and not handle.aio_is_processing():
+            raise self._lost()
+        if self.silent_for > self._seconds:
+            raise DeviceLostError(
+                f"peer '{self._uri}' has not answered for {self.silent_for:.3g} s (peer-timeout): the connection is "
+                "given up", errno.EIO,
+            )  # fmt: skip
+
+    def answered(self) -> int:
+        """How many of the oldest requests under way have been answered since the last call."""
+        count = 0
+        try:
+            while self._under_way and self._handle.aio_command_completed(self._under_way[0]):
+                self._under_way.popleft()
+                count += 1
+        except nbd.Error as error:
+            raise self._failure(error) from None
+        if count:
+            self.last_sign = time.monotonic()
+        return count
+
+    def _failure(self, error: nbd.Error) -> DeviceError:
+        """What a failure of libnbd means."""
+        if error.errnum and (self._handle.aio_is_ready() or self._handle.aio_is_processing()):
+            if error.errnum == errno.ESHUTDOWN:
+                return DeviceLostError(f"peer '{self._uri}' is shutting down", errno.EIO)
+            return DeviceError(f"peer '{self._uri}' refuses what it gets: {os.strerror(error.errnum)}", error.errnum)
+        return self._lost()
+
+    def _lost(self) -> DeviceLostError:
+        return DeviceLostError(f"the connection to peer '{self._uri}' was lost", errno.EIO)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is known of each peer, and which of them count.
+
+    a peer counts      requests wait for it, the origin does not get ahead of it, and its log space is not written over
+    it is left out     after it was silent for peer-timeout, with peer-lost=continue
+    it is let in       when it has all that the origin has or is about to get, and what is committed goes to it at once
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from wbcache_core.memory.cursors import NO_MARK, NumberLine
+
+CONNECTING, CATCHING_UP, UP_TO_DATE, LOST, REFUSED = "connecting", "catching-up", "up-to-date", "lost", "refused"
+STATES = (CONNECTING, CATCHING_UP, UP_TO_DATE, LOST, REFUSED)
+
+
+class Peer:
+    """The volume lock guards every field but `name`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.counts = True
+        """From the start: it may have been up to date."""
+        self.received = self.committed = 1
+        """LSNs that it has in memory, and durably, as it says itself."""
+        self.sequence = 0
+        """Of this server's newest superblock that it has durably."""
+        self.place = 0
+        """Its superblocks need its log from this position on."""
+        self.state = CONNECTING
+        self.problem = ""
+        self.silent_since = time.monotonic()
+        """0.0 while it answers."""
+
+
+class Peers:
+    """The volume lock guards every field; methods take it, unless they say that it is held."""
+
+    def __init__(
+        self, line: NumberLine, names: tuple[str, ...], floor: Callable[[], int],
+        current: Callable[[], tuple[int, int]], may_go_on: bool, timeout: float,
+    ) -> None:  # fmt: skip
+        """`floor`, called with the lock held, is how far the origin has or is about to get; `current` the number and
+        the `oldest_place` of the newest superblock. `timeout` is in seconds."""
+        self._line = line
+        self._floor = floor
+        self._current = current
+        self.may_go_on = may_go_on
+        self.timeout = timeout
+        self.all = tuple(map(Peer, names))
+        with line.lock:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        """Lock held."""
+        line = self._line
+        counted = [peer for peer in self.all if peer.counts]
+        line.peers_received = min((peer.received for peer in counted), default=NO_MARK)
+        line.peers_committed = min((peer.committed for peer in counted), default=NO_MARK)
+        line.peers_place = min((peer.place for peer in counted), default=NO_MARK)
+        line.refresh_limits()
+        line.moved.notify_all()
+        line.destage_wanted.notify()
+
+    def note(self, peer: Peer, **changes: Any) -> None:
+        """Something about it has changed."""
+        with self._line.lock:
+            for name, value in changes.items():
+                setattr(peer, name, value)
+            self._refresh()
+
+    def note_silence(self, peer: Peer, since: float) -> None:
+        """It has not answered since then, in seconds of time.monotonic(); 0.0 if it does."""
+        with self._line.lock:
+            peer.silent_since = since
+
+    def let_in(self, peer: Peer) -> bool:
+        """Count it from now on, if the origin is not ahead of it, and its superblocks are the newest."""
+        with self._line.lock:
+            sequence, place = self._current()
+            if peer.counts or peer.committed < self._floor() or peer.sequence != sequence or peer.place < place:
+                return False
+            peer.counts = True
+            self._refresh()
+            return True
+
+    def leave_out(self, peer: Peer) -> bool:
+        """No longer count it, if that is wanted and it has been silent for so long."""
+        with self._line.lock:
+            is_due = peer.silent_since and time.monotonic() - peer.silent_since >= self.timeout
+            if not (is_due and peer.counts and self.may_go_on):
+                return False
+            peer.counts = False
+            self._refresh()
+            return True
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Ready for JSON. Lock held."""
+        now, line = time.monotonic(), self._line
+        return [
+            {
+                "peer": peer.name, "state": peer.state, "counts": peer.counts, "received": peer.received,
+                "committed": peer.committed, "behind": max(line.committed - peer.committed, 0),
+                "silent_seconds": now - peer.silent_since if peer.silent_since else 0.0,
+                "problem": peer.problem or None,
+            }
+            for peer in self.all
+        ]  # fmt: skip

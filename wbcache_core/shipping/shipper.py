@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Brings the log to one peer: connects, compares, catches up from the log, then sends what is being committed.
+
+In step, the peer gets a generation at the same time as the log device. When
+too much is waiting for it, it falls behind and is served from the log.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from wbcache_core.errors import (
+    DeviceError,
+    FormatError,
+    PeerRefusedError,
+    StoppedError,
+    SupersededError,
+    WbcacheError,
+)
+from wbcache_core.format import standby_state
+from wbcache_core.format import superblock as superblock_format
+from wbcache_core.format.epoch import Epoch
+from wbcache_core.format.superblock import DATA_START, Superblock
+from wbcache_core.log.superblocks import SuperblockStore
+from wbcache_core.memory.cursors import NumberLine
+from wbcache_core.memory.events import Events
+from wbcache_core.shipping.bell import Bell
+from wbcache_core.shipping.joining import Joined, as_of, join
+from wbcache_core.shipping.parcels import LogParcels, Parcel
+from wbcache_core.shipping.peer import CATCHING_UP, CONNECTING, LOST, REFUSED, UP_TO_DATE, Peer, Peers
+from wbcache_core.threads import InternalErrors, StartTogether
+from wbcache_core.units import MIB, PAGE_SHIFT
+
+if TYPE_CHECKING:
+    # Loads libnbd, which only servers with peers need.
+    from wbcache_core.shipping.link import Link
+
+_log = logging.getLogger("wbcache")
+
+_MOST_REQUESTS = 12
+"""Under way at once; nbdkit works on 16 of a connection."""
+_MOST_BYTES = 8 * MIB
+_MOST_WAITING_BYTES = 64 * MIB
+"""Of generations that a peer in step has not been sent; beyond that it falls behind."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
+"""Seconds between attempts to connect."""
+_REFUSED_PAUSE = 5.0
+_LOOK_SECONDS = 1.0
+"""A peer that does not answer is looked at so often; one that does is asked for a sign of life three times in
+peer-timeout."""
+
+
+Connect = Callable[[str, Bell, float, Callable[[], bool]], "Link"]
+"""Makes a connection, with the arguments of Link."""
+
+
+class _Sent(NamedTuple):
+    """A request under way: what the answer means."""
+
+    received: int = 0
+    is_durable: bool = False
+    superblock: Superblock | None = None
+    is_whole: bool = False
+    """Whether that superblock says everything that this server's does."""
+    byte_count: int = 0
+
+
+class Shipper:
+    """`_lock` guards `_waiting`, `_waiting_bytes` and `_tail`; nothing is taken while it is held. All other fields are
+    the thread's, except `_finish_at`, which is written once, before the bell rings."""
+
+    def __init__(
+        self, peer: Peer, peers: Peers, line: NumberLine, parcels: LogParcels, store: SuperblockStore, events: Events,
+        own_epoch: Epoch, supersede: Callable[[str], None], connect: Connect,
+    ) -> None:  # fmt: skip
+        """`own_epoch` as for join(); `supersede` is told why this server must stop."""
+        self._lock = threading.Lock()
+        self._waiting: deque[Parcel] = deque()
+        """Generations that are being committed or were just now, in step."""
+        self._waiting_bytes = 0
+        self._tail = 0
+        """The LSN after everything that was sent or waits; 0 while there is no connection."""
+        self._peer = peer
+        self._peers = peers
+        self._line = line
+        self._parcels = parcels
+        self._store = store
+        self._events = events
+        self._own_epoch = own_epoch
+        self._supersede = supersede
+        self._connect = connect
+        self._bell = Bell()
+        self._sent: deque[_Sent] = deque()
+        self._sent_bytes = 0
+        self._from_log: deque[Parcel] = deque()
+        self._told = 0
+        """The number of the newest superblock that was sent whole on this connection."""
+        self._is_telling = False
+        """A superblock is under way."""
+        self._goal = (0, 0)
+        """What the peer has to have to be up to date: LSN and superblock of when it was connected or let in."""
+        self._reported = ""
+        self._finish_at = 0.0
+        self._errors = InternalErrors(f"shipping to peer '{peer.name}'")
+        self._thread: threading.Thread | None = None  # only start() and join() use it
+
+    def start(self, together: StartTogether) -> None:
+        """The thread, as one of several. Raises NoThreadError."""
+        self._thread = together.add("wbcache-ship", self._run)
+
+    def finish(self, patience: float) -> None:
+        """The line has stopped and nothing more is committed: end when the peer has everything, or is not there, or
+        after so many seconds."""
+        if self._thread:
+            self._finish_at = time.monotonic() + patience
+            self._bell.ring()
+
+    def join(self) -> None:
+        """Wait for the thread, after finish(). Idempotent."""
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        self._bell.close()
+
+    def wants(self, first_lsn: int) -> bool:
+        """Whether the generation that begins there is to be offered. If not, it is served from the log."""
+        with self._lock:
+            return self._tail == first_lsn and self._waiting_bytes <= _MOST_WAITING_BYTES
+
+    def offer(self, parcels: list[Parcel]) -> None:
+        """A generation that wants() was asked about, now that it is prepared."""
+        with self._lock:
+            if self._tail != parcels[0].first_lsn:
+                return
+            self._waiting.extend(parcels)
+            self._waiting_bytes += sum(len(parcel.content) for parcel in parcels)
+            self._tail = parcels[-1].end_lsn
+        self._bell.ring()
+
+    def note_commit(self) -> None:
+        """A generation is in the log. One that was not taken is read from there."""
+        with self._lock:
+            is_behind = 0 < self._tail < self._line.committed
+        if is_behind:
+            self._bell.ring()
+
+    def look(self) -> None:
+        """There may be a new superblock."""
+        self._bell.ring()
+
+    def _has_ended(self) -> bool:
+        return bool(self._finish_at)
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._has_ended():
+            began = time.monotonic()
+            try:
+                self.serve()
+            except StoppedError:
+                break
+            except SupersededError as error:
+                self._note_problem(REFUSED, str(error))
+                self._supersede(str(error))
+                break
+            except PeerRefusedError as error:
+                self._note_problem(REFUSED, str(error))
+                pause = _REFUSED_PAUSE
+            except WbcacheError as error:
+                self._note_problem(LOST, str(error))
+            except Exception as error:
+                self._errors.note(error)
+                self._note_problem(LOST, f"internal error: {error!r}")
+            if time.monotonic() - began > _LONGEST_PAUSE:
+                pause = _FIRST_PAUSE
+            self._pause(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._has_ended():
+            self._leave_out_if_due()
+            self._bell.wait(min(left, _LOOK_SECONDS))
+
+    def serve(self) -> None:
+        """One connection, from its beginning to its end. Raises WbcacheError."""
+        link = self._connect(self._peer.name, self._bell, self._peers.timeout, self._has_ended)
+        try:
+            joined = self._join(link)
+            self._begin(joined)
+            self._ship(link)
+        finally:
+            link.close()
+            with self._lock:
+                self._tail = self._waiting_bytes = 0
+                self._waiting.clear()
+            self._sent.clear()
+            self._from_log.clear()
+            self._sent_bytes, self._is_telling = 0, False
+
+    def _join(self, link: "Link") -> Joined:
+        """Compare, until both can go on, and send the first superblock. Raises WbcacheError."""
+        while not self._has_ended():
+            try:
+                state = standby_state.decode(link.read_state())
+            except FormatError as error:
+                raise PeerRefusedError(
+                    f"peer '{self._peer.name}' does not answer as a standby of this version: {error}; use the same "
+                    "version of wbcache on both hosts"
+                ) from None
+            superblock = self._store.current
+            joined = join(
+                self._peer.name, state, superblock, self._own_epoch, self._line.committed,
+                self._parcels.checksum_before,
+            )  # fmt: skip
+            if joined:
+                page = superblock_format.encode(joined.superblock)
+                link.write(page, 0, durably=True)
+                while not link.answered():
+                    link.wait(_LOOK_SECONDS)
+                    self._leave_out_if_due()
+                self._note_joined(joined, joined.superblock == superblock, state.oldest_place)
+                return joined
+            link.wait(_LOOK_SECONDS)
+        raise StoppedError("the server is shutting down")
+
+    def _note_joined(self, joined: Joined, is_whole: bool, oldest_place: int) -> None:
+        """`is_whole`: its superblock says all that this server's said."""
+        # What it said it did not need any more it does not need now.
+        place = max(self._peer.place, joined.superblock.oldest_place, oldest_place)
+        self._told = joined.superblock.sequence if is_whole else 0
+        self._peers.note(
+            self._peer, received=joined.lsn, committed=joined.lsn, sequence=self._told, state=CATCHING_UP,
+            place=place, problem="",
+        )  # fmt: skip
+        self._peers.note_silence(self._peer, 0.0)
+        self._set_goal()
+        self._reported = ""
+        _log.info("peer '%s' is connected (%s): it gets the log from LSN %d on", self._peer.name, *joined[:2])
+        self._events.note("peer-connected", peer=self._peer.name, rule=joined.rule, lsn=joined.lsn)
+
+    def _begin(self, joined: Joined) -> None:
+        with self._lock:
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            self._tail = joined.lsn
+
+    def _ship(self, link: "Link") -> None:
+        """Until the server stops. Raises WbcacheError."""
+        while not self._is_done(link):
+            self._send(link)
+            silence = link.silent_for
+            link.wait(_LOOK_SECONDS if link.under_way else self._peers.timeout / 3)
+            answered = link.answered()
+            for _ in range(answered):
+                self._note_answer(self._sent.popleft())
+            if answered:
+                self._note_progress()
+            elif link.under_way:
+                self._peers.note_silence(self._peer, time.monotonic() - max(silence, link.silent_for))
+                self._leave_out_if_due()
+            elif not self._has_ended() and not self._more_to_send():
+                self._ask_for_life(link)
+
+    def _more_to_send(self) -> bool:
+        with self._lock:
+            return bool(self._waiting or self._from_log) or self._tail < self._line.committed
+
+    def _ask_for_life(self, link: "Link") -> None:
+        """Nothing has been sent for a while, and nothing is to be sent."""
+        if time.monotonic() - link.last_sign >= self._peers.timeout / 3:
+            link.flush()
+            self._sent.append(_Sent())
+
+    def _is_done(self, link: "Link") -> bool:
+        if not self._has_ended():
+            return False
+        if time.monotonic() >= self._finish_at:
+            return True
+        has_all = self._peer.committed >= self._line.committed and self._peer.sequence == self._store.current.sequence
+        return has_all and not link.under_way
+
+    def _send(self, link: "Link") -> None:
+        """Everything that may be sent now. Raises WbcacheError."""
+        while len(self._sent) < _MOST_REQUESTS and self._sent_bytes < _MOST_BYTES:
+            superblock = self._store.current
+            is_due = superblock.sequence != self._told and superblock.committed <= self._peer.received
+            if is_due and not self._is_telling:
+                self._tell(link, superblock, is_whole=True)
+            parcel = self._next()
+            if parcel is None:
+                return
+            if parcel.end_place > self._peer.place + self._line.data_pages:
+                self._make_room(link, superblock, parcel)
+                return
+            self._take(parcel)
+            offset = DATA_START + (parcel.place % self._line.data_pages << PAGE_SHIFT)
+            link.write(parcel.content, offset, parcel.ends_commit)
+            self._sent.append(
+                _Sent(parcel.end_lsn, parcel.ends_commit, byte_count=len(parcel.content))
+            )  # fmt: skip
+            self._sent_bytes += len(parcel.content)
+
+    def _next(self) -> Parcel | None:
+        """The next segment, which stays where it is until _take(). Raises DeviceError, PeerRefusedError."""
+        if self._from_log:
+            return self._from_log[0]
+        with self._lock:
+            if self._waiting:
+                return self._waiting[0]
+            tail = self._tail
+        if tail >= self._line.committed:
+            return None
+        found = self._parcels.after(tail)
+        if found is None:
+            raise DeviceError(
+                f"peer '{self._peer.name}' has fallen so far behind that the log does not have what it needs any more; "
+                "it begins again where the origin ends"
+            )
+        with self._lock:
+            if self._tail != tail:
+                # It got in step meanwhile.
+                return self._waiting[0] if self._waiting else None
+            self._tail = found[-1].end_lsn
+        self._from_log.extend(found)
+        return found[0]
+
+    def _take(self, parcel: Parcel) -> None:
+        if self._from_log:
+            self._from_log.popleft()
+            return
+        with self._lock:
+            self._waiting.popleft()
+            self._waiting_bytes -= len(parcel.content)
+
+    def _make_room(self, link: "Link", superblock: Superblock, parcel: Parcel) -> None:
+        """The peer's superblocks still need the place of that segment: one that does not goes first. Only a peer that
+        does not count gets there."""
+        if link.under_way:
+            return
+        limit = superblock.oldest_place + self._line.data_pages
+        if superblock.destaged > self._peer.received or parcel.end_place > limit:
+            raise DeviceError(f"peer '{self._peer.name}' has fallen behind the origin; it begins again where that ends")
+        self._tell(link, as_of(superblock, self._peer.received), is_whole=False)
+
+    def _tell(self, link: "Link", superblock: Superblock, is_whole: bool) -> None:
+        link.write(superblock_format.encode(superblock), 0, durably=True)
+        self._sent.append(_Sent(superblock=superblock, is_whole=is_whole))
+        self._is_telling = True
+        if is_whole:
+            self._told = superblock.sequence
+
+    def _note_answer(self, sent: _Sent) -> None:
+        peer = self._peer
+        self._sent_bytes -= sent.byte_count
+        if sent.superblock:
+            self._is_telling = False
+            sequence = sent.superblock.sequence if sent.is_whole else peer.sequence
+            self._peers.note(peer, sequence=sequence, place=max(peer.place, sent.superblock.oldest_place))
+        elif sent.received:
+            changes = {"received": sent.received}
+            if sent.is_durable:
+                changes["committed"] = sent.received
+            self._peers.note(peer, **changes)
+
+    def _note_progress(self) -> None:
+        """It has answered."""
+        peer = self._peer
+        if peer.silent_since:
+            self._peers.note_silence(peer, 0.0)
+        if not peer.counts and self._is_in_step() and self._peers.let_in(peer):
+            _log.warning("peer '%s' counts again: flushes wait for it as the parameters say", peer.name)
+            self._events.note("peer-counts", peer=peer.name)
+            self._set_goal()
+        if peer.state != UP_TO_DATE and peer.counts and self._has_reached_goal():
+            self._peers.note(peer, state=UP_TO_DATE)
+            self._events.note("peer-up-to-date", peer=peer.name)
+
+    def _set_goal(self) -> None:
+        """Nothing that was answered without the peer is beyond it, nor what the origin has."""
+        self._goal = self._line.committed, self._store.current.sequence
+
+    def _has_reached_goal(self) -> bool:
+        lsn, sequence = self._goal
+        return self._peer.committed >= lsn and self._peer.sequence >= sequence
+
+    def _is_in_step(self) -> bool:
+        with self._lock:
+            return not self._from_log and self._tail >= self._line.committed
+
+    def _leave_out_if_due(self) -> None:
+        if self._peers.leave_out(self._peer):
+            _log.error(
+                "peer '%s' is left out (peer-lost=continue): it has been silent for %.3g s; from now on nothing waits "
+                "for it, and the newest data is on one host less", self._peer.name, self._peers.timeout,
+            )  # fmt: skip
+            self._events.note("peer-left-out", peer=self._peer.name)
+
+    def _note_problem(self, state: str, problem: str) -> None:
+        """The connection has ended, or there is none."""
+        peer = self._peer
+        if peer.state not in (CONNECTING, LOST, REFUSED):
+            self._events.note("peer-lost", peer=peer.name, problem=problem)
+        if not peer.silent_since:
+            self._peers.note_silence(peer, time.monotonic())
+        self._peers.note(peer, state=state, problem=problem)
+        if problem != self._reported:
+            self._reported = problem
+            what = "the origin and requests at level peer wait for it" if peer.counts else "it is left out"
+            _log.error("%s; it is tried again; %s", problem, what)
+        self._leave_out_if_due()
