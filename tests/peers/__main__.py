@@ -4,7 +4,7 @@
 import argparse
 import sys
 
-from tests.peers.scenarios import BROKEN, EXHAUSTIVE, NEEDLESS, WHOLE, broken
+from tests.peers.scenarios import BROKEN, EXHAUSTIVE, NEEDLESS, NEEDLESS_EXHAUSTIVE, WHOLE
 from tests.peers.search import search
 
 
@@ -12,9 +12,8 @@ def main():
     parser = argparse.ArgumentParser(prog="python3 -m tests.peers", description=__doc__)
     parser.add_argument("scenario", nargs="*", help="all unless given")
     chosen = parser.parse_args().scenario
-    models = dict(WHOLE | EXHAUSTIVE)
-    models |= {name: lambda without=without: broken(without) for name, without in NEEDLESS.items()}
-    models |= {name: lambda without=entry[0]: broken(without) for name, entry in BROKEN.items()}
+    models = WHOLE | EXHAUSTIVE | NEEDLESS | NEEDLESS_EXHAUSTIVE
+    models |= {name: model for name, (model, _violation, _length) in BROKEN.items()}
     unknown = set(chosen) - set(models)
     if unknown:
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}; there are: {', '.join(models)}")
