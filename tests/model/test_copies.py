@@ -8,7 +8,7 @@ from tests.support.abandon import abandon
 from tests.support.checker import check_pair
 from tests.support.local_pair import QUIET
 from wbcache_core.errors import CopyError
-from wbcache_core.format.superblock import SLOT_OFFSETS, decode, encode
+from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS, decode, encode
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.log_preparation import check_joinable
 from wbcache_core.server.opening import Joining
@@ -17,6 +17,7 @@ from wbcache_core.tools.info import run_info
 from wbcache_core.tools.replay import run_replay
 from wbcache_core.tools.resize import run_resize
 from wbcache_core.tools.rewind import run_rewind
+from wbcache_core.tools.salvage.salvage import run_salvage
 from wbcache_core.units import MIB, PAGE_BYTES
 
 WORDS = "copy that a standby keeps of volume .* role=standby.*force=take-over"
@@ -37,7 +38,8 @@ def copied(pair):
     """A dirty log that has become a copy, beside the origin that lacks what it has."""
     pair.make_origin(MIB)
     cache = pair.start(**QUIET)
-    cache.volume.write(b"x" * PAGE_BYTES, 8192, fua=True)
+    for offset in (12288, 8192):
+        cache.volume.write(b"x" * PAGE_BYTES, offset, fua=True)
     pair.abandon()
     make_copy(pair.log)
     return pair
@@ -115,7 +117,8 @@ def test_it_gets_no_tags(copied, run):
 @pytest.mark.parametrize("target", [None, "image"])
 def test_it_is_not_replayed(copied, capsys, tmp_path, target):
     assert run_replay(str(copied.log), str(copied.origin), target and str(tmp_path / target), ()) == 1
-    assert "copy that a standby keeps" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "copy that a standby keeps" in said and "salvage" not in said
     assert copied.origin.read_bytes() == bytes(MIB)
 
 
@@ -133,3 +136,26 @@ def test_it_is_not_resized(copied):
 def test_it_can_be_looked_at(copied, capsys):
     assert run_info(str(copied.log), False) == 0
     assert "the copy of a standby, whose owner may have more" in capsys.readouterr().out
+
+
+@pytest.fixture
+def damaged(copied):
+    """One with a page that was durable and fails its checksum."""
+    with open(copied.log, "r+b") as log:
+        log.seek(DATA_START + PAGE_BYTES + 7)
+        log.write(b"?")
+    return copied
+
+
+def test_it_is_not_salvaged_without_the_word(damaged, capsys):
+    assert run_salvage(str(damaged.log), str(damaged.origin), False, frozenset(), False) == 1
+    before = damaged.log.read_bytes(), damaged.origin.read_bytes()
+    with pytest.raises(CopyError, match=WORDS):
+        run_salvage(str(damaged.log), str(damaged.origin), True, frozenset(), False)
+    assert (damaged.log.read_bytes(), damaged.origin.read_bytes()) == before
+
+
+def test_it_is_salvaged_with_the_word(damaged, capsys):
+    force = frozenset(("take-over", "uncertain-log"))
+    assert run_salvage(str(damaged.log), str(damaged.origin), True, force, False) == 0
+    assert not superblock_of(damaged.log).is_copy

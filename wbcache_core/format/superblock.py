@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The bytes of a superblock; two of them, written in turn, head every log.
 
-    superblock := magic version zero32 uuid sequence log_bytes data_start page_bytes sample_count
+    superblock := magic version flags uuid sequence log_bytes data_start page_bytes sample_count
                   origin_bytes oldest oldest_place destaged destaged_place destaged_previous
                   destaged_generation destaged_time_ns batch_end committed written_ns epochs[360]
                   origin_name[256] samples[32] tag[32] facts[248] checksum
@@ -11,7 +11,8 @@
 
 Version 1 has zeros where the tags are, versions 1 and 2 where the facts are.
 Versions 1 to 3 have 104 zeros and an origin_name of 512 bytes instead of the
-epochs and the shorter name. All are written as version 4. All integers are little-endian. A
+epochs and the shorter name. Versions 1 to 4
+have 0 for the flags. All are written as version 5. All integers are little-endian. A
 place, or position, is a page number in the data area that only grows: modulo
 the number of its pages it is the physical page. docs/format.md has the grammar
 and a worked example.

@@ -105,9 +105,10 @@ def check_no_copy(superblock: Superblock, log: Device, force: Collection[str] = 
     if TAKE_OVER not in force:
         raise CopyError(
             f"log '{log.name}' is the copy that a standby keeps of volume {UUID(bytes=superblock.uuid)}, last noted "
-            f"{written:%Y-%m-%d %H:%M:%S} UTC; the owner of the volume may still be running, and may have answered "
-            "for more than this log has; nothing has been changed; start it with role=standby; or, if the owner has "
-            "stopped and will not come back by itself, start it as a server with force=take-over"
+            f"{written:%Y-%m-%d %H:%M:%S} UTC, with LSN {superblock.committed} committed; the owner of the volume "
+            "may still be running, and may have answered for more than this log has; nothing has been changed; start "
+            "it with role=standby; or, if the owner has stopped and will not come back by itself, start it as a server "
+            "with force=take-over"
         )
     _log.warning(
         "log '%s' takes over, as forced: it was the copy of a standby until now, last noted %s UTC; the former owner "

@@ -10,7 +10,7 @@ from wbcache_core import __version__
 from wbcache_core.device.name import device_name, local_path
 from wbcache_core.errors import ConfigError, LogRefusedError, LogVersionError, WbcacheError
 from wbcache_core.memory import moments
-from wbcache_core.pairing.pairing import ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG
+from wbcache_core.pairing.pairing import ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG, TAKE_OVER
 from wbcache_core.server.history import DEFAULT_ROWS, MOST_GROUPS
 from wbcache_core.tools import server_commands, standard_streams
 from wbcache_core.tools.arguments import Commands, add_json, argument
@@ -169,7 +169,7 @@ def _add_salvage(commands: Commands) -> None:
     parser.add_argument("origin", metavar="ORIGIN", type=_origin, help="the origin of this log")
     parser.add_argument("--yes", action="store_true", help="do it instead of only saying what would be done")
     parser.add_argument(
-        "--force", metavar="WORD[,WORD]", type=argument(_words_among(*_PAIR_WORDS, UNCERTAIN_LOG)),
+        "--force", metavar="WORD[,WORD]", type=argument(_words_among(*_PAIR_WORDS, UNCERTAIN_LOG, TAKE_OVER)),
         default=frozenset(),
         help=f"go on although the origin seems to have changed or to be another one ({ORIGIN_CHANGED}), was moved or "
         f"restored ({ORIGIN_MOVED}), has another log with data for it ({OTHER_LOG}), or although part of the log may "

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from wbcache_core import threads
 from wbcache_core.device.device import Device
 from wbcache_core.device.file_device import FileDevice
-from wbcache_core.errors import DeviceError, NoThreadError, ReadOnlyError, WbcacheError
+from wbcache_core.errors import CopyError, DeviceError, NoThreadError, ReadOnlyError, WbcacheError
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.superblocks import newest, read_slots
 from wbcache_core.memory import moments
@@ -62,7 +62,8 @@ def run_replay(path: str, origin: str, target: str | None, force: Collection[str
             return 1
         except WbcacheError as error:
             tell(f"wbcache: {error}")
-            tell(_what_now(path, origin, target, error))
+            if not isinstance(error, CopyError):
+                tell(_what_now(path, origin, target, error))
             return 1
     return 0
 

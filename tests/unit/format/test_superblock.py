@@ -379,3 +379,20 @@ def test_changed_bytes_under_a_right_checksum_are_decoded_or_refused(superblock,
     for position, value in changes:
         page[position] = value
     decode_or_refuse(sealed(page))
+
+
+def test_the_copy_of_a_standby():
+    copy = example().with_changes(is_copy=True)
+    page = encode(copy)
+    assert struct.unpack_from("<I", page, 12) == (1,)
+    assert decode(memoryview(page)) == copy != example()
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_older_versions_have_no_flags(version):
+    page = bytearray(encode(example().with_changes(epoch=NO_EPOCH, history=(), origin_name="")))
+    struct.pack_into("<I", page, 8, version)
+    assert not decode(memoryview(sealed(page))).is_copy
+    struct.pack_into("<I", page, 12, 1)
+    with pytest.raises(FormatError, match="contradicts"):
+        decode(memoryview(sealed(page)))

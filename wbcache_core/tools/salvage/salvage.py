@@ -41,7 +41,8 @@ _BATCH_LSNS = 16 * MIB >> PAGE_SHIFT
 
 
 def run_salvage(path: str, origin: str, yes: bool, force: frozenset[str], as_json: bool) -> int:
-    """Print what is found and done; returns the exit status. Raises WbcacheError if it cannot be examined."""
+    """Print what is found and done; returns the exit status. Raises WbcacheError if it cannot be examined, and
+    CopyError."""
     with ExitStack() as stack:
         log = ForgivingLog(path, read_only=not yes)
         stack.callback(log.close)
@@ -66,6 +67,8 @@ def run_salvage(path: str, origin: str, yes: bool, force: frozenset[str], as_jso
         if not plan.reasons:
             return _not_needed(plan, path, origin)
         missing = sorted({doubt.force for doubt in plan.doubts if doubt.force} - force)
+        if plan.superblock and yes:
+            pairing.check_no_copy(plan.superblock, log, force)
         if missing or not yes:
             return _stop_here(path, origin, sorted(force.union(missing)), yes)
         try:
