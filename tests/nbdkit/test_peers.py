@@ -18,6 +18,7 @@ from tests.support.nbdkit_server import running
 from tests.support.peer_pair import PeerPair
 from tests.support.stamped_blocks import blocks_of, check_after_crash, read_sequences
 from tests.support.stamped_load import load_until
+from tests.support.stopped import stop_process
 
 PAGES = 600
 ROUNDS = int(os.environ.get("WBCACHE_TEST_ROUNDS", "10"))
@@ -142,7 +143,7 @@ def test_going_on_without_a_peer(hosts):
     with clients.connection(owner.uri) as handle:
         handle.pwrite(b"x" * 4096, 0)
         handle.flush()
-        os.kill(standby.pid, signal.SIGSTOP)
+        stop_process(standby.pid)
         handle.pwrite(b"y" * 4096, 4096)
         started = time.monotonic()
         handle.flush()

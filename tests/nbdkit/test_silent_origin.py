@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """An NBD origin's server that says nothing any more, is slow to begin, is slow, or is to end while nobody asks it."""
 
-import os
-import signal
 import threading
 import time
 
@@ -11,6 +9,7 @@ import pytest
 from tests.support import clients
 from tests.support.gated_origin import in_background, wait_until
 from tests.support.nbdkit_server import HANG_UP_ERRORS, NbdkitServer
+from tests.support.stopped import stop_process
 from tests.support.volatile_disk import VolatileDisk
 from wbcache_core.device import nbd_device
 from wbcache_core.device.nbd_device import NbdDevice
@@ -45,7 +44,7 @@ class Address:
         self._link.symlink_to(self.server.socket)
 
     def silence(self):
-        os.kill(self.server.pid, signal.SIGSTOP)
+        stop_process(self.server.pid)
 
     def destroy(self):
         for server in self._servers:
