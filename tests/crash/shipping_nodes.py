@@ -25,7 +25,8 @@ from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.server.config import Config
-from wbcache_core.shipping.shipping import PeerRules, Shipping
+from wbcache_core.shipping.peer import PeerRules
+from wbcache_core.shipping.shipping import Shipping
 from wbcache_core.units import MIB, PAGE_BYTES
 
 LOG_BYTES = 4 * MIB

@@ -337,8 +337,8 @@ MUTATIONS = (
         "leave-torn-segments",
         "what recovery left out at the end is not overwritten",
         "log/takeover.py",
-        "        if candidate < limit:",
-        "        if candidate < 0:",
+        "if candidate < limit))",
+        "if candidate < 0))",
         "tests/crash/test_torn_ends.py",
     ),
     Mutation(

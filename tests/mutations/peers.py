@@ -27,8 +27,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "shipped-superblock-before-its-segments",
         "a standby writes a superblock before the segments that it calls committed are durable",
         "log/standby_log.py",
-        "        self._sync()\n        changes = {name",
-        "        changes = {name",
+        "        self._sync()\n        self._write(sent, begins_there=sent.oldest",
+        "        self._write(sent, begins_there=sent.oldest",
         f"{_STANDBY}::test_everything_is_durable_before_a_superblock_is_written",
     ),
     Mutation(

@@ -45,9 +45,8 @@ def test_a_flush_is_on_both(hosts):
             handle.flush()
         owner.kill()
         standby.stop()
-    with hosts.pair.serve(log=hosts.logs[1], force="take-over", tolerate=["takes over"]) as server:
-        with clients.connection(server.uri) as handle:
-            assert handle.pread(8192, 4096) == b"x" * 8192
+    with hosts.taken_over(1) as handle:
+        assert handle.pread(8192, 4096) == b"x" * 8192
 
 
 def test_takeover_again_and_again(hosts, seed):
@@ -76,8 +75,8 @@ def test_takeover_again_and_again(hosts, seed):
         else:
             standby.stop()
         owner_number = 1 - owner_number
-    with hosts.pair.serve(log=hosts.logs[owner_number], force="take-over", tolerate=["takes over"]) as server:
-        check_after_crash(state, writes, found_at(server.uri, blocks))
+    with hosts.taken_over(owner_number) as handle:
+        check_after_crash(state, writes, read_sequences(handle, blocks))
 
 
 def test_the_owner_comes_back(hosts, seed):
@@ -158,10 +157,9 @@ def test_going_on_without_a_peer(hosts):
         handle.flush()
     owner.kill()
     standby.stop()
-    with hosts.pair.serve(log=hosts.logs[1], force="take-over", tolerate=["takes over"]) as server:
-        with clients.connection(server.uri) as handle:
-            assert handle.pread(4096, 8192) == b"z" * 4096
-            assert handle.pread(4096, 4096) == (1901).to_bytes(4, "big") * 1024
+    with hosts.taken_over(1) as handle:
+        assert handle.pread(4096, 8192) == b"z" * 4096
+        assert handle.pread(4096, 4096) == (1901).to_bytes(4, "big") * 1024
 
 
 def test_many_laps_and_a_small_log(hosts, seed):
@@ -176,9 +174,8 @@ def test_many_laps_and_a_small_log(hosts, seed):
         hosts.wait_until_up_to_date(0)
         owner.stop()
         standby.stop()
-    with hosts.pair.serve(log=hosts.logs[1], force="take-over", log_size="8M", tolerate=["takes over"]) as server:
-        with clients.connection(server.uri) as handle:
-            assert handle.pread(65536, 9 * 65536) == (399).to_bytes(4, "big") * 16384
+    with hosts.taken_over(1, log_size="8M") as handle:
+        assert handle.pread(65536, 9 * 65536) == (399).to_bytes(4, "big") * 16384
 
 
 def test_exports_with_the_levels_of_peers(hosts):
@@ -197,6 +194,7 @@ def test_another_volume_is_refused(hosts):
     with hosts.both(**PEER) as (owner, _):
         with clients.connection(owner.uri) as handle:
             handle.flush()
+            hosts.wait_until_up_to_date(0)
     hosts.standby(1)
     hosts.logs[0].unlink()
     owner = hosts.owner(0, force="other-log", **PEER)
@@ -231,10 +229,9 @@ def test_an_owner_that_was_overtaken_stops(hosts):
         with clients.connection(owner.uri) as handle:
             handle.pwrite(b"x" * 4096, 0)
             handle.flush()
-    with hosts.pair.serve(log=hosts.logs[1], force="take-over", tolerate=["takes over"], check=False) as server:
-        with clients.connection(server.uri) as handle:
-            handle.pwrite(b"y" * 4096, 0)
-            handle.flush()
+    with hosts.taken_over(1, check=False) as handle:
+        handle.pwrite(b"y" * 4096, 0)
+        handle.flush()
     hosts.standby(1)
     owner = hosts.owner(0, force="origin-changed", **PEER)
     with clients.connection(owner.uri) as handle:

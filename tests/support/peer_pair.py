@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import time
 
+from tests.support import clients
 from tests.support.control import ask
 from tests.support.nbdkit_server import CachePair
 
@@ -34,6 +35,13 @@ class PeerPair:
         """An owner with that log, whose peer is the other one."""
         settings = {"log": self.logs[number], "control": self.controls[number], "peer": self.uri_of(1 - number)}
         return self.pair.start(**(settings | parameters))
+
+    @contextlib.contextmanager
+    def taken_over(self, number, **parameters):
+        """A connection to a server whose log was the copy of a standby, and its checks at the end."""
+        settings = {"log": self.logs[number], "force": "take-over", "tolerate": ["takes over"], **parameters}
+        with self.pair.serve(**settings) as server, clients.connection(server.uri) as handle:
+            yield handle
 
     def uri_of(self, number):
         """Of the present and of all later servers of that node."""

@@ -55,7 +55,7 @@ class ShippedLog:
         copies = self.writer.copies()
         self.writer.write()
         self.ends.append(self.writer.end)
-        return [(self.offset(segment.place), content) for segment, content in copies]
+        return [(self.offset(place), content) for _, place, content in copies]
 
     def offset(self, place):
         return DATA_START + place % self.data_pages * PAGE_BYTES

@@ -273,8 +273,10 @@ class Committer:
         """Whether the logs of all peers that count have room for them. Only what another server left in the ring may
         have to wait, until its peers have been asked. Lock held. Raises DeviceError if the server stops."""
         line = self._line
+        if line.peers_place >= line.reclaimed_place:
+            return True
         most = sum(1 + segment.page_count for segment in segments) + MAX_SEGMENT_PAGES
-        if line.peers_place >= line.reclaimed_place or line.write_place + most <= line.peers_place + line.data_pages:
+        if line.write_place + most <= line.peers_place + line.data_pages:
             return True
         if line.log_error or line.stopping:
             raise DeviceError("it is not known what the peers still need of the log: none has answered yet")

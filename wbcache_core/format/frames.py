@@ -5,6 +5,8 @@ A frame that does not shrink is stored uncompressed. Its length tells: a stored
 frame is exactly as long as its pages, a zstd frame is always shorter.
 """
 
+from collections.abc import Iterator
+
 import zstandard
 
 from wbcache_core.errors import FormatError
@@ -39,3 +41,12 @@ def unpack(frame: bytes | bytearray | memoryview, number: int, page_count: int) 
         return zstandard.ZstdDecompressor().decompress(frame)
     except zstandard.ZstdError:
         raise FormatError("not a zstd frame") from None
+
+
+def unpack_all(payload: memoryview, lengths: tuple[int, ...], page_count: int) -> Iterator[memoryview]:
+    """The pages of each frame of a segment's payload, in order. Raises FormatError."""
+    at = 0
+    for number, length in enumerate(lengths):
+        if length:
+            yield memoryview(unpack(payload[at : at + length], number, page_count))
+            at += length

@@ -6,6 +6,8 @@ from typing import NamedTuple
 from wbcache_core.clock import Reading
 from wbcache_core.format.epoch import NO_EPOCH, Epoch
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES
+from wbcache_core.format.superblock import DATA_START
+from wbcache_core.units import PAGE_SHIFT
 
 COMMIT_PAGES = 8192
 """At most this many LSNs (32 MiB) are written between two syncs; recovery looks no further for later segments."""
@@ -21,6 +23,11 @@ class LogEnd(NamedTuple):
     """What the clocks said when that generation was written."""
     epoch: Epoch = NO_EPOCH
     """Of what is going to be written; none before one has begun. See epochs.py."""
+
+
+def offset_of(place: int, data_pages: int) -> int:
+    """Where in the device a position is, in bytes."""
+    return DATA_START + (place % data_pages << PAGE_SHIFT)
 
 
 def fit(place: int, pages: int, data_pages: int) -> int:

@@ -11,9 +11,9 @@ from xxhash import xxh3_64_intdigest
 
 from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import DamagedPageError, DeviceError, FormatError
-from wbcache_core.format.frames import unpack
+from wbcache_core.format.frames import unpack, unpack_all
 from wbcache_core.format.segment import FRAME_PAGES, Descriptor, decode
-from wbcache_core.format.superblock import DATA_START
+from wbcache_core.log.geometry import offset_of
 from wbcache_core.memory.segment_table import Located
 from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
 
@@ -44,7 +44,7 @@ class LogReader:
 
     def offset_of(self, place: int) -> int:
         """Byte offset in the device of a position."""
-        return DATA_START + (place % self._data_pages << PAGE_SHIFT)
+        return offset_of(place, self._data_pages)
 
     def read_into(self, piece: LogPiece, view: memoryview) -> None:
         """Fill view with the pages of piece. Raises DeviceError, DamagedPageError."""
@@ -197,10 +197,10 @@ class LogReader:
         descriptor = self.decode(image[:PAGE_BYTES], segment.first_lsn)
         packed = aligned_buffer((descriptor.log_pages - 1) * PAGE_BYTES)
         self._device.read_uncached_into(packed, offset + PAGE_BYTES)
-        at, done = 0, PAGE_BYTES
-        for number, length in enumerate(descriptor.frame_lengths):
-            if length:
-                plain = self._unpack(packed[at : at + length], number, descriptor.page_count, segment.first_lsn)
+        done = PAGE_BYTES
+        try:
+            for plain in unpack_all(packed, descriptor.frame_lengths, descriptor.page_count):
                 image[done : done + len(plain)] = plain
-                at += length
                 done += len(plain)
+        except FormatError:
+            raise self._damaged(segment.first_lsn) from None

@@ -4,7 +4,7 @@
 from xxhash import xxh3_64_intdigest
 
 from wbcache_core.errors import FormatError, ShipmentError
-from wbcache_core.format.frames import unpack
+from wbcache_core.format.frames import unpack_all
 from wbcache_core.format.segment import RAW, Descriptor, decode
 from wbcache_core.log.reader import page_views
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
@@ -38,11 +38,5 @@ def _page_sums(descriptor: Descriptor, payload: memoryview) -> list[int]:
     """Raises FormatError."""
     if descriptor.encoding == RAW:
         return list(map(xxh3_64_intdigest, page_views(payload)))
-    sums: list[int] = []
-    at = 0
-    for number, length in enumerate(descriptor.frame_lengths):
-        if length:
-            plain = memoryview(unpack(payload[at : at + length], number, descriptor.page_count))
-            sums += map(xxh3_64_intdigest, page_views(plain))
-            at += length
-    return sums
+    frames = unpack_all(payload, descriptor.frame_lengths, descriptor.page_count)
+    return [xxh3_64_intdigest(page) for plain in frames for page in page_views(plain)]

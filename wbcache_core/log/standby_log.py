@@ -12,7 +12,6 @@ superblock. docs/peers-model.md says what goes wrong otherwise.
 import logging
 import threading
 import time
-from typing import Any
 
 from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device, aligned_buffer
@@ -21,14 +20,14 @@ from wbcache_core.format import standby_state
 from wbcache_core.format.epoch import NO_EPOCH, Epoch
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, Descriptor
 from wbcache_core.format.standby_state import StandbyState
-from wbcache_core.format.superblock import DATA_START, Superblock, decode
+from wbcache_core.format.superblock import Superblock, decode
 from wbcache_core.log.epochs import EpochOrder
-from wbcache_core.log.geometry import LogEnd, fit
+from wbcache_core.log.geometry import LogEnd, fit, offset_of
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import recover
 from wbcache_core.log.shipment import segment_in
 from wbcache_core.log.superblocks import SuperblockStore, newest
-from wbcache_core.log.takeover import FoundData, bury_discarded, take_over
+from wbcache_core.log.takeover import FoundData, bury, bury_discarded, take_over
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
 
@@ -195,7 +194,7 @@ class StandbyLog:
         place = fit(self._end.place, pages, data_pages)
         if first != self._head or descriptor.previous != self._end.previous:
             raise ShipmentError(f"the segment at LSN {first} does not follow the log here, which ends at {self._head}")
-        if offset != DATA_START + (place % data_pages << PAGE_SHIFT):
+        if offset != offset_of(place, data_pages):
             raise ShipmentError(f"the segment at LSN {first} was sent to byte {offset}, which is not its place")
         if place + pages > store.reclaimed_place + data_pages:
             raise ShipmentError(f"the segment at LSN {first} would overwrite what the superblocks here still need")
@@ -250,19 +249,19 @@ class StandbyLog:
         if sent.destaged < current.destaged or (sent.batch_end < current.batch_end and not is_newer):
             raise ShipmentError("the superblock is older than the one here")
         self._sync()
-        changes = {name: getattr(sent, name) for name in _SHIPPED}
-        if sent.oldest > current.oldest:
-            changes |= {"oldest": sent.oldest, "oldest_place": sent.oldest_place}
-        self._write(is_copy=True, **changes)
+        self._write(sent, begins_there=sent.oldest > current.oldest)
         if cut:
             self._finish_cut(*cut)
         self._table.drop_below(self._store.current.oldest)
 
-    def _write(self, **changes: Any) -> None:
-        """A superblock, and another one if the first leaves the other slot with an older epoch, or more to keep. Lock
-        held. Raises DeviceError."""
+    def _write(self, sent: Superblock, begins_there: bool) -> None:
+        """What a superblock says, and again if the other slot has an older epoch or another beginning of the log; with
+        begins_there that of this one. Lock held. Raises DeviceError."""
         store = self._store
         assert store
+        changes = {name: getattr(sent, name) for name in _SHIPPED} | {"is_copy": True}
+        if begins_there:
+            changes |= {"oldest": sent.oldest, "oldest_place": sent.oldest_place}
         store.write(**changes)
         written = store.current
         kept = {(slot.oldest, slot.epoch, slot.is_copy) for slot in store.slots if slot}
@@ -281,11 +280,7 @@ class StandbyLog:
         else:
             store = self._store
             self._sync()
-            for _ in range(2):
-                store.write(
-                    is_copy=True, oldest=sent.oldest, oldest_place=sent.oldest_place,
-                    **{name: getattr(sent, name) for name in _SHIPPED},
-                )  # fmt: skip
+            self._write(sent, begins_there=True)
         current = store.current
         bury_discarded(
             self._device, current.data_pages, current.destaged_place, current.destaged_place + current.data_pages
@@ -356,12 +351,9 @@ class StandbyLog:
             lsn, self._head,
         )  # fmt: skip
         data_pages = self._store.current.data_pages
-        page = aligned_buffer(PAGE_BYTES)
-        page[:] = b"\xff" * PAGE_BYTES
-        for first_lsn in self._table.first_lsns_between(lsn, self._head):
-            # Each says what was committed, which must not count any more.
-            place = self._table.locate(first_lsn).place
-            self._device.write([page], DATA_START + (place % data_pages << PAGE_SHIFT))
+        # Each says what was committed, which must not count any more.
+        cut_off = self._table.first_lsns_between(lsn, self._head)
+        bury(self._device, data_pages, (self._table.locate(first_lsn).place for first_lsn in cut_off))
         self._table.cut(lsn)
         self._head = self._synced = lsn
         self._end = end

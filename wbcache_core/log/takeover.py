@@ -5,14 +5,14 @@ For a server's first client, and for `wbcache rewind`.
 """
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import DeviceError
-from wbcache_core.format.superblock import DATA_START
-from wbcache_core.log.geometry import next_places
+from wbcache_core.log.geometry import next_places, offset_of
 from wbcache_core.log.superblocks import SuperblockStore
-from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
+from wbcache_core.units import PAGE_BYTES
 
 
 class FoundData:
@@ -44,19 +44,24 @@ class FoundData:
                 )
 
 
+def bury(device: Device, data_pages: int, places: Iterable[int]) -> None:
+    """Overwrite the descriptors at these positions, so that nothing takes them for some any more; with ones, because
+    zeros could be exactly what a torn descriptor lacks. Durable only after a sync. Raises DeviceError."""
+    page = aligned_buffer(PAGE_BYTES)
+    page[:] = b"\xff" * PAGE_BYTES
+    for place in places:
+        device.write([page], offset_of(place, data_pages))
+
+
 def bury_discarded(device: Device, data_pages: int, place: int, limit: int) -> None:
     """Make sure that nothing recovery left out at the end of the log can ever be mistaken for the next segment.
 
     A torn segment there has the LSN and the predecessor that the next one is going to have. It could be found first if
     the next one goes to the following lap, or be completed by a later write that is torn as well. So the page of its
-    descriptor is overwritten at both positions that are searched, before anything is committed; with ones, because
-    zeros could be exactly what a torn descriptor lacks. Positions from `limit` on are in use. Raises DeviceError.
+    descriptor is overwritten at both positions that are searched, before anything is committed. Positions from `limit`
+    on are in use. Raises DeviceError.
     """
-    page = aligned_buffer(PAGE_BYTES)
-    page[:] = b"\xff" * PAGE_BYTES
-    for candidate in next_places(place, data_pages):
-        if candidate < limit:
-            device.write([page], DATA_START + (candidate % data_pages << PAGE_SHIFT))
+    bury(device, data_pages, (candidate for candidate in next_places(place, data_pages) if candidate < limit))
     device.sync()
 
 

@@ -12,14 +12,12 @@ from wbcache_core.background import let_requests_run
 from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.format.segment import Descriptor
 from wbcache_core.format.shared_ring import Anchor
-from wbcache_core.format.superblock import DATA_START
-from wbcache_core.log.geometry import LogEnd, fit
+from wbcache_core.log.geometry import LogEnd, fit, offset_of
 from wbcache_core.log.log_sync import LogSync
 from wbcache_core.log.segment_encoder import SegmentEncoder
 from wbcache_core.log.takeover import bury_discarded
 from wbcache_core.memory.open_segment import PendingSegment
 from wbcache_core.memory.ring import RingBuffer
-from wbcache_core.units import PAGE_SHIFT
 
 
 class WrittenSegment(NamedTuple):
@@ -38,11 +36,22 @@ class _Generation(NamedTuple):
     """Segments that are ready to be written, and where the log continues after them."""
 
     segments: list[WrittenSegment]
-    runs: list[tuple[int, list[memoryview]]]
-    """What to write, by position: views of the ring and of the compressed data."""
-    end: LogEnd
     contents: list[list[memoryview]]
-    """What to write, by segment."""
+    """What to write for each: views of the ring and of the compressed data."""
+    end: LogEnd
+
+    def runs(self, data_pages: int) -> Iterator[tuple[int, list[memoryview]]]:
+        """The same by position, with one write for all segments that follow each other on the device."""
+        run: list[memoryview] = []
+        start = end = -1
+        for segment, views in zip(self.segments, self.contents, strict=True):
+            if segment.place != end or not segment.place % data_pages:
+                if run:
+                    yield start, run
+                run, start = [], segment.place
+            run += views
+            end = segment.end_place
+        yield start, run
 
 
 class LogWriter:
@@ -84,21 +93,16 @@ class LogWriter:
         end = self._next_generation()
         self._encoder.begin()
         written: list[WrittenSegment] = []
-        runs: list[tuple[int, list[memoryview]]] = []
         contents: list[list[memoryview]] = []
         for segment in segments:
             if written:
                 let_requests_run()
             one, views = self._prepare(segment, committed, end)
-            contents.append(list(views))
-            if runs and one.place == end.place and one.place % self._data_pages:
-                runs[-1][1].extend(views)
-            else:
-                runs.append((one.place, views))
+            contents.append(views)
             written.append(one)
             end = end._replace(place=one.end_place, previous=one.descriptor.checksum)
         assert end.place <= reclaimed_place + self._data_pages, "the log would overwrite what is still needed"
-        self._prepared = _Generation(written, runs, end, contents)
+        self._prepared = _Generation(written, contents, end)
 
     @property
     def prepared_first_lsn(self) -> int:
@@ -106,11 +110,11 @@ class LogWriter:
         assert self._prepared
         return self._prepared.segments[0].descriptor.first_lsn
 
-    def copies(self) -> list[tuple[WrittenSegment, bytes]]:
-        """The segments of the prepared generation, and what write() puts into the log for each."""
+    def copies(self) -> list[tuple[Descriptor, int, bytes]]:
+        """The segments of the prepared generation: descriptor, position, and what write() puts there."""
         assert self._prepared
         return [
-            (segment, b"".join(views))
+            (segment.descriptor, segment.place, b"".join(views))
             for segment, views in zip(self._prepared.segments, self._prepared.contents, strict=True)
         ]
 
@@ -122,8 +126,8 @@ class LogWriter:
         """
         prepared = self._prepared
         assert prepared
-        for place, views in prepared.runs:
-            self._device.write(views, DATA_START + (place % self._data_pages << PAGE_SHIFT))
+        for place, views in prepared.runs(self._data_pages):
+            self._device.write(views, offset_of(place, self._data_pages))
         self._sync.sync()
         last = prepared.segments[-1].descriptor
         self._ring.journal.note_commit(Anchor(last.end_lsn, last.checksum, last.generation))
@@ -145,7 +149,7 @@ class LogWriter:
             one, views = self._prepare(segment, committed, tail)
             tail = tail._replace(place=one.end_place, previous=one.descriptor.checksum)
             assert tail.place <= limit, "the log would overwrite what is still needed"
-            offset = DATA_START + (one.place % self._data_pages << PAGE_SHIFT)
+            offset = offset_of(one.place, self._data_pages)
             if held:
                 self._device.write(views, offset)
             else:

@@ -75,7 +75,7 @@ class NumberLine:
         self.write_place = self.destaged_place = self.reclaimed_place = 0
         self.peers_received = self.peers_committed = NO_MARK
         """The lowest LSN that the peers that count have in memory, and durable; NO_MARK if none counts. See
-        flow/peers.py."""
+        shipping/peer.py."""
         self.peers_place = NO_MARK
         """Their logs need the positions from here on."""
         self.limit = self.soft_limit = 0

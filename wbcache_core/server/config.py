@@ -19,7 +19,7 @@ from wbcache_core.memory.policy import LEVEL_NAMES, LOG, PEER_LEVELS, RAM, Polic
 from wbcache_core.memory.ring_size import VOLATILE_BYTES
 from wbcache_core.pairing.pairing import DISCARD_LOG, ORIGIN_CHANGED, ORIGIN_MOVED, OTHER_LOG, TAKE_OVER
 from wbcache_core.shipping.log_uri import log_uri
-from wbcache_core.shipping.shipping import PeerRules
+from wbcache_core.shipping.peer import PeerRules
 from wbcache_core.units import GIB, MIB, PAGE_SHIFT, format_size, pages_of, parse_duration, parse_size
 
 COMMIT, DESTAGE = "commit", "destage"

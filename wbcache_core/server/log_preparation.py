@@ -137,8 +137,9 @@ def bring_up_to_date(
     If the origin was written without this log, it is as it was at no commit: what it is now is a generation of its own,
     with a number that was not used before. Raises DeviceError, LogRefusedError.
     """
-    changes: dict[str, Any] = {"origin_name": origin.name, "origin_facts": side.facts, "origin_bytes": origin.size}
-    changes["is_copy"] = False
+    changes: dict[str, Any] = {
+        "origin_name": origin.name, "origin_facts": side.facts, "origin_bytes": origin.size, "is_copy": False,
+    }  # fmt: skip
     if pair.samples_are_stale:
         changes["samples"] = fingerprint.take(origin)
     if pair.past_is_gone:

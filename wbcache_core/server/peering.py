@@ -12,7 +12,8 @@ from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.events import Events
 from wbcache_core.memory.segment_table import SegmentTable
-from wbcache_core.shipping.shipping import PeerRules, Shipping
+from wbcache_core.shipping.peer import PeerRules
+from wbcache_core.shipping.shipping import Shipping
 
 _log = logging.getLogger("wbcache")
 

@@ -13,7 +13,6 @@ from wbcache_core.device.log_file import LogFile
 from wbcache_core.errors import ExportNameError, LogRefusedError, OutOfRangeError, ShipmentError, StoppedError
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.standby_log import Sender, StandbyLog, recovered_log
-from wbcache_core.log.superblocks import newest
 from wbcache_core.pairing import pairing
 from wbcache_core.pairing.pairing import DISCARD_LOG
 from wbcache_core.server import status as status_facts
@@ -64,12 +63,10 @@ class LogExport:
 
 
 class Standby:
-    """`_lock` guards `_is_closed`."""
+    """The log has a lock of its own; nothing else changes."""
 
     def __init__(self, config: Config) -> None:
         """Open, create, lock and recover the log, and make durable what it has. Raises WbcacheError."""
-        self._lock = threading.Lock()
-        self._is_closed = False
         self._stopped = threading.Event()
         self.settings = Settings(config)
         self.now = self
@@ -95,13 +92,12 @@ class Standby:
             if DISCARD_LOG not in config.force:
                 raise
             _log.warning("discarding what the log holds, as forced: %s", error)
-        superblock = newest(slots) if slots else None
-        if slots is None or superblock is None or DISCARD_LOG in config.force:
-            if superblock:
-                _log.warning("discarding what log '%s' holds, as forced", device.name)
-            return recovered_log(device, None)
+        if slots and DISCARD_LOG in config.force:
+            _log.warning("discarding what log '%s' holds, as forced", device.name)
+            slots = None
         log = recovered_log(device, slots)
-        _tell(device.name, superblock, log.cursors[0])
+        if log.superblock:
+            _tell(device.name, log.superblock, log.cursors[0])
         return log
 
     def open_export(self, name: str) -> LogExport:
@@ -167,10 +163,7 @@ class Standby:
     def stop(self) -> None:
         """Close the log. Idempotent."""
         self.finish()
-        with self._lock:
-            if not self._is_closed:
-                self._is_closed = True
-                self._device.close()
+        self._device.close()
 
 
 def _tell(name: str, superblock: Superblock, head: int) -> None:

@@ -47,9 +47,7 @@ def as_of(superblock: Superblock, lsn: int) -> Superblock:
 def beginning(superblock: Superblock) -> Superblock:
     """For a log that has nothing, and needs nothing that the origin has."""
     only = as_of(superblock, superblock.destaged)
-    return only.with_changes(
-        oldest=superblock.destaged, oldest_place=superblock.destaged_place, committed=superblock.destaged, tags=()
-    )
+    return only.with_changes(oldest=superblock.destaged, oldest_place=superblock.destaged_place, tags=())
 
 
 def join(

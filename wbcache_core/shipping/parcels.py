@@ -6,8 +6,7 @@ from typing import NamedTuple
 from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import DamagedPageError, FormatError
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, Descriptor, decode
-from wbcache_core.format.superblock import DATA_START
-from wbcache_core.log.writer import WrittenSegment
+from wbcache_core.log.reader import LogReader
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.units import MIB, PAGE_SHIFT
@@ -27,25 +26,23 @@ class Parcel(NamedTuple):
     ends_commit: bool
 
 
-def parcels_of(copies: list[tuple[WrittenSegment, bytes]]) -> list[Parcel]:
-    """A generation that is being committed."""
+def parcels_of(copies: list[tuple[Descriptor, int, bytes]]) -> list[Parcel]:
+    """Segments that are made durable together, each as its descriptor, its position, and its bytes in the log."""
     last = len(copies) - 1
     return [
-        Parcel(
-            segment.descriptor.first_lsn, segment.descriptor.end_lsn, segment.place, segment.end_place, content,
-            index == last,
-        )
-        for index, (segment, content) in enumerate(copies)
-    ]  # fmt: skip
+        Parcel(one.first_lsn, one.end_lsn, place, place + one.log_pages, content, index == last)
+        for index, (one, place, content) in enumerate(copies)
+    ]
 
 
 class LogParcels:
-    """Reads committed segments of this server's log. For one thread."""
+    """Reads committed segments of this server's log. For any thread."""
 
-    def __init__(self, line: NumberLine, table: SegmentTable, log: Device) -> None:
+    def __init__(self, line: NumberLine, table: SegmentTable, log: Device, reader: LogReader) -> None:
         self._line = line
         self._table = table  # guarded by the volume lock
         self._log = log
+        self._reader = reader
 
     def after(self, lsn: int) -> list[Parcel] | None:
         """Some segments from lsn on, which is where one begins or `committed`; None if the log does not have them any
@@ -60,14 +57,14 @@ class LogParcels:
             place = self._table.locate(lsn).place
         pages = min(_READ_PAGES, line.data_pages - place % line.data_pages)
         image = aligned_buffer(pages << PAGE_SHIFT)
-        self._log.read_uncached_into(image, DATA_START + (place % line.data_pages << PAGE_SHIFT))
+        self._log.read_uncached_into(image, self._reader.offset_of(place))
         with line.lock:
             if lsn < line.oldest:
                 return None
-        found = _parcels_in(image, lsn, committed, place)
+        found = _whole_segments(image, lsn, committed, place)
         if not found:
             raise DamagedPageError(f"the segment at LSN {lsn} in log '{self._log.name}' cannot be read back", lsn)
-        return found
+        return parcels_of(found)
 
     def checksum_before(self, lsn: int) -> int | None:
         """That of the descriptor whose segment ends at lsn; None if the log has none there. Raises DeviceError."""
@@ -75,38 +72,29 @@ class LogParcels:
         with line.lock:
             if not line.oldest < lsn <= line.committed:
                 return None
-            place = self._table.locate(lsn - 1).place
-        page = aligned_buffer(1 << PAGE_SHIFT)
-        self._log.read_uncached_into(page, DATA_START + (place % line.data_pages << PAGE_SHIFT))
+            last = self._table.locate(lsn - 1)
         try:
-            descriptor = decode(page)
-        except FormatError:
+            descriptor = self._reader.descriptor(last)
+        except DamagedPageError:
             return None
         return descriptor.checksum if descriptor.end_lsn == lsn else None
 
 
-def _parcels_in(image: memoryview, lsn: int, end: int, place: int) -> list[Parcel]:
-    """The segments from lsn to `end` that are whole in the image, which begins with the first of them."""
-    found: list[tuple[Descriptor, int]] = []
+def _whole_segments(image: memoryview, lsn: int, end: int, place: int) -> list[tuple[Descriptor, int, bytes]]:
+    """Those from lsn to `end` that are whole in the image, which begins with the first of them, at `place`."""
+    found: list[tuple[Descriptor, int, bytes]] = []
     at, pages = 0, len(image) >> PAGE_SHIFT
     while at < pages and lsn < end:
         try:
             descriptor = decode(image[at << PAGE_SHIFT : at + 1 << PAGE_SHIFT])
         except FormatError:
             break
-        if descriptor.first_lsn != lsn or at + descriptor.log_pages > pages:
+        stop = at + descriptor.log_pages
+        if descriptor.first_lsn != lsn or stop > pages:
             break
-        found.append((descriptor, at))
-        at += descriptor.log_pages
-        lsn = descriptor.end_lsn
-    last = len(found) - 1
-    return [
-        Parcel(
-            one.first_lsn, one.end_lsn, place + at, place + at + one.log_pages,
-            bytes(image[at << PAGE_SHIFT : at + one.log_pages << PAGE_SHIFT]), index == last,
-        )
-        for index, (one, at) in enumerate(found)
-    ]  # fmt: skip
+        found.append((descriptor, place + at, bytes(image[at << PAGE_SHIFT : stop << PAGE_SHIFT])))
+        at, lsn = stop, descriptor.end_lsn
+    return found
 
 
 assert MAX_SEGMENT_PAGES <= _READ_PAGES

@@ -8,12 +8,20 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from wbcache_core.memory.cursors import NO_MARK, NumberLine
 
 CONNECTING, CATCHING_UP, UP_TO_DATE, LOST, REFUSED = "connecting", "catching-up", "up-to-date", "lost", "refused"
-STATES = (CONNECTING, CATCHING_UP, UP_TO_DATE, LOST, REFUSED)
+
+
+class PeerRules(NamedTuple):
+    """`names` are URIs of their exports `log`. With `may_go_on`, one that was silent for `timeout` seconds is left
+    out; otherwise it is waited for."""
+
+    names: tuple[str, ...] = ()
+    may_go_on: bool = False
+    timeout: float = 10.0
 
 
 class Peer:
@@ -39,17 +47,17 @@ class Peers:
     """The volume lock guards every field; methods take it, unless they say that it is held."""
 
     def __init__(
-        self, line: NumberLine, names: tuple[str, ...], floor: Callable[[], int],
-        current: Callable[[], tuple[int, int]], may_go_on: bool, timeout: float,
-    ) -> None:  # fmt: skip
+        self, rules: PeerRules, line: NumberLine, floor: Callable[[], int], current: Callable[[], tuple[int, int]]
+    ) -> None:
         """`floor`, called with the lock held, is how far the origin has or is about to get; `current` the number and
-        the `oldest_place` of the newest superblock. `timeout` is in seconds."""
+        the `oldest_place` of the newest superblock."""
         self._line = line
         self._floor = floor
         self._current = current
-        self.may_go_on = may_go_on
-        self.timeout = timeout
-        self.all = tuple(map(Peer, names))
+        self._may_go_on = rules.may_go_on
+        self.timeout = rules.timeout
+        """In seconds."""
+        self.all = tuple(map(Peer, rules.names))
         with line.lock:
             self._refresh()
 
@@ -90,7 +98,7 @@ class Peers:
         """No longer count it, if that is wanted and it has been silent for so long."""
         with self._line.lock:
             is_due = peer.silent_since and time.monotonic() - peer.silent_since >= self.timeout
-            if not (is_due and peer.counts and self.may_go_on):
+            if not (is_due and peer.counts and self._may_go_on):
                 return False
             peer.counts = False
             self._refresh()

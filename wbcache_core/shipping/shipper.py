@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wbcache_core.errors import (
     DeviceError,
@@ -23,7 +23,8 @@ from wbcache_core.errors import (
 from wbcache_core.format import standby_state
 from wbcache_core.format import superblock as superblock_format
 from wbcache_core.format.epoch import Epoch
-from wbcache_core.format.superblock import DATA_START, Superblock
+from wbcache_core.format.superblock import Superblock
+from wbcache_core.log.geometry import offset_of
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.events import Events
@@ -32,7 +33,7 @@ from wbcache_core.shipping.joining import Joined, as_of, join
 from wbcache_core.shipping.parcels import LogParcels, Parcel
 from wbcache_core.shipping.peer import CATCHING_UP, CONNECTING, LOST, REFUSED, UP_TO_DATE, Peer, Peers
 from wbcache_core.threads import InternalErrors, StartTogether
-from wbcache_core.units import MIB, PAGE_SHIFT
+from wbcache_core.units import MIB
 
 if TYPE_CHECKING:
     # Loads libnbd, which only servers with peers need.
@@ -190,7 +191,8 @@ class Shipper:
         link = self._connect(self._peer.name, self._bell, self._peers.timeout, self._has_ended)
         try:
             joined = self._join(link)
-            self._begin(joined)
+            with self._lock:
+                self._tail = joined.lsn
             self._ship(link)
         finally:
             link.close()
@@ -234,19 +236,12 @@ class Shipper:
         self._told = joined.superblock.sequence if is_whole else 0
         self._peers.note(
             self._peer, received=joined.lsn, committed=joined.lsn, sequence=self._told, state=CATCHING_UP,
-            place=place, problem="",
+            place=place, problem="", silent_since=0.0,
         )  # fmt: skip
-        self._peers.note_silence(self._peer, 0.0)
         self._set_goal()
         self._reported = ""
         _log.info("peer '%s' is connected (%s): it gets the log from LSN %d on", self._peer.name, *joined[:2])
         self._events.note("peer-connected", peer=self._peer.name, rule=joined.rule, lsn=joined.lsn)
-
-    def _begin(self, joined: Joined) -> None:
-        with self._lock:
-            self._waiting.clear()
-            self._waiting_bytes = 0
-            self._tail = joined.lsn
 
     def _ship(self, link: "Link") -> None:
         """Until the server stops. Raises WbcacheError."""
@@ -255,10 +250,8 @@ class Shipper:
             silence = link.silent_for
             link.wait(_LOOK_SECONDS if link.under_way else self._peers.timeout / 3)
             answered = link.answered()
-            for _ in range(answered):
-                self._note_answer(self._sent.popleft())
             if answered:
-                self._note_progress()
+                self._note_answers(answered)
             elif link.under_way:
                 self._peers.note_silence(self._peer, time.monotonic() - max(silence, link.silent_for))
                 self._leave_out_if_due()
@@ -297,15 +290,12 @@ class Shipper:
                 self._make_room(link, superblock, parcel)
                 return
             self._take(parcel)
-            offset = DATA_START + (parcel.place % self._line.data_pages << PAGE_SHIFT)
-            link.write(parcel.content, offset, parcel.ends_commit)
-            self._sent.append(
-                _Sent(parcel.end_lsn, parcel.ends_commit, byte_count=len(parcel.content))
-            )  # fmt: skip
+            link.write(parcel.content, offset_of(parcel.place, self._line.data_pages), parcel.ends_commit)
+            self._sent.append(_Sent(parcel.end_lsn, parcel.ends_commit, byte_count=len(parcel.content)))
             self._sent_bytes += len(parcel.content)
 
     def _next(self) -> Parcel | None:
-        """The next segment, which stays where it is until _take(). Raises DeviceError, PeerRefusedError."""
+        """The next segment, which stays where it is until _take(). Raises DeviceError, DamagedPageError."""
         if self._from_log:
             return self._from_log[0]
         with self._lock:
@@ -353,24 +343,13 @@ class Shipper:
         if is_whole:
             self._told = superblock.sequence
 
-    def _note_answer(self, sent: _Sent) -> None:
+    def _note_answers(self, count: int) -> None:
+        """So many of the oldest requests under way have been answered: one change for all of them."""
         peer = self._peer
-        self._sent_bytes -= sent.byte_count
-        if sent.superblock:
-            self._is_telling = False
-            sequence = sent.superblock.sequence if sent.is_whole else peer.sequence
-            self._peers.note(peer, sequence=sequence, place=max(peer.place, sent.superblock.oldest_place))
-        elif sent.received:
-            changes = {"received": sent.received}
-            if sent.is_durable:
-                changes["committed"] = sent.received
-            self._peers.note(peer, **changes)
-
-    def _note_progress(self) -> None:
-        """It has answered."""
-        peer = self._peer
-        if peer.silent_since:
-            self._peers.note_silence(peer, 0.0)
+        changes: dict[str, Any] = {"silent_since": 0.0}
+        for _ in range(count):
+            changes |= self._meaning_of(self._sent.popleft())
+        self._peers.note(peer, **changes)
         if not peer.counts and self._is_in_step() and self._peers.let_in(peer):
             _log.warning("peer '%s' counts again: flushes wait for it as the parameters say", peer.name)
             self._events.note("peer-counts", peer=peer.name)
@@ -378,6 +357,17 @@ class Shipper:
         if peer.state != UP_TO_DATE and peer.counts and self._has_reached_goal():
             self._peers.note(peer, state=UP_TO_DATE)
             self._events.note("peer-up-to-date", peer=peer.name)
+
+    def _meaning_of(self, sent: _Sent) -> dict[str, Any]:
+        """What an answer changes in what is known of the peer."""
+        self._sent_bytes -= sent.byte_count
+        if sent.superblock:
+            self._is_telling = False
+            place = max(self._peer.place, sent.superblock.oldest_place)
+            return {"place": place, "sequence": sent.superblock.sequence} if sent.is_whole else {"place": place}
+        if sent.is_durable:
+            return {"received": sent.received, "committed": sent.received}
+        return {"received": sent.received} if sent.received else {}
 
     def _set_goal(self) -> None:
         """Nothing that was answered without the peer is beyond it, nor what the origin has."""
@@ -404,9 +394,8 @@ class Shipper:
         peer = self._peer
         if peer.state not in (CONNECTING, LOST, REFUSED):
             self._events.note("peer-lost", peer=peer.name, problem=problem)
-        if not peer.silent_since:
-            self._peers.note_silence(peer, time.monotonic())
-        self._peers.note(peer, state=state, problem=problem)
+        since = peer.silent_since or time.monotonic()
+        self._peers.note(peer, state=state, problem=problem, silent_since=since)
         if problem != self._reported:
             self._reported = problem
             what = "the origin and requests at level peer wait for it" if peer.counts else "it is left out"

@@ -3,29 +3,21 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from wbcache_core.device.device import Device
 from wbcache_core.errors import ConfigError, StoppedError
 from wbcache_core.format.epoch import Epoch
+from wbcache_core.log.reader import LogReader
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.log.writer import LogWriter
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.events import Events
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.shipping.parcels import LogParcels, parcels_of
-from wbcache_core.shipping.peer import Peers
+from wbcache_core.shipping.peer import PeerRules, Peers
 from wbcache_core.shipping.shipper import Connect, Shipper
 from wbcache_core.threads import StartTogether
-
-
-class PeerRules(NamedTuple):
-    """`names` are URIs of their exports `log`. With `may_go_on`, one that was silent for `timeout` seconds is left
-    out; otherwise it is waited for."""
-
-    names: tuple[str, ...] = ()
-    may_go_on: bool = False
-    timeout: float = 10.0
 
 
 class Shipping:
@@ -42,10 +34,11 @@ class Shipping:
         def newest_superblock() -> tuple[int, int]:
             return store.current.sequence, store.current.oldest_place
 
-        self.peers = Peers(line, rules.names, floor, newest_superblock, rules.may_go_on, rules.timeout)
+        self.peers = Peers(rules, line, floor, newest_superblock)
         connect = connect or (_connect() if rules.names else _nowhere)
+        parcels = LogParcels(line, table, log, LogReader(log, line.data_pages, store.current.uuid))
         self.shippers = tuple(
-            Shipper(peer, self.peers, line, LogParcels(line, table, log), store, events, own_epoch, supersede, connect)
+            Shipper(peer, self.peers, line, parcels, store, events, own_epoch, supersede, connect)
             for peer in self.peers.all
         )
         if self.shippers:
@@ -54,11 +47,6 @@ class Shipping:
     def _look(self) -> None:
         for shipper in self.shippers:
             shipper.look()
-
-    @property
-    def has_peers(self) -> bool:
-        """Whether there is any, counted or not."""
-        return bool(self.shippers)
 
     def start(self, together: StartTogether) -> None:
         """The threads. Raises NoThreadError."""

@@ -12,7 +12,7 @@ from wbcache_core.flow.retention import Pins
 from wbcache_core.memory.cursors import NO_MARK, NumberLine
 from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.server.config import Config
-from wbcache_core.shipping.peer import Peers
+from wbcache_core.shipping.peer import PeerRules, Peers
 from wbcache_core.units import MIB
 
 DATA_PAGES = 10_000
@@ -25,7 +25,9 @@ class Some:
     def __init__(self, may_go_on=True):
         self.line = NumberLine(1000, DATA_PAGES, POLICY)
         self.floor, self.current = 1, (1, 0)
-        self.peers = Peers(self.line, ("one", "two"), lambda: self.floor, lambda: self.current, may_go_on, 10.0)
+        self.peers = Peers(
+            PeerRules(("one", "two"), may_go_on), self.line, lambda: self.floor, lambda: self.current
+        )
         self.one, self.two = self.peers.all
         self.pins = Pins(self.line, CoveredLog(MIB), 1, ())
         with self.line.lock:
@@ -59,7 +61,7 @@ def test_the_lowest_counts(some):
 
 def test_without_peers_nothing_is_held_back():
     line = NumberLine(1000, DATA_PAGES, POLICY)
-    Peers(line, (), lambda: 1, lambda: (1, 0), False, 10.0)
+    Peers(PeerRules(), line, lambda: 1, lambda: (1, 0))
     assert (line.peers_received, line.peers_committed, line.peers_place) == (NO_MARK, NO_MARK, NO_MARK)
 
 
