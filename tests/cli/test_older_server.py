@@ -15,15 +15,15 @@ NEW_FACTS = ("counters", "quiesce", "dirty_seconds")
 REFUSAL = {"ok": False, "error": "there is no command 'that'; there are status, history"}
 
 
-@pytest.fixture
-def older(tmp_path):
-    """Answers `status` as version 0.1 did, and refuses everything else."""
+@pytest.fixture(params=[NEW_FACTS])
+def older(tmp_path, request):
+    """Answers `status` as version 0.1 did, or without other facts, and refuses everything else."""
     pair = LocalPair(tmp_path)
     pair.make_origin(1 << 20)
     cache = pair.start()
     facts = {"ok": True, "version": "0.1", "pid": 1, **cache.status(), "rates": Rates(cache.counters).facts()}
     pair.abandon()
-    for name in NEW_FACTS:
+    for name in request.param:
         del facts[name]
     path = tmp_path / "c"
     listening = socket.socket(socket.AF_UNIX)
@@ -78,3 +78,9 @@ def test_it_does_not_know_the_command(older, words):
     paths = [options.pop()] if command == "attach" else []
     status, said, errors = wbcache(command, older, *paths, *options)
     assert (status, said, errors) == (2, "", f"wbcache: {REFUSAL['error']}\n")
+
+
+@pytest.mark.parametrize("older", [("peers",)], indirect=True)
+def test_metrics_of_one_that_knows_no_peers(older):
+    status, said, errors = wbcache("metrics", older)
+    assert (status, errors) == (0, "") and "wbcache_dirty_data_bytes{" in said and "wbcache_peer_counts{" not in said

@@ -14,6 +14,7 @@ import nbd
 import pytest
 
 from tests.support import clients
+from tests.support.control import wbcache
 from tests.support.nbdkit_server import running
 from tests.support.peer_pair import PeerPair
 from tests.support.stamped_blocks import blocks_of, check_after_crash, read_sequences
@@ -176,6 +177,19 @@ def test_many_laps_and_a_small_log(hosts, seed):
         standby.stop()
     with hosts.taken_over(1, log_size="8M") as handle:
         assert handle.pread(65536, 9 * 65536) == (399).to_bytes(4, "big") * 16384
+
+
+def test_what_a_standby_is_asked(hosts):
+    hosts.standby(1)
+    status, said, errors = wbcache("status", hosts.controls[1])
+    assert (status, errors) == (0, "") and "blank: no owner has connected yet" in said
+    for words, reason in (
+        (("metrics", hosts.controls[1]), "is a standby, which does not count what it does"),
+        (("top", "--once", hosts.controls[1]), "is a standby, which does not count what it does"),
+        (("events", hosts.controls[1]), "this is a standby, which has no 'events'"),
+    ):
+        status, said, errors = wbcache(*words)
+        assert (status, said) == (2, "") and reason in errors, words
 
 
 def test_exports_with_the_levels_of_peers(hosts):

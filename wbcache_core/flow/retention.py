@@ -110,7 +110,8 @@ class Pins:
     def seconds_until_more(self) -> float:
         """How long `limit`, which is `destaged`, stays there if nobody commits or releases anything; infinity if for
         ever."""
-        if not self._line.policy.history_ns or self._lowest(self._ends()) <= self._line.destaged:
+        held = min(self._lowest(self._ends()), self._line.peers_committed)
+        if not self._line.policy.history_ns or held <= self._line.destaged:
             return _NEVER
         following = self._covered.generations.ending_above(self._line.destaged)
         if following is None:

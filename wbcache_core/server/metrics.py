@@ -128,7 +128,8 @@ class _Collector:
         for name, text, value in _PEER_GAUGES:
             family = self._core.GaugeMetricFamily(f"wbcache_peer_{name}", text, labels=(*_LABELS, "peer"))
             for facts in self._many:
-                for peer in facts["peers"]:
+                # An older server has none.
+                for peer in facts.get("peers", ()):
                     family.add_metric([facts["volume"], peer["peer"]], float(value(peer)))
             yield family
 

@@ -20,15 +20,23 @@ class Bell:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_write(self.fd, 1)
 
-    def silence(self) -> None:
+    def _silence(self) -> None:
         """What rang so far has been heard."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.fd)
 
-    def wait(self, seconds: float) -> None:
-        """Return when it rings, or after so many seconds."""
-        select.select([self.fd], [], [], seconds)
-        self.silence()
+    def wait(self, seconds: float, descriptor: int = -1, events: int = 0) -> int:
+        """Return when it rings, or something of `events`, as poll(2) names them, happens to the descriptor, or after so
+        many seconds; returns what has happened to the descriptor."""
+        # Not select(), which knows descriptors below 1024 only.
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        if descriptor >= 0:
+            poll.register(descriptor, events)
+        happened = dict(poll.poll(seconds * 1000))
+        if self.fd in happened:
+            self._silence()
+        return happened.get(descriptor, 0)
 
     def close(self) -> None:
         """Nobody waits any more; who rings does nothing. Idempotent."""

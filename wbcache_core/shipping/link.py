@@ -104,14 +104,12 @@ class Link:
         handle = self._handle
         try:
             direction = handle.aio_get_direction()
-            socket = handle.aio_get_fd()
-            readers = [self._bell.fd, *([socket] if direction & _READ else [])]
-            readable, writable, _ = select.select(readers, [socket] if direction & _WRITE else [], [], seconds)
-            if self._bell.fd in readable:
-                self._bell.silence()
-            if socket in readable:
+            events = (select.POLLIN if direction & _READ else 0) | (select.POLLOUT if direction & _WRITE else 0)
+            happened = self._bell.wait(seconds, handle.aio_get_fd(), events)
+            if happened & ~select.POLLOUT:
+                # Also when the other end has hung up.
                 handle.aio_notify_read()
-            elif writable:
+            elif happened:
                 handle.aio_notify_write()
         except nbd.Error as error:
             raise self._failure(error) from None

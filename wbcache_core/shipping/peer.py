@@ -65,12 +65,15 @@ class Peers:
         """Lock held."""
         line = self._line
         counted = [peer for peer in self.all if peer.counts]
+        committed = min((peer.committed for peer in counted), default=NO_MARK)
+        if committed != line.peers_committed:
+            # The origin may move on up to there.
+            line.destage_wanted.notify()
         line.peers_received = min((peer.received for peer in counted), default=NO_MARK)
-        line.peers_committed = min((peer.committed for peer in counted), default=NO_MARK)
+        line.peers_committed = committed
         line.peers_place = min((peer.place for peer in counted), default=NO_MARK)
         line.refresh_limits()
         line.moved.notify_all()
-        line.destage_wanted.notify()
 
     def note(self, peer: Peer, **changes: Any) -> None:
         """Something about it has changed."""

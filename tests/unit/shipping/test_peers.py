@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Which peers count, and what waits for those that do."""
 
+import dataclasses
 import threading
 import time
 
 import pytest
 
+from wbcache_core.clock import Reading
 from wbcache_core.errors import LogFailedError, StoppedError, VolumeReplacedError
 from wbcache_core.flow.admission import wait_for_peers
 from wbcache_core.flow.retention import Pins
@@ -22,8 +24,8 @@ POLICY = Config(origin="/o", log="/l").policy(DATA_PAGES)
 class Some:
     """A line with two peers, whose origin has everything below `floor`."""
 
-    def __init__(self, may_go_on=True):
-        self.line = NumberLine(1000, DATA_PAGES, POLICY)
+    def __init__(self, may_go_on=True, history_ns=0):
+        self.line = NumberLine(1000, DATA_PAGES, dataclasses.replace(POLICY, history_ns=history_ns))
         self.floor, self.current = 1, (1, 0)
         self.peers = Peers(
             PeerRules(("one", "two"), may_go_on), self.line, lambda: self.floor, lambda: self.current
@@ -72,6 +74,15 @@ def test_the_origin_does_not_get_ahead(some):
     assert some.limit() == 70
     some.peers.note(some.two, committed=200)
     assert some.limit() == 80
+
+
+def test_the_destager_sleeps_until_the_peer_has_more():
+    """Also where the history would let go of something long ago."""
+    some = Some(history_ns=1)
+    with some.line.lock:
+        some.pins._covered.generations.append(1, 51, Reading(1))
+        assert some.pins.limit() == some.line.destaged
+        assert some.pins.seconds_until_more() == float("inf")
 
 
 def test_places_that_a_peer_needs_are_not_written(some):

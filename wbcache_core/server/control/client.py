@@ -32,6 +32,11 @@ def check_socket(path: str, command: str) -> None:
 def counted_status(path: str) -> Facts:
     """The answer to `status` of a server that counts. Raises ControlError."""
     facts = ask(path, "status")
+    if facts.get("role") == "standby":
+        raise ControlError(
+            f"the server behind '{path}' is a standby, which does not count what it does: see wbcache status, and for "
+            "Prometheus its parameter metrics="
+        )
     if "counters" not in facts:
         raise ControlError(
             f"the server behind '{path}' is wbcache {facts.get('version')}, which does not count what it does; start "
