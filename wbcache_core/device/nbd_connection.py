@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import nbd
 
 from wbcache_core.device.device import Write
+from wbcache_core.device.nbd_connecting import connect
 from wbcache_core.device.nbd_times import Patience
-from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, NoConnectionError, StoppedError
+from wbcache_core.errors import DeviceError, DeviceLostError, NoConnectionError, StoppedError
 
 ALLOCATION = "base:allocation"
 FLUSH = "flush"
@@ -74,20 +75,7 @@ class NbdConnection:
         self._rules = rules
         self.handle = nbd.NBD()
         self.handle.add_meta_context(ALLOCATION)
-        # Of a key (tls-psk-file), which libnbd does not read by default: other programs get URIs from strangers.
-        self.handle.set_uri_allow_local_file(True)
-        is_started = False
-        try:
-            self.handle.aio_connect_uri(uri)
-            is_started = True
-            self._wait_until_connected(connect_seconds)
-        except nbd.Error as error:
-            # Later this error is about the connection: libnbd's poll() also returns it if the state changes meanwhile.
-            if error.errnum == errno.EINVAL and not is_started:
-                raise ConfigError(f"origin '{uri}' is not a usable NBD URI: {error.string}") from None
-            raise NoConnectionError(f"cannot connect to origin '{uri}': {error.string}", errno.EIO) from None
-        if not self.handle.aio_is_ready():
-            raise NoConnectionError(f"origin '{uri}' ended the connection at once", errno.EIO)
+        connect(self.handle, uri, "origin", lambda: self._wait_until_connected(connect_seconds))
         self.state = State.READY
         self.connected_at = self.answered_at = time.monotonic()
         self._keep_alive(keepalive_seconds)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import nbd
 
-from wbcache_core.errors import ConfigError, DeviceError, DeviceLostError, NoConnectionError, StoppedError
+from wbcache_core.device.nbd_connecting import connect
+from wbcache_core.errors import DeviceError, DeviceLostError, NoConnectionError, StoppedError
 from wbcache_core.shipping.bell import Bell
 from wbcache_core.units import PAGE_BYTES
 
@@ -34,19 +35,7 @@ class Link:
         self.last_sign = time.monotonic()
         """When an answer came, or the first of those under way was sent."""
         self._handle = nbd.NBD()
-        # Of a key (tls-psk-file), which libnbd does not read by default: other programs get URIs from strangers.
-        self._handle.set_uri_allow_local_file(True)
-        is_started = False
-        try:
-            self._handle.aio_connect_uri(uri)
-            is_started = True
-            self._wait_until_connected(is_stopping)
-        except nbd.Error as error:
-            if error.errnum == errno.EINVAL and not is_started:
-                raise ConfigError(f"peer '{uri}' is not a usable NBD URI: {error.string}") from None
-            raise NoConnectionError(f"cannot connect to peer '{uri}': {error.string}", errno.EIO) from None
-        if not self._handle.aio_is_ready():
-            raise NoConnectionError(f"peer '{uri}' ended the connection at once", errno.EIO)
+        connect(self._handle, uri, "peer", lambda: self._wait_until_connected(is_stopping))
 
     def _wait_until_connected(self, is_stopping: Callable[[], bool]) -> None:
         started = time.monotonic()
