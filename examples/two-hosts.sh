@@ -75,8 +75,9 @@ ip -n "$a" link set "wbc-a$$" up
 ip -n "$b" link set "wbc-b$$" up
 truncate -s 1G "$scratch/origin"
 
-say "b is the standby, a the owner"
-serve "$b" b -p 10810 -- role=standby log="$scratch/b.log" log-size=64M control="$scratch/b.control"
+say "b is the standby, a the owner; nobody else is in their network, so they need no TLS"
+serve "$b" b -p 10810 -- role=standby plain-tcp=allow log="$scratch/b.log" log-size=64M \
+    control="$scratch/b.control"
 serve "$a" a -U "$scratch/a.sock" -- origin="$scratch/origin" log="$scratch/a.log" log-size=64M \
     peer=nbd://10.77.0.2:10810 flush=peer fua=peer control="$scratch/a.control"
 write "nbd+unix:///?socket=$scratch/a.sock" x 0
@@ -96,7 +97,7 @@ check "nbd+unix:///?socket=$scratch/b.sock" x 0
 check "nbd+unix:///?socket=$scratch/b.sock" y 4096
 
 say "a is back, as the standby of b"
-serve "$a" a -p 10810 -- role=standby log="$scratch/a.log" control="$scratch/a.control"
+serve "$a" a -p 10810 -- role=standby plain-tcp=allow log="$scratch/a.log" control="$scratch/a.control"
 write "nbd+unix:///?socket=$scratch/b.sock" z 8192
 until_it_says "$scratch/b.control" up-to-date
 wbcache status "$scratch/b.control" | grep ^peer

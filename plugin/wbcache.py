@@ -73,19 +73,18 @@ from wbcache_core.memory import moments
 from wbcache_core.nbdkit_process import exit_status, thread_state
 from wbcache_core.nbdkit_process.client_sockets import ClientSockets, allow_more_descriptors
 from wbcache_core.nbdkit_process.shutdown import ShutdownWatcher
+from wbcache_core.nbdkit_process.this_client import is_exposed
 from wbcache_core.nbdkit_process.thread_state import ThreadStatePin
-from wbcache_core.server.config import STANDBY, Config
-from wbcache_core.server.control.commands import COMMANDS, TOO_LONG, ControlCommands
+from wbcache_core.server.config import Config
+from wbcache_core.server.control.commands import COMMANDS, TOO_LONG
+from wbcache_core.server.control.node_commands import NodeCommands
 from wbcache_core.server.control.server import ControlServer
 from wbcache_core.server.control.socket import ControlSocket
-from wbcache_core.server.control.standby_commands import StandbyCommands
 from wbcache_core.server.metrics import load_client
 from wbcache_core.server.metrics_server import MetricsServer
-from wbcache_core.server.served import Served
+from wbcache_core.server.node import Node
 from wbcache_core.server.standby import DESCRIPTION as LOG_DESCRIPTION
 from wbcache_core.server.standby import EXPORT as LOG_EXPORT
-from wbcache_core.server.standby import Standby
-from wbcache_core.server.writers import Writers
 from wbcache_core.units import MIB, PAGE_BYTES, quoted
 from wbcache_core.volume.export import descriptions, level_of
 
@@ -103,8 +102,7 @@ _SNAPSHOT = "@"
 """The name of an export that is a past moment: this, and WHEN; or of what changed from A to B: this, and A..B."""
 
 _config = Config()
-_served = None
-_writers = None
+_node = None
 _client_sockets = None
 _watcher = None
 _control = None
@@ -129,7 +127,7 @@ class NbdkitLogHandler(logging.Handler):
 
     def emit(self, record):
         message = self.format(record)
-        if record.levelno < (_served.now.settings if _served else _config).log_level:
+        if record.levelno < (_node or _config).log_level:
             nbdkit.debug(f"wbcache: {message}")
             return
         # nbdkit calls all of them errors.
@@ -179,12 +177,12 @@ class Connection:
         if self.snapshot:
             self.snapshot.close()
         else:
-            _served.switch.remove(self)
+            _node.served.switch.remove(self)
         self.thread_states.close()
 
 
 class LogConnection(Connection):
-    """What the owner has open at a standby: its log."""
+    """What the owner has open at a standby: its log. It stays that when the standby takes over."""
 
     __slots__ = ()
 
@@ -238,12 +236,11 @@ def config_complete():
 
 
 def get_ready():
-    global _served, _writers, _client_sockets, _control_socket, _metrics
+    global _node, _client_sockets, _control_socket, _metrics
     allow_more_descriptors()
     _client_sockets = ClientSockets()
-    _served, _writers = _new_server()
-    if _writers:
-        _writers.check_user()
+    _node = Node(_config, may_spawn=True)
+    _check_user()
     if _config.control:
         _control_socket = ControlSocket(_config.control)
     if _config.metrics:
@@ -251,40 +248,33 @@ def get_ready():
         _metrics = MetricsServer(*_config.metrics)
 
 
-def _new_server():
-    if _config.role == STANDBY:
-        return Standby(_config), None
-    served = Served(_config, may_spawn=True)
-    return served, Writers(served)
-
-
-def _new_commands(served):
-    return StandbyCommands(served) if _config.role == STANDBY else ControlCommands(served)
+def _check_user():
+    if _node and _node.writers:
+        _node.writers.check_user()
 
 
 def after_fork():
     # Signals and threads do not survive the fork into the background, so they start here.
     global _watcher, _control
     # nbdkit calls cleanup() only when the last client is gone; what was acknowledged is made durable at once.
-    at_stop = {"wbcache-finish": _served.finish, "wbcache-end": _end_when_settled}
-    _watcher = ShutdownWatcher(_served.interrupt, _send_clients_away, at_stop)
+    at_stop = {"wbcache-finish": _node.finish, "wbcache-end": _end_when_settled}
+    _watcher = ShutdownWatcher(_node.interrupt, _send_clients_away, at_stop)
     _watcher.start()
     # With -u the user is a different one now. Failing here would keep out readers (-r, --filter=cow), who are not known
     # before they connect; and in the background nobody would notice.
-    if _writers:
-        _writers.check_user()
-    if _served and _control_socket:
-        commands = _new_commands(_served)
+    _check_user()
+    if _node and _control_socket:
+        commands = NodeCommands(_node)
         _control = ControlServer(_control_socket, commands.answer, TOO_LONG, commands.tick)
         _control.start()
-    if _served and _metrics:
-        _metrics.start(_served.metrics)
+    if _node and _metrics:
+        _metrics.start(_node.metrics)
 
 
 def _end_when_settled():
     # Not before the commit: a client that learns of the stop disconnects, and some versions of nbdkit can abort when
     # one does so with requests queued. And nbdkit answers what it reads after the shutdown with an error.
-    _served.wait_until_settled()
+    _node.wait_until_settled()
     try:
         deadline = time.monotonic() + _ANSWER_SECONDS
         while _hang_up(answers=True) and time.monotonic() < deadline:
@@ -296,7 +286,7 @@ def _end_when_settled():
 
 
 def _send_clients_away():
-    if _served.is_settled:
+    if _node.is_settled:
         _hang_up(answers=not _last_answers.is_set())
 
 
@@ -307,31 +297,31 @@ def _hang_up(answers):
 
 def cleanup():
     # A drain can be watched to its end; no tag may be in progress when the log is closed.
-    _served.finish()
+    _node.finish()
     _last_answers.set()
     if _metrics:
         _metrics.stop()
     if _control:
         _control.stop()
-    _served.stop()
+    _node.stop()
     _watcher.finish()
-    if _served.is_unfinished:
+    if _node.is_unfinished:
         exit_status.end_with(exit_status.UNFINISHED)
 
 
 def open(readonly):
     try:
         # One that connects again has to find the next server: this one cannot carry out its requests.
-        _served.check_not_stopping()
+        _node.check_not_stopping()
         name = _export_name()
-        if _config.role == STANDBY:
-            return LogConnection(_served.open_export(name))
+        if log := _node.open_log(name, is_exposed):
+            return LogConnection(log)
         if name.startswith(_SNAPSHOT):
-            return Connection(_served.now.open_export(name[len(_SNAPSHOT) :]))
+            return Connection(_node.served.now.open_export(name[len(_SNAPSHOT) :]))
         level = level_of(name, bool(_config.peer)) if name else None
         # nbdkit has no way to tell a client why it is refused. Of a read-only export each client says that itself.
-        connection = Connection(read_only="" if readonly else _writers.admit())
-        _served.switch.add(connection, level)
+        connection = Connection(read_only="" if readonly else _node.writers.admit())
+        _node.served.switch.add(connection, level)
         return connection
     except Exception as error:
         failure = _failure(error)
@@ -351,9 +341,9 @@ def close(h):
 
 
 def list_exports(readonly, is_tls):
-    if _config.role == STANDBY:
+    if not _node.served:
         return [(LOG_EXPORT, LOG_DESCRIPTION)]
-    oldest, newest, tags = _served.now.window_ends()
+    oldest, newest, tags = _node.served.now.window_ends()
     exports = [("", "the live volume; " + moments.describe_window(oldest, newest))]
     exports += [(name, f"the live volume; {description}") for name, description in descriptions(bool(_config.peer))]
     for which, generation in (("oldest", oldest), ("newest", newest)):
@@ -368,7 +358,7 @@ def export_description(h):
         return h.snapshot.description
     if h.read_only:
         return f"the live volume; read-only: {h.read_only}"[:_LONGEST_DESCRIPTION]
-    oldest, newest, _ = _served.now.window_ends()
+    oldest, newest, _ = _node.served.now.window_ends()
     return "the live volume; " + moments.describe_window(oldest, newest)
 
 
@@ -389,7 +379,7 @@ def can_flush(h):
 
 
 def can_trim(h):
-    return h.snapshot is None and _served.now.can_trim
+    return h.snapshot is None and _node.served.now.can_trim
 
 
 def can_zero(h):

@@ -18,6 +18,7 @@
         CopyError            it is the copy of a standby, and nobody has said that it takes over
         UncommittedError     what comes next is only in the ring that a killed server left
       PeerRefusedError       the log of a peer cannot be a copy of this one
+        PartedError          it has commits that this server does not have
       SupersededError        another server has taken over the volume
       LogFullError           the log has no room for what a command would append
       NoThreadError          a thread cannot be started
@@ -34,6 +35,7 @@
         VolumeReplacedError  something else has taken the volume's place: it starts over there; no client sees this
         ShipmentError        what an owner sent to a standby is not taken
         NotOwnerError        whoever sent it is not the owner, or not any more
+        ExposedError         it came without TLS, where others may read and change it
         SnapshotEndedError   writers needed the log space that kept the snapshot
       MomentError            a past moment cannot be opened or tagged
         MalformedMomentError it is not written as one
@@ -127,6 +129,13 @@ class PeerRefusedError(WbcacheError):
     pass
 
 
+class PartedError(PeerRefusedError):
+    def __init__(self, message: str, lsn: int = 0) -> None:
+        """From that LSN on the peer has what this server does not."""
+        super().__init__(message)
+        self.lsn = lsn
+
+
 class SupersededError(WbcacheError):
     pass
 
@@ -197,6 +206,10 @@ class ShipmentError(RequestError):
 
 
 class NotOwnerError(RequestError):
+    errno_value = errno.EPERM
+
+
+class ExposedError(RequestError):
     errno_value = errno.EPERM
 
 

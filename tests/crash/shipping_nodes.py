@@ -193,7 +193,7 @@ class Owner:
         take_over(
             disk, store, FoundData(), found.end.place, oldest=self.line.destaged,
             oldest_place=self.line.destaged_place, committed=found.head, is_copy=False,
-            **new_epoch(superblock, found.head, found.end.previous),
+            **new_epoch(superblock, found.head, found.end.previous, takes_over),
         )  # fmt: skip
         self._finish(disk, found.end._replace(epoch=store.current.epoch))
 

@@ -12,7 +12,9 @@ import random
 import time
 
 from tests.crash.shipping_nodes import BLOCKS, Node, Owner, OwnerDied, PowerCut, SimulatedLink
-from wbcache_core.errors import SupersededError, WbcacheError
+from tests.support.hot_log_check import check_hot_log
+from wbcache_core.errors import PartedError, SupersededError, WbcacheError
+from wbcache_core.format.peer_standing import is_standing
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import recover
 from wbcache_core.log.standby_log import recovered_log
@@ -34,7 +36,7 @@ class World:
         self._stamp = 0
         self.acknowledged = {}
         """By the end of the segment: its checksum, and whether the peer counted then."""
-        self.counts = dict.fromkeys(("commits", "cuts", "takeovers", "restarts", "left out"), 0)
+        self.counts = dict.fromkeys(("commits", "cuts", "takeovers", "told", "given up", "restarts", "left out"), 0)
         nodes = [Node(name, self.rng) for name in ("first log", "second log")]
         self.owner_node, self.standby_node = nodes
         self.owner = None
@@ -74,6 +76,7 @@ class World:
         except SupersededError as error:
             raise AssertionError(f"nobody took over: {error}") from None
         except WbcacheError as error:
+            self._decide_about(error)
             peer = self.owner.peer
             self.owner.shipping.peers.note(peer, state="lost", problem=str(error))
             if not peer.silent_since:
@@ -81,6 +84,13 @@ class World:
             self._keep_late(self.link)
             self.link = None
             self._without_link()
+
+    def _decide_about(self, error):
+        """Somebody may look at a tail that the owner lacks, and give it up."""
+        log = self.standby_log
+        if isinstance(error, PartedError) and log and self.rng.random() < 0.7:
+            log._given_up_from = log._parts_at
+            self.counts["given up"] += bool(log._parts_at)
 
     def _without_link(self):
         """There is no connection for a while."""
@@ -137,6 +147,12 @@ class World:
             self.owner.reclaim()
         else:
             self.network()
+        if rng.random() < 0.05:
+            self._check_hot_log()
+
+    def _check_hot_log(self):
+        if self.standby_log:
+            check_hot_log(self.standby_log, self.standby_node.disk, BLOCKS)
 
     def network(self, always=False):
         """A message arrives, or a reply."""
@@ -206,11 +222,18 @@ class World:
             return log.state(sender)
         if message[0] == "flush":
             log.flush(sender)
+        elif message[2] == 0 and is_standing(memoryview(message[1])):
+            log.take_standing(sender, memoryview(message[1]))
         elif message[2] == 0:
             log.take_superblock(sender, memoryview(message[1]))
         else:
             log.take_segment(sender, memoryview(message[1]), message[2], message[3])
         return None
+
+    def _is_told_complete(self):
+        """The standby knows that it may take over, and the owner waits for it."""
+        standing = self.standby_log and self.standby_log.standing
+        return bool(standing and standing.is_complete and not standing.may_be_left_out)
 
     def _note_acknowledged(self):
         """What `flush=peer` would answer now."""
@@ -272,13 +295,18 @@ class World:
         self._keep_late(self.link)
         self.link = None
         self.owner_node.die()
-        if self.is_eligible and self.rng.random() < 0.6:
+        is_told = self._is_told_complete()
+        if (self.is_eligible or is_told) and self.rng.random() < 0.6:
+            self.counts["told"] += is_told
+            self._check_hot_log()
             self.standby_log = None
             self.standby_node.die()
             self.late.clear()
             self.check_takeover(self.standby_node.disk, only_counted=True)
             self.owner_node, self.standby_node = self.standby_node, self.owner_node
-            self._blank_standby()
+            if self.rng.random() < 0.5:
+                self._blank_standby()
+            self.is_eligible = False
             self.counts["takeovers"] += 1
             self._start_owner(takes_over=True)
             self._start_standby()
@@ -330,7 +358,7 @@ class World:
         owner, peer = self.owner, self.owner.peer
         if owner.writer.is_prepared:
             owner._write()
-        for _ in range(3):
+        for _ in range(4):
             self.steps = 3000
             owner.shipper._finish_at = 0.0
             try:
@@ -338,9 +366,8 @@ class World:
                 break
             except WbcacheError as error:
                 problem = error
-                if "which no other log has" in str(error):
-                    # Somebody looked, and gives them up.
-                    self._blank_standby()
+                if isinstance(error, PartedError):
+                    self.standby_log._given_up_from = self.standby_log._parts_at
         else:
             raise AssertionError(f"the peer does not get everything: {problem}; {self.refusals[-3:]}")
         assert peer.committed == owner.line.committed

@@ -20,8 +20,8 @@ MUTATIONS = (
         "no-new-epoch-at-a-start",
         "a server goes on in the epoch of the one before",
         "log/epochs.py",
-        "        epoch = following(superblock.epoch)\n",
-        "        epoch = superblock.epoch if superblock.epoch.number else following(superblock.epoch)\n",
+        "        epoch = following(superblock.epoch, takes_over)\n",
+        "        epoch = superblock.epoch if superblock.epoch.number else following(superblock.epoch, takes_over)\n",
         _MODEL,
     ),
     Mutation(

@@ -12,7 +12,7 @@ from tests.support.nbdkit_server import CachePair
 
 PROGRAMS = (
     "nbdkit nbdinfo nbdcopy nbdfuse fusermount3 qemu-io qemu-img fio losetup blockdev mount umount fstrim setpriv "
-    "mkfs.ext4 e2fsck mkfs.xfs xfs_repair cmp"
+    "mkfs.ext4 e2fsck mkfs.xfs xfs_repair cmp certtool psktool"
 ).split()
 
 

@@ -2,6 +2,7 @@
 """The pages of docs/ that show commands: they are run as they stand there (tests/support/pages.py)."""
 
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,15 @@ def test_remote_origins(folder):
     """Ceph and S3 are in tests/ceph.sh."""
     section = "Reads are kept by nbdkit's cache filter"
     pages.follow(DOCS / "remote-origins.md", folder, sections=[section], limit_s=240)
+
+
+def test_peers(folder):
+    """One machine is both hosts."""
+    (folder / "keys").mkdir()
+    with socket.socket() as endpoint:
+        endpoint.bind(("127.0.0.1", 0))
+        port = endpoint.getsockname()[1]
+    first = f"ln -s {REPOSITORY}/plugin plugin; truncate -s 64M disk.img"
+    instead = [("/etc/wbcache", f"{folder}/keys"), ("b.example", "localhost"), ("--port 10810", f"--port {port}")]
+    instead += [(":10810", f":{port}")]
+    pages.follow(DOCS / "peers.md", folder, instead, first)

@@ -14,7 +14,7 @@ import nbd
 import pytest
 
 from tests.support import clients
-from tests.support.control import wbcache
+from tests.support.control import ask, wbcache
 from tests.support.nbdkit_server import running
 from tests.support.peer_pair import PeerPair
 from tests.support.stamped_blocks import blocks_of, check_after_crash, read_sequences
@@ -51,16 +51,19 @@ def test_a_flush_is_on_both(hosts):
 
 
 def test_takeover_again_and_again(hosts, seed):
-    """Each round the owner is killed under load, its standby takes over, and it becomes the standby."""
+    """Each round the owner is killed under load, and becomes the standby of its standby, which is promoted or started
+    again; or, if the standby does not know that it has everything, the owner is started again."""
     choose, blocks = random.Random(seed), blocks_of(PAGES)
-    state, writes, owner_number = [0] * len(blocks), [], 0
+    state, writes, owner_number, owner = [0] * len(blocks), [], 0, None
     for round_number in range(ROUNDS):
-        standby = hosts.standby(1 - owner_number, force="discard-log")
         settings = {"ring_size": choose.choice(("1M", "8M")), "destage_delay": choose.choice(("0", "1s", "1h"))}
-        if choose.random() < 0.3:
-            settings["compress"] = "zstd"
-        print(f"round {round_number}: node {owner_number}, {settings}")
-        owner = hosts.owner(owner_number, force="take-over", **PEER, **settings)
+        settings |= {"compress": "zstd"} if choose.random() < 0.3 else {}
+        print(f"round {round_number}: node {owner_number}, {'promoted' if owner else 'started'}, then {settings}")
+        standby = hosts.standby(
+            1 - owner_number, force="discard-log", origin=hosts.pair.origin, peer=hosts.uri_of(owner_number),
+            **PEER, **settings,
+        )  # fmt: skip
+        owner = owner or hosts.owner(owner_number, force="take-over", **PEER, **settings)
         found = found_at(owner.uri, blocks)
         check_after_crash(state, writes, found)
         state = found
@@ -70,12 +73,21 @@ def test_takeover_again_and_again(hosts, seed):
             owner.kill()
 
         writes = load_until(owner, end, f"{seed}/{round_number}", (round_number + 1) << 40, PAGES, 0.05)
-        print(f"  {len(writes)} writes, {sum(write.durable for write in writes)} of them durable")
-        if choose.random() < 0.5:
+        is_complete = ask(hosts.controls[1 - owner_number], "status")["takeover"]["complete"]
+        print(f"  {len(writes)} writes, {sum(write.durable for write in writes)} of them durable; {is_complete}")
+        owner = None
+        if is_complete:
+            owner_number = 1 - owner_number
+        if is_complete and choose.random() < 0.5:
+            answer = ask(hosts.controls[owner_number], "promote")
+            assert answer["ok"], answer
+            owner = standby
+        elif choose.random() < 0.5:
             standby.kill()
         else:
             standby.stop()
-        owner_number = 1 - owner_number
+    if owner:
+        owner.kill()
     with hosts.taken_over(owner_number) as handle:
         check_after_crash(state, writes, read_sequences(handle, blocks))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Real nbdkit processes for tests: started on a Unix socket, ended by SIGTERM or kill -9, never left behind.
+"""Real nbdkit processes for tests: started on a Unix socket or a port, ended by SIGTERM or kill -9, never left behind.
 
 Three things end a server whatever happens to the test: the caller (`stop`, `kill`, `destroy`), a timer of
 `lifetime_s` after which it is killed so that no client waits on it for ever, and nbdkit's --exit-with-parent
@@ -58,17 +58,19 @@ def running(folder, arguments):
 
 
 class NbdkitServer:
-    """One nbdkit process, running from the constructor on, with its socket, pid file and stderr in `folder`."""
+    """One nbdkit process, running from the constructor on, with its socket, pid file and stderr in `folder`. With a
+    `port` it listens on that, of 127.0.0.1, instead of its socket."""
 
-    def __init__(self, folder, arguments, lifetime_s=180, wait=True, prefix=()):
+    def __init__(self, folder, arguments, lifetime_s=180, wait=True, prefix=(), port=None):
         name = f"nbdkit{next(_serial)}"
         self.socket = Path(folder) / f"{name}.sock"
         self.pid_file = Path(folder) / f"{name}.pid"
         self.stderr_path = Path(folder) / f"{name}.stderr"
-        self.uri = f"nbd+unix:///?socket={self.socket}"
+        self.uri = f"nbd://127.0.0.1:{port}" if port else f"nbd+unix:///?socket={self.socket}"
         self.was_killed = False
         self.overdue = False
-        command = [*prefix, "nbdkit", "-f", "--exit-with-parent", "-U", self.socket, "-P", self.pid_file, *arguments]
+        place = ["-i", "127.0.0.1", "-p", port] if port else ["-U", self.socket]
+        command = [*prefix, "nbdkit", "-f", "--exit-with-parent", *place, "-P", self.pid_file, *arguments]
         self.command = [str(word) for word in command]
         with open(self.stderr_path, "wb") as stderr:
             self._process = subprocess.Popen(
@@ -201,14 +203,14 @@ class CachePair:
         settings = {"origin": self.origin, "log": self.log, "log_size": "32M", **parameters}
         return self._start(settings, filters, options, filter_parameters, wait, lifetime_s, prefix)
 
-    def start_bare(self, **parameters):
+    def start_bare(self, *, options=(), port=None, **parameters):
         """Start nbdkit with the plugin, these parameters, and a log of 32 MiB unless told."""
-        return self._start({"log_size": "32M", **parameters}, (), (), (), True, 180, ())
+        return self._start({"log_size": "32M", **parameters}, (), options, (), True, 180, (), port)
 
-    def _start(self, settings, filters, options, filter_parameters, wait, lifetime_s, prefix):
+    def _start(self, settings, filters, options, filter_parameters, wait, lifetime_s, prefix, port=None):
         words = [f"{key.replace('_', '-')}={value}" for key, value in settings.items()]
         arguments = [*options, *(f"--filter={name}" for name in filters), "python", self.plugin, *words]
-        server = NbdkitServer(self.folder, [*arguments, *filter_parameters], lifetime_s, wait, prefix)
+        server = NbdkitServer(self.folder, [*arguments, *filter_parameters], lifetime_s, wait, prefix, port)
         self._servers.append(server)
         return server
 

@@ -25,10 +25,11 @@ class PeerPair:
         self._links = itertools.count()
 
     def standby(self, number, **parameters):
-        """A standby with that log, reached by uri_of(number)."""
+        """A standby with that log, reached by uri_of(number), or by its own URI if it has a `port`."""
         settings = {"log": self.logs[number], "control": self.controls[number], **parameters}
         server = self.pair.start_bare(role="standby", **settings)
-        self._link(number, server)
+        if "port" not in parameters:
+            self._link(number, server)
         return server
 
     def owner(self, number, **parameters):

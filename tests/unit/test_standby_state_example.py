@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The state page: what is written is read, anything else is refused, and docs/standby-state.md shows a real one."""
+"""The state page and the standing: what is written is read, anything else is refused, and docs/standby-state.md shows
+real ones."""
 
+import dataclasses
+import itertools
 import struct
 from pathlib import Path
 
@@ -11,7 +14,9 @@ from xxhash import xxh3_64_intdigest
 
 from tests.unit.test_format_example import dumped_page
 from wbcache_core.errors import FormatError
+from wbcache_core.format import peer_standing
 from wbcache_core.format.epoch import Epoch, Switch
+from wbcache_core.format.peer_standing import Standing
 from wbcache_core.format.standby_state import StandbyState, blank, decode, encode
 from wbcache_core.units import MIB, PAGE_BYTES
 
@@ -23,6 +28,7 @@ EXAMPLE = StandbyState(
     destaged=97, batch_end=97, epoch=EPOCH,
     history=(Switch(Epoch(2, 0x0202020202020202), 33, 0x3333333333333333), Switch(EPOCH, 97, 0x0123456789ABCDEF)),
 )  # fmt: skip
+STANDING = Standing(EXAMPLE.uuid, EPOCH, lsn=99, is_complete=True, may_be_left_out=False, sign_ms=3333)
 
 
 def sealed(page):
@@ -59,3 +65,38 @@ def test_what_no_wbcache_writes_is_refused(at, content):
     page[at : at + len(content)] = content
     with pytest.raises(FormatError):
         decode(sealed(page))
+
+
+def test_what_is_given_up_is_read_again():
+    state = dataclasses.replace(EXAMPLE, given_up_from=98)
+    assert decode(memoryview(encode(state))) == state
+
+
+def test_the_standing_in_the_example_is_what_the_code_writes():
+    page = dumped_page("standing", DOCUMENT)
+    assert peer_standing.decode(memoryview(page)) == STANDING
+    assert peer_standing.encode(STANDING) == page
+
+
+@pytest.mark.parametrize("flags", itertools.product((False, True), repeat=3), ids=str)
+def test_each_flag_of_a_standing_is_read_again(flags):
+    standing = Standing(EXAMPLE.uuid, EPOCH, 99, flags[0], flags[1], 1000, flags[2])
+    page = memoryview(peer_standing.encode(standing))
+    assert peer_standing.decode(page) == standing
+    assert peer_standing.is_standing(page) and not peer_standing.is_standing(memoryview(encode(EXAMPLE)))
+
+
+@given(st.integers(0, PAGE_BYTES - 1), st.integers(1, 255))
+def test_any_changed_byte_of_a_standing_is_noticed(at, change):
+    page = bytearray(peer_standing.encode(STANDING))
+    page[at] ^= change
+    with pytest.raises(FormatError):
+        peer_standing.decode(memoryview(page))
+
+
+@pytest.mark.parametrize(("at", "content"), [(8, b"\x02"), (12, b"\x09"), (0x300, b"\x01")], ids=str)
+def test_a_standing_that_no_wbcache_writes_is_refused(at, content):
+    page = bytearray(peer_standing.encode(STANDING))
+    page[at : at + len(content)] = content
+    with pytest.raises(FormatError):
+        peer_standing.decode(sealed(page))

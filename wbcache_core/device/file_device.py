@@ -164,6 +164,11 @@ class FileDevice:
     def is_direct(self) -> bool:
         return self._io_fd != self._fd
 
+    @property
+    def is_block_device(self) -> bool:
+        """Whether it is not a file of a file system."""
+        return self._is_block_device
+
     def fileno(self) -> int:
         """The descriptor, for questions to the system about the file or device."""
         return self._fd

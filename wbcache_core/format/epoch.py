@@ -19,6 +19,7 @@ from typing import NamedTuple
 from wbcache_core.errors import FormatError
 
 LAST_NUMBER = 2**32 - 1
+TAKEOVER_STEP = 1000
 HISTORY_LENGTH = 12
 
 _EPOCH = struct.Struct("<IIQ")
@@ -48,11 +49,18 @@ class Switch(NamedTuple):
     previous: int
 
 
-def following(epoch: Epoch) -> Epoch:
-    """The next epoch, with an id of its own. Raises FormatError after the last one."""
-    if epoch.number == LAST_NUMBER:
+def following(epoch: Epoch, takes_over: bool = False) -> Epoch:
+    """The next epoch, with an id of its own. Raises FormatError after the last one.
+
+    A takeover has the next multiple of TAKEOVER_STEP: so its number is higher than those that the former owner takes
+    when it is started again and does not know of it.
+    """
+    number = epoch.number + 1
+    if takes_over:
+        number = (epoch.number // TAKEOVER_STEP + 1) * TAKEOVER_STEP
+    if number > LAST_NUMBER:
         raise FormatError(f"epoch {LAST_NUMBER} is the last one that a log can have")
-    return Epoch(epoch.number + 1, secrets.randbits(64) or 1)
+    return Epoch(number, secrets.randbits(64) or 1)
 
 
 def encode_epochs(epoch: Epoch, history: tuple[Switch, ...]) -> bytes:

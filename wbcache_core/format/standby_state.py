@@ -2,7 +2,7 @@
 """The bytes of the state page: what a standby says of its log, at the beginning of its export `log`.
 
     state := magic version zero32 uuid log_bytes used_bytes origin_bytes head head_place previous oldest oldest_place
-             destaged batch_end epochs[360] zero[3584] checksum
+             destaged batch_end epochs[360] given_up_from zero[3608] checksum
 
 `log_bytes` is what its device has room for, `used_bytes` what the log was made with, 0 for a blank one, whose other
 fields are 0 too. `head` is the LSN after its last segment, `previous` the checksum of that segment's descriptor; all of
@@ -24,7 +24,7 @@ VERSION = 1
 
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
-_HEADER = struct.Struct(f"<8sII16s10Q{EPOCHS_BYTES}s")
+_HEADER = struct.Struct(f"<8sII16s10Q{EPOCHS_BYTES}sQ")
 _ZEROS = bytes(_CHECKSUM_AT - _HEADER.size)
 _NO_UUID = bytes(16)
 
@@ -46,6 +46,8 @@ class StandbyState:
     batch_end: int = 0
     epoch: Epoch = NO_EPOCH
     history: tuple[Switch, ...] = ()
+    given_up_from: int = 0
+    """What the log has from here on may be cut off, if the owner's part from it here; 0 for nothing."""
 
     @property
     def is_blank(self) -> bool:
@@ -63,7 +65,7 @@ def encode(state: StandbyState) -> bytes:
     body = _HEADER.pack(
         MAGIC, VERSION, 0, state.uuid, state.log_bytes, state.used_bytes, state.origin_bytes, state.head,
         state.head_place, state.previous, state.oldest, state.oldest_place, state.destaged, state.batch_end,
-        encode_epochs(state.epoch, state.history),
+        encode_epochs(state.epoch, state.history), state.given_up_from,
     ) + _ZEROS  # fmt: skip
     return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
 
@@ -76,13 +78,13 @@ def decode(page: memoryview) -> StandbyState:
     if xxh3_64_intdigest(page[:_CHECKSUM_AT]) != checksum:
         raise FormatError("the state of the standby fails its checksum")
     (_, version, zero, uuid, log_bytes, used_bytes, origin_bytes, head, head_place, previous, oldest, oldest_place,
-     destaged, batch_end, epochs) = _HEADER.unpack_from(page)  # fmt: skip
+     destaged, batch_end, epochs, given_up_from) = _HEADER.unpack_from(page)  # fmt: skip
     if version != VERSION:
         raise FormatError(f"state of a standby of version {version}; this wbcache reads version {VERSION}")
     epoch, history = decode_epochs(epochs)
     state = StandbyState(
         uuid, log_bytes, used_bytes, origin_bytes, head, head_place, previous, oldest, oldest_place, destaged,
-        batch_end, epoch, history,
+        batch_end, epoch, history, given_up_from,
     )  # fmt: skip
     is_sound = state == blank(state.log_bytes) if state.is_blank else 1 <= state.oldest <= state.destaged <= state.head
     if zero or not is_sound or bytes(page[_HEADER.size : _CHECKSUM_AT]) != _ZEROS:

@@ -17,7 +17,7 @@ from wbcache_core.format.superblock import Superblock
 _NEVER = 1 << 64
 
 
-def new_epoch(superblock: Superblock, first_lsn: int, previous: int) -> dict[str, Any]:
+def new_epoch(superblock: Superblock, first_lsn: int, previous: int, takes_over: bool = False) -> dict[str, Any]:
     """What the superblocks have to say before a segment is written at `first_lsn`, behind the descriptor with the
     checksum `previous`: a new epoch, and a history that ends with it.
 
@@ -25,7 +25,7 @@ def new_epoch(superblock: Superblock, first_lsn: int, previous: int) -> dict[str
     is forgotten. Raises LogRefusedError if there can be no further epoch.
     """
     try:
-        epoch = following(superblock.epoch)
+        epoch = following(superblock.epoch, takes_over)
     except FormatError as error:
         raise LogRefusedError(
             f"the log cannot be written any more: {error}; bring the origin up to date (wbcache replay), and use a new "
@@ -63,6 +63,20 @@ class EpochOrder:
                 return False
         self._last, self._until = epoch, until
         return True
+
+
+def was_cut_off(superblock: Superblock, epoch: Epoch, first_lsn: int) -> bool:
+    """Whether a segment of that epoch there is what is left of a tail that was cut off: a later epoch had begun at that
+    LSN or before, or the history goes past its epoch. What it says was committed does not count then.
+
+    The history of a standby may not have the latest epochs yet: what is ignored then is sent again.
+    """
+    history = superblock.history
+    if any(one.first_lsn <= first_lsn and not _may_follow(epoch, one.epoch) for one in history):
+        return True
+    is_known = epoch == superblock.epoch or any(one.epoch == epoch for one in history)
+    # What is older than the history may have been forgotten.
+    return bool(history) and not is_known and epoch.number >= history[0].epoch.number
 
 
 def _may_follow(later: Epoch, earlier: Epoch) -> bool:

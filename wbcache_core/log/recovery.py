@@ -25,7 +25,7 @@ from wbcache_core.format.segment import (
     decode,
 )
 from wbcache_core.format.superblock import Superblock
-from wbcache_core.log.epochs import EpochOrder
+from wbcache_core.log.epochs import EpochOrder, was_cut_off
 from wbcache_core.log.geometry import COMMIT_PAGES, LogEnd, fit, next_places
 from wbcache_core.log.reader import LogReader, page_views
 from wbcache_core.log.window import LogWindow
@@ -275,7 +275,8 @@ def is_whole(reader: LogReader, found: Found) -> bool:
 def _committed_according_to_later_segments(window: LogWindow, superblock: Superblock, place: int, head: int) -> int:
     """The highest `committed` in any valid descriptor of this volume beyond the end, at least `head`.
 
-    Remains of older laps have lower ones, and so does anything that was written but not yet synced.
+    Remains of older laps have lower ones, and so does anything that was written but not yet synced. What a standby cut
+    off may have higher ones.
     """
     highest = head
     last = min(place + _SEARCH_PAGES, superblock.destaged_place + superblock.data_pages)
@@ -287,7 +288,7 @@ def _committed_according_to_later_segments(window: LogWindow, superblock: Superb
             descriptor = decode(page)
         except FormatError:
             continue
-        if descriptor.uuid == superblock.uuid:
+        if descriptor.uuid == superblock.uuid and not was_cut_off(superblock, descriptor.epoch, descriptor.first_lsn):
             highest = max(highest, descriptor.committed)
     return highest
 

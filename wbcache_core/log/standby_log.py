@@ -9,37 +9,54 @@ generation is synced before the next one is written, and everything before a
 superblock. docs/peers-model.md says what goes wrong otherwise.
 """
 
+import contextlib
 import logging
 import threading
 import time
 
 from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device, aligned_buffer
-from wbcache_core.errors import DeviceError, FormatError, NotOwnerError, ShipmentError, StoppedError
-from wbcache_core.format import standby_state
+from wbcache_core.errors import (
+    DeviceError,
+    FormatError,
+    LogRefusedError,
+    NotOwnerError,
+    RequestError,
+    ShipmentError,
+    StoppedError,
+)
+from wbcache_core.format import peer_standing, standby_state
 from wbcache_core.format.epoch import NO_EPOCH, Epoch
+from wbcache_core.format.peer_standing import Standing
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, Descriptor
 from wbcache_core.format.standby_state import StandbyState
 from wbcache_core.format.superblock import Superblock, decode
+from wbcache_core.log import tail
 from wbcache_core.log.epochs import EpochOrder
-from wbcache_core.log.geometry import LogEnd, fit, offset_of
+from wbcache_core.log.geometry import LogEnd, fit
+from wbcache_core.log.hot_log import HotLog, Taken
+from wbcache_core.log.owner_claims import (
+    check_epoch,
+    check_geometry,
+    check_parting,
+    check_segment,
+    check_standing,
+    end_before,
+    find_cut,
+)
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import recover
 from wbcache_core.log.shipment import segment_in
+from wbcache_core.log.shipped_superblock import destaged_as, write_destaged, write_shipped
 from wbcache_core.log.superblocks import SuperblockStore, newest
+from wbcache_core.log.tail import Tail
 from wbcache_core.log.takeover import FoundData, bury, bury_discarded, take_over
-from wbcache_core.memory.segment_table import SegmentTable
-from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, pages_of
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
 _log = logging.getLogger("wbcache")
 
 TURN_SECONDS = 30.0
 """How long a segment waits for the one before it, which was sent before it."""
-_SHIPPED = (
-    "origin_bytes", "origin_name", "samples", "destaged", "destaged_place", "destaged_previous", "destaged_generation",
-    "destaged_time_ns", "batch_end", "committed", "tags", "origin_facts", "epoch", "history",
-)  # fmt: skip
-"""What a superblock has from the owner. The rest is this log's own."""
 
 
 def recovered_log(device: Device, slots: list[Superblock | None] | None) -> "StandbyLog":
@@ -47,10 +64,10 @@ def recovered_log(device: Device, slots: list[Superblock | None] | None) -> "Sta
     LogVersionError, DeviceError."""
     superblock = newest(slots) if slots else None
     if slots is None or superblock is None:
-        return StandbyLog(device, None, SegmentTable(), 0, LogEnd(0, 0, 0, Reading(0)))
+        return StandbyLog(device, None, None, 0, LogEnd(0, 0, 0, Reading(0)))
     found = recover(device, LogReader(device, superblock.data_pages, superblock.uuid), superblock)
     last = found.last.descriptor.epoch if found.last else NO_EPOCH
-    return StandbyLog(device, slots, found.table, found.head, found.end, last)
+    return StandbyLog(device, slots, HotLog(superblock, found), found.head, found.end, last)
 
 
 class Sender:
@@ -67,16 +84,17 @@ class StandbyLog:
     """`_lock` guards every field, and is held across I/O: all writes of this log come one after another."""
 
     def __init__(
-        self, device: Device, slots: list[Superblock | None] | None, table: SegmentTable, head: int, end: LogEnd,
+        self, device: Device, slots: list[Superblock | None] | None, hot: HotLog | None, head: int, end: LogEnd,
         last_epoch: Epoch = NO_EPOCH,
     ) -> None:  # fmt: skip
-        """A log that was recovered up to `head`, or a blank one, without slots."""
+        """A log that was recovered up to `head`, or a blank one, without slots and content."""
         self._lock = threading.Lock()
         self._moved = threading.Condition(self._lock)
         """Notified when a segment was taken, or a sender is refused, or the server stops."""
         self._device = device
         self._store = SuperblockStore(device, slots) if slots else None
-        self._table = table
+        self._hot = hot
+        """None for a blank log, and when the log has to be read again before it is used."""
         self._head, self._end = head, end
         self._last_epoch = last_epoch
         """Of the last segment."""
@@ -84,7 +102,12 @@ class StandbyLog:
         """Everything below is durable."""
         self._order = EpochOrder(self._store.current) if self._store else None
         self._sender: Sender | None = None
-        self._stopping = False
+        self._stopping = self._is_taken = False
+        self._standing: Standing | None = None
+        """What the owner said last, of the epoch that it had then."""
+        self._parts_at = self._given_up_from = 0
+        """The LSN from which on the owner does not have what is here, as it says; and the one from which on somebody
+        has given that up. 0 for none."""
         self._scratch = aligned_buffer(MAX_SEGMENT_PAGES << PAGE_SHIFT)
         self.last_sign = 0.0
         """When the owner last asked for anything, in seconds of time.monotonic()."""
@@ -120,7 +143,7 @@ class StandbyLog:
             self._moved.notify_all()
 
     def state(self, sender: Sender) -> bytes:
-        """The state page. From now on only this sender is heard. Raises DeviceError."""
+        """The state page. From now on only this sender is heard. Raises DeviceError, NotOwnerError, StoppedError."""
         with self._lock:
             self._check_running()
             before, self._sender = self._sender, sender
@@ -130,6 +153,7 @@ class StandbyLog:
             sender.has_joined, sender.refusal = False, ""
             self.last_sign = time.monotonic()
             self._sync()
+            self._read_again()
             return standby_state.encode(self._state())
 
     def _state(self) -> StandbyState:
@@ -142,7 +166,7 @@ class StandbyLog:
         return StandbyState(
             current.uuid, room, current.log_bytes, current.origin_bytes, self._head, self._end.place,
             self._end.previous, lowest.oldest, self._store.reclaimed_place, current.destaged, current.batch_end,
-            current.epoch, current.history,
+            current.epoch, current.history, self._given_up_from,
         )  # fmt: skip
 
     def take_segment(self, sender: Sender, data: memoryview, offset: int, is_durable: bool) -> None:
@@ -188,30 +212,23 @@ class StandbyLog:
 
     def _take(self, descriptor: Descriptor, data: memoryview, offset: int) -> None:
         """Lock held. Raises ShipmentError, DeviceError: then nothing has changed."""
-        store, order, first, pages = self._store, self._order, descriptor.first_lsn, descriptor.log_pages
-        assert store and order
-        data_pages = store.current.data_pages
-        place = fit(self._end.place, pages, data_pages)
-        if first != self._head or descriptor.previous != self._end.previous:
-            raise ShipmentError(f"the segment at LSN {first} does not follow the log here, which ends at {self._head}")
-        if offset != offset_of(place, data_pages):
-            raise ShipmentError(f"the segment at LSN {first} was sent to byte {offset}, which is not its place")
-        if place + pages > store.reclaimed_place + data_pages:
-            raise ShipmentError(f"the segment at LSN {first} would overwrite what the superblocks here still need")
-        if max(descriptor.page_blocks, default=0) >= pages_of(store.current.origin_bytes):
-            raise ShipmentError(f"the segment at LSN {first} has blocks beyond the end of the volume")
-        if not order.admits(first, descriptor.previous, descriptor.epoch):
-            raise ShipmentError(
-                f"the segment at LSN {first} is of epoch {descriptor.epoch}, which the superblock here does not allow"
-            )
+        store, order, hot = self._store, self._order, self._hot
+        assert store and order and hot
+        place = fit(self._end.place, descriptor.log_pages, store.current.data_pages)
+        check_segment(descriptor, offset, place, self._head, self._end, store.current, store.reclaimed_place, order)
         if descriptor.generation != self._end.generation:
             self._sync()
         view = self._scratch[: len(data)]
         view[:] = data
         self._device.write([view], offset)
-        self._table.append(first, place, descriptor.encoding, descriptor.page_sums)
+        try:
+            hot.append(descriptor, place)
+        except BaseException:
+            # Nobody knows how much of it is there.
+            self._hot = None
+            raise
         self._head, self._last_epoch = descriptor.end_lsn, descriptor.epoch
-        self._end = LogEnd(place + pages, descriptor.checksum, descriptor.generation, descriptor.reading)
+        self._end = LogEnd(place + descriptor.log_pages, descriptor.checksum, descriptor.generation, descriptor.reading)
 
     def take_superblock(self, sender: Sender, page: memoryview) -> None:
         """Make a superblock of the owner's durable. Raises ShipmentError, NotOwnerError, DeviceError: from then on
@@ -224,7 +241,7 @@ class StandbyLog:
                 except FormatError as error:
                     raise ShipmentError(f"what was sent is no superblock: {error}") from None
                 self._note(sent)
-            except (ShipmentError, NotOwnerError, DeviceError) as error:
+            except (RequestError, DeviceError) as error:
                 self._refuse(sender, str(error))
                 raise
             sender.has_joined = True
@@ -232,42 +249,61 @@ class StandbyLog:
 
     def _note(self, sent: Superblock) -> None:
         """Lock held. Raises ShipmentError, NotOwnerError, DeviceError."""
-        self._check_geometry(sent)
+        check_geometry(sent, self.superblock, self._device)
         if self._store is None:
             self._begin(sent)
             return
-        self._check_epoch(sent, self._store.current)
-        cut = self._cut(sent)
+        current = self._store.current
+        check_epoch(sent, current)
+        if sent.destaged < current.destaged or sent.batch_end < current.batch_end:
+            if sent.epoch.number == current.epoch.number:
+                raise ShipmentError("the superblock is older than the one here")
+            current = self._reach_back(sent)
+        cut = self._cut(sent, self._store.current)
         end = cut[0] if cut else self._head
         if sent.destaged > end:
             self._begin(sent)
             return
-        current = self._store.current
         if sent.committed > end:
             raise ShipmentError(f"the superblock calls LSN {sent.committed} committed, and the log here ends at {end}")
-        is_newer = sent.epoch.number > current.epoch.number
-        if sent.destaged < current.destaged or (sent.batch_end < current.batch_end and not is_newer):
-            raise ShipmentError("the superblock is older than the one here")
         self._sync()
-        self._write(sent, begins_there=sent.oldest > current.oldest)
+        write_shipped(self._store, sent, begins_there=sent.oldest > current.oldest, cuts=cut is not None)
+        self._order = EpochOrder(self._store.current)
+        if self._hot:
+            self._hot.note(self._store.current)
         if cut:
             self._finish_cut(*cut)
-        self._table.drop_below(self._store.current.oldest)
+        if sent.origin_bytes > current.origin_bytes:
+            # The numbers of blocks may need more bytes.
+            self._hot = None
+            self._read_again()
 
-    def _write(self, sent: Superblock, begins_there: bool) -> None:
-        """What a superblock says, and again if the other slot has an older epoch or another beginning of the log; with
-        begins_there that of this one. Lock held. Raises DeviceError."""
-        store = self._store
-        assert store
-        changes = {name: getattr(sent, name) for name in _SHIPPED} | {"is_copy": True}
-        if begins_there:
-            changes |= {"oldest": sent.oldest, "oldest_place": sent.oldest_place}
-        store.write(**changes)
-        written = store.current
-        kept = {(slot.oldest, slot.epoch, slot.is_copy) for slot in store.slots if slot}
-        if len(kept) > 1 or None in store.slots:
-            store.write(**changes)
-        self._order = EpochOrder(written)
+    def _reach_back(self, sent: Superblock) -> Superblock:
+        """Let the log have what the new owner writes to the origin once more: it took over before it heard that the
+        former one had done so. Returns the superblock. Lock held. Raises ShipmentError, DeviceError."""
+        assert self._store
+        self._sync()
+        wanted = destaged_as(self._store.current, sent)
+        try:
+            found = recover(self._device, LogReader(self._device, wanted.data_pages, wanted.uuid), wanted)
+        except LogRefusedError:
+            found = None
+        if found is None or found.head < self._head:
+            raise ShipmentError(
+                f"the log here does not reach back to LSN {wanted.destaged}, from where on the new owner writes to the "
+                "origin again: start this standby once with force=discard-log"
+            )
+        write_destaged(self._store, wanted)
+        self._hot = HotLog(self._store.current, found)
+        return self._store.current
+
+    def _cut(self, sent: Superblock, current: Superblock) -> tuple[int, LogEnd] | None:
+        """Where that superblock ends the log, if before the present end. Lock held. Raises as find_cut() does."""
+        assert self._hot
+        table, lsn = self._hot.table, self._given_up_from
+        if lsn and sent.committed <= lsn:
+            return lsn, end_before(lsn, current, table, self._device)
+        return find_cut(sent, current, table, self._head, self._last_epoch, self._device)
 
     def _begin(self, sent: Superblock) -> None:
         """The log begins at `destaged` of that superblock: whatever it had is given up. Lock held."""
@@ -280,84 +316,145 @@ class StandbyLog:
         else:
             store = self._store
             self._sync()
-            self._write(sent, begins_there=True)
+            write_shipped(store, sent, begins_there=True, cuts=True)
         current = store.current
         bury_discarded(
             self._device, current.data_pages, current.destaged_place, current.destaged_place + current.data_pages
         )
-        self._store, self._order, self._table = store, EpochOrder(current), SegmentTable()
+        self._store, self._order, self._hot = store, EpochOrder(current), HotLog(current)
+        self._parts_at = self._given_up_from = 0
         self._head = self._synced = current.destaged
         # No generation has this number, so the first segment needs no sync.
         self._end = LogEnd(current.destaged_place, current.destaged_previous, 0, self._end.time)
         _log.info("the log begins at LSN %d", self._head)
 
-    def _check_geometry(self, sent: Superblock) -> None:
-        """Lock held. Raises ShipmentError."""
-        if sent.log_bytes > self._device.size:
-            raise ShipmentError(
-                f"the owner's log has {sent.log_bytes} bytes, and '{self._device.name}' only {self._device.size}: give "
-                "this standby a log of the same size"
-            )
-        current = self.superblock
-        if current is None:
-            return
-        if sent.uuid != current.uuid:
-            raise NotOwnerError(
-                f"log '{self._device.name}' is of another volume than what was sent: check peer= of the owner; to give "
-                "up what this log holds, start this standby once with force=discard-log"
-            )
-        if sent.log_bytes != current.log_bytes or sent.origin_bytes < current.origin_bytes:
-            raise ShipmentError("the log or the origin of the owner has another size than before")
-
-    def _check_epoch(self, sent: Superblock, current: Superblock) -> None:
-        """Raises NotOwnerError."""
-        mine, other = current.epoch, sent.epoch
-        if other.number < mine.number or (other.number == mine.number and other != mine):
-            raise NotOwnerError(
-                f"epoch {other} is not taken: the log here has epoch {mine}; another server has taken over since"
-            )
-
-    def _cut(self, sent: Superblock) -> tuple[int, LogEnd] | None:
-        """Where the log has to be cut for that superblock: (LSN, end of the log). Lock held. Raises NotOwnerError,
-        DeviceError, ShipmentError."""
-        assert self._store
-        current = self._store.current
-        if sent.epoch == current.epoch or not len(self._table):
-            return None
-        last = self._last_epoch.number
-        switches = [one for one in sent.history if one.epoch.number > last and one.first_lsn < self._head]
-        if not switches:
-            return None
-        lsn, previous = switches[0].first_lsn, switches[0].previous
-        if lsn < current.destaged:
-            raise NotOwnerError(f"the log would be cut at LSN {lsn}, and the origin has it up to {current.destaged}")
-        if lsn == current.destaged:
-            place, found, generation = current.destaged_place, current.destaged_previous, current.destaged_generation
-        else:
-            before = self._table.locate(lsn - 1)
-            descriptor = LogReader(self._device, current.data_pages, current.uuid).descriptor(before)
-            if descriptor.end_lsn != lsn:
-                raise NotOwnerError(f"the log has no segment that ends at LSN {lsn}, where the owner's epoch began")
-            place, found, generation = before.place + descriptor.log_pages, descriptor.checksum, descriptor.generation
-        if found != previous:
-            raise NotOwnerError(f"the log is no copy of the owner's: the two differ before LSN {lsn}")
-        return lsn, LogEnd(place, found, generation, self._end.time)
-
     def _finish_cut(self, lsn: int, end: LogEnd) -> None:
         """The superblocks say so already. Lock held. Raises DeviceError."""
-        assert self._store
+        assert self._store and self._hot
         _log.warning(
             "LSN %d to %d are given up: the owner began a new epoch there, and never answered a flush for them",
             lsn, self._head,
         )  # fmt: skip
         data_pages = self._store.current.data_pages
         # Each says what was committed, which must not count any more.
-        cut_off = self._table.first_lsns_between(lsn, self._head)
-        bury(self._device, data_pages, (self._table.locate(first_lsn).place for first_lsn in cut_off))
-        self._table.cut(lsn)
+        table, self._hot = self._hot.table, None
+        self._parts_at = self._given_up_from = 0
+        cut_off = table.first_lsns_between(lsn, self._head)
         self._head = self._synced = lsn
         self._end = end
+        bury(self._device, data_pages, (table.locate(first_lsn).place for first_lsn in cut_off))
         bury_discarded(self._device, data_pages, end.place, self._store.reclaimed_place + data_pages)
+        # The map has forgotten what was before.
+        self._read_again()
+
+    def _read_again(self) -> None:
+        """Recover the log, if that is needed. Lock held. Raises DeviceError."""
+        if self._store is None or self._hot:
+            return
+        current = self._store.current
+        try:
+            found = recover(self._device, LogReader(self._device, current.data_pages, current.uuid), current)
+        except LogRefusedError as error:
+            raise DeviceError(str(error)) from None
+        if found.head < self._head:
+            raise DeviceError(
+                f"log '{self._device.name}' cannot be read back from LSN {found.head} on; restore the log device, or "
+                "start this standby once with force=discard-log"
+            )
+        self._hot, self._head, self._end = HotLog(current, found), found.head, found.end
+        self._last_epoch = found.last.descriptor.epoch if found.last else NO_EPOCH
+
+    def take_standing(self, sender: Sender, page: memoryview) -> None:
+        """What the owner says about itself. Raises ShipmentError, NotOwnerError: from then on nothing of this sender is
+        taken."""
+        with self._lock:
+            self._check_sender(sender)
+            try:
+                standing = peer_standing.decode(page)
+                if standing.has_parted:
+                    table = self._hot.table if self._hot else None
+                    check_parting(standing, self.superblock, table, self._head, self._device)
+                    self._parts_at = standing.lsn
+                else:
+                    check_standing(standing, self.superblock, self._head)
+                    self._standing = standing
+            except FormatError as error:
+                self._refuse(sender, str(error))
+                raise ShipmentError(f"what was sent is no standing: {error}") from None
+            self.last_sign = time.monotonic()
+
+    @property
+    def parts_at(self) -> int:
+        """The LSN from which on the owner does not have what is here, as it says; 0 if it says nothing. May be read
+        without the lock."""
+        return self._parts_at
+
+    def tail(self) -> Tail | None:
+        """What the owner does not have, and says that it does not; None if there is nothing. Raises DeviceError,
+        DamagedPageError."""
+        with self._lock:
+            return self._tail()
+
+    def _tail(self) -> Tail | None:
+        """Lock held. Raises DeviceError, DamagedPageError."""
+        lsn, current = self._parts_at, self.superblock
+        if not (lsn and current and self._hot and current.destaged <= lsn < self._head):
+            return None
+        return tail.look_at(self._device, current, self._hot.table, lsn, self._head)
+
+    def give_up_tail(self, target: str) -> Tail:
+        """Copy it to a new file, and let the owner have it cut off. Raises ShipmentError if there is none, ConfigError,
+        DeviceError, DamagedPageError."""
+        with self._lock:
+            self._check_running()
+            found, current = self._tail(), self.superblock
+            if found is None or current is None or self._hot is None:
+                raise ShipmentError("the owner has not said that this log has anything that it lacks")
+            self._sync()
+            tail.save(self._device, current, self._hot.table, found.lsn, self._head, target)
+            self._given_up_from = found.lsn
+        _log.warning("LSN %d to %d are given up, as asked; a copy is in '%s'", found.lsn, found.head, target)
+        return found
+
+    @property
+    def standing(self) -> Standing | None:
+        """What the owner of the present epoch said last, None if it has said nothing since this server started. May be
+        read without the lock."""
+        standing, current = self._standing, self.superblock
+        return standing if standing and current and standing.epoch == current.epoch else None
+
+    def keep(self, standing: Standing | None) -> None:
+        """What the owner said to the same log before it was read again, if that still holds."""
+        with self._lock, contextlib.suppress(FormatError):
+            if standing:
+                check_standing(standing, self.superblock, self._head)
+            self._standing = standing
+
+    def take(self) -> Taken:
+        """The log with everything that it has, durable; nobody else changes it from now on. Raises DeviceError,
+        ShipmentError, StoppedError, NotOwnerError."""
+        with self._lock:
+            self._check_running()
+            store = self._store
+            if store is None:
+                raise ShipmentError(f"log '{self._device.name}' is blank: no owner has connected yet")
+            self._is_taken = True
+            self._moved.notify_all()
+            self._sync()
+            self._read_again()
+            assert self._hot
+            return Taken(list(store.slots), store.current, self._hot.recovered(self._end))
+
+    def leave(self, sender: Sender) -> None:
+        """Its connection has ended."""
+        with self._lock:
+            if self._sender is sender:
+                self._sender = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection that is heard. May be read without the lock."""
+        return self._sender is not None
 
     def flush(self, sender: Sender) -> None:
         """Everything taken is durable when this returns. Raises NotOwnerError, DeviceError."""
@@ -373,16 +470,21 @@ class StandbyLog:
             self._synced = self._head
 
     def _check_running(self) -> None:
+        """Lock held. Raises StoppedError, NotOwnerError."""
         if self._stopping:
             raise StoppedError("the server is shutting down")
+        if self._is_taken:
+            raise NotOwnerError("this standby is taking over: from now on it takes nothing")
 
     def _check_sender(self, sender: Sender) -> None:
-        """Lock held. Raises NotOwnerError, StoppedError."""
+        """Lock held. Raises NotOwnerError, ShipmentError, StoppedError."""
         self._check_running()
         if sender is not self._sender:
             sender.refusal = sender.refusal or "it has not asked for the state of the log first"
         if sender.refusal:
             raise NotOwnerError(f"nothing of this connection is taken: {sender.refusal}")
+        if self._store and self._hot is None:
+            raise ShipmentError(f"log '{self._device.name}' has to be read again: connect again")
 
     def _refuse(self, sender: Sender, why: str) -> None:
         """Lock held."""

@@ -99,8 +99,9 @@ class SuperblockStore:
         """Log space below this position may be overwritten."""
         return min(slot.oldest_place for slot in self._slots if slot)
 
-    def write(self, **changes: Any) -> None:
-        """Make the current superblock with changes durable in the other slot.
+    def write(self, cuts: bool = False, **changes: Any) -> None:
+        """Make the current superblock with changes durable in the other slot. `committed` does not fall, unless this
+        `cuts` the log off.
 
         If it raises DeviceError, the current one still counts, and the next write goes to the same slot. The old
         superblock, the new one, or a torn one is there; whatever they say is true. SyncFailedError is final.
@@ -108,8 +109,9 @@ class SuperblockStore:
         with self._lock:
             current = self._current
             successor = current.with_changes(sequence=current.sequence + 1, written_ns=time.time_ns(), **changes)
-            # Callers read the cursor before they get the lock: another may have recorded a later one.
-            successor = successor.with_changes(committed=max(successor.committed, current.committed))
+            if not cuts:
+                # Callers read the cursor before they get the lock: another may have recorded a later one.
+                successor = successor.with_changes(committed=max(successor.committed, current.committed))
             self._page[:] = encode(successor)
             self._device.write([self._page], _slot_offset(successor.sequence))
             self.log_sync.sync()

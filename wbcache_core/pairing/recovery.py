@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from wbcache_core.device.device import Device
 from wbcache_core.format.superblock import Superblock
+from wbcache_core.log.hot_log import Taken
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import Recovered, recover
 from wbcache_core.log.superblocks import newest
@@ -44,17 +45,22 @@ class RecoveredPair(NamedTuple):
 
 
 def recover_pair(
-    log: Device, origin: Device, side: OriginSide, force: Collection[str], join_ring: JoinRing
-) -> RecoveredPair | None:
-    """None if the log is blank. Raises LogRefusedError, DeviceError."""
-    slots = pairing.read_log(log)
+    log: Device, origin: Device, side: OriginSide, force: Collection[str], join_ring: JoinRing,
+    taken: Taken | None = None,
+) -> RecoveredPair | None:  # fmt: skip
+    """None if the log is blank. What was `taken` from a standby is not read from the log. Raises LogRefusedError,
+    DeviceError."""
+    slots = taken.slots if taken else pairing.read_log(log)
     recorded = newest(slots) if slots else None
     if slots is None or recorded is None:
         return None
     pairing.check_no_copy(recorded, log, force)
     pairing.check_size(recorded, origin, log)
     started = time.monotonic()
-    recovered = recover(log, LogReader(log, recorded.data_pages, recorded.uuid), recorded, reads_ahead=True)
+    if taken:
+        recovered = taken.recovered
+    else:
+        recovered = recover(log, LogReader(log, recorded.data_pages, recorded.uuid), recorded, reads_ahead=True)
     volatile = join_ring(log.name, recorded, recovered)
     dirty = recovered.head > recorded.destaged or bool(volatile)
     changed = pairing.is_origin_changed(recorded, side, origin, log, recovered.locations, dirty, force)

@@ -32,8 +32,9 @@ from wbcache_core.flow.retention import Pins
 from wbcache_core.flow.ring_keeper import RingKeeper
 from wbcache_core.flow.tags import Tags
 from wbcache_core.flow.throttle import Throttle
-from wbcache_core.format.superblock import Tag
+from wbcache_core.format.superblock import Superblock, Tag
 from wbcache_core.log.geometry import LogEnd
+from wbcache_core.log.hot_log import Taken
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import line_of
 from wbcache_core.log.superblocks import SuperblockStore
@@ -79,13 +80,13 @@ class Cache:
 
     def __init__(
         self, config: Config, origin: Device | None = None, log: Device | None = None, may_spawn: bool = False,
-        lasting: Lasting | None = None, joining: Joining | None = None,
+        lasting: Lasting | None = None, joining: Joining | None = None, taken: Taken | None = None,
     ) -> None:  # fmt: skip
         """Open, lock and recover, writing nothing. Raises WbcacheError.
 
         Devices that are passed in are used, and closed, instead of the files that config names. With may_spawn a
         process of its own may write to the origin. With `joining` the log is attached to an origin that is in use,
-        which is not closed until `owns_origin` is set.
+        which is not closed until `owns_origin` is set. What was `taken` from a standby is not read from the log.
         """
         self._may_spawn = may_spawn and config.destage_worker
         self._config = config
@@ -105,7 +106,7 @@ class Cache:
         self._ring_memory = RingMemory(config.ring_memory == SHARED)
         with ExitStack() as stack:
             stack.callback(self._ring_memory.close, is_empty=False)
-            opened = open_pair(config, origin, log, self._ring_memory.join, joining)
+            opened = open_pair(config, origin, log, self._ring_memory.join, joining, taken)
             stack.callback(opened.close if self.owns_origin else opened.log.close)
             if not opened.recovered:
                 self._ring_memory.discard()
@@ -280,6 +281,11 @@ class Cache:
         if self._keeper:
             return self._keeper.held_bytes
         return self._ring.pages << PAGE_SHIFT if self._active else 0
+
+    @property
+    def newest_superblock(self) -> Superblock:
+        """Of the log."""
+        return self._store.current
 
     def counters(self) -> status_facts.Counters:
         """Cursors that only grow."""

@@ -26,6 +26,7 @@ COMMIT, DESTAGE = "commit", "destage"
 DROP, HOLD = "drop", "hold"
 OWNER, STANDBY = "owner", "standby"
 WAIT, CONTINUE = "wait", "continue"
+REFUSE, ALLOW = "refuse", "allow"
 SHARED, PRIVATE = "shared", "private"
 IN_USE = "in-use"
 LOG_LEVELS = {"errors": logging.ERROR, "warnings": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
@@ -144,6 +145,8 @@ class Config:
     """URIs of the export `log` of each."""
     peer_lost: str = WAIT
     peer_timeout: float = 10.0
+    plain_tcp: str = REFUSE
+    """Of a standby: whether its log may be written over a network without TLS."""
     log_level: int = logging.WARNING
     """What is at least so important is said to the log."""
     force: frozenset[str] = field(default_factory=frozenset)
@@ -190,6 +193,7 @@ class Config:
             "peer": self._with_peer,
             "peer_lost": lambda text: _choice(text, (WAIT, CONTINUE)),
             "peer_timeout": parse_duration,
+            "plain_tcp": lambda text: _choice(text, (REFUSE, ALLOW)),
             "log_level": lambda text: LOG_LEVELS[_choice(text, LOG_LEVELS)],
             "force": _parse_force,
             "pin_thread_state": _parse_switch,
@@ -244,17 +248,18 @@ class Config:
         )
 
     def _check_standby(self) -> None:
-        """Raises ConfigError."""
-        if self.origin or self.peer:
-            name = "origin" if self.origin else "peer"
-            raise ConfigError(f"a standby has no {name}: it only keeps the log; name it when the log takes over")
+        """Everything else is for when it takes over. Raises ConfigError."""
         if not self.log:
             raise ConfigError("parameter 'log' is missing: a standby needs log=PATH")
+        if self.peer and not self.origin:
+            raise ConfigError("a standby has no peers, and one without an origin cannot take over: add origin=")
 
     def check(self) -> None:
         """Check what must hold between parameters; fill in defaults that depend on others. Raises ConfigError."""
         if self.role == STANDBY:
             self._check_standby()
+        elif self.plain_tcp != REFUSE:
+            raise ConfigError("plain-tcp is for a standby, which says who may write its log: remove it here")
         elif not self.origin:
             raise ConfigError("parameter 'origin' is missing: origin=PATH names the slow device or image to cache")
         if not self.log:

@@ -149,7 +149,7 @@ def bring_up_to_date(
         end = end._replace(generation=end.generation + 1, time=clock.read())
         changes |= {"destaged_generation": end.generation, "destaged_time_ns": end.time.wall_ns}
     changes |= {"oldest": line.destaged, "oldest_place": line.destaged_place, "committed": line.committed}
-    changes |= new_epoch(store.current, line.committed, end.previous)
+    changes |= new_epoch(store.current, line.committed, end.previous, takes_over=store.current.is_copy)
     take_over(log, store, found, line.write_place, **changes)
     end = end._replace(epoch=store.current.epoch)
     if is_new:

@@ -13,6 +13,7 @@ from wbcache_core.device.log_file import LogFile
 from wbcache_core.device.origin import open_origin
 from wbcache_core.errors import ConfigError, LogRefusedError
 from wbcache_core.format.superblock import Superblock
+from wbcache_core.log.hot_log import Taken
 from wbcache_core.pairing import fingerprint, pairing
 from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.pairing.pairing import DISCARD_LOG
@@ -75,10 +76,11 @@ class OpenedPair(NamedTuple):
 
 
 def open_pair(
-    config: Config, origin: Device | None, log: Device | None, join_ring: JoinRing, joining: Joining | None = None
-) -> OpenedPair:
+    config: Config, origin: Device | None, log: Device | None, join_ring: JoinRing, joining: Joining | None = None,
+    taken: Taken | None = None,
+) -> OpenedPair:  # fmt: skip
     """Devices that are passed in are used, and closed after an error, instead of those that config names; but not the
-    origin that a log joins. Raises WbcacheError."""
+    origin that a log joins. `taken` is what a standby knows of the log. Raises WbcacheError."""
     with ExitStack() as stack:
         for given in (None if joining else origin, log):
             if given:
@@ -87,11 +89,12 @@ def open_pair(
         if not origin:
             origin = open_origin(config.origin, config.destage_depth, config.nbd_times, beside_writers=forced)
             stack.callback(origin.close)
-        if not log:
+        if taken or not log:
             check_distinct(config, origin)
+        if not log:
             log = LogFile(config.log, forced)
             stack.callback(log.close)
-        opened = _look(config, origin, log, join_ring)
+        opened = _look(config, origin, log, join_ring, taken)
         if joining:
             opened = opened.joined(joining)
         stack.pop_all()
@@ -104,7 +107,9 @@ def check_distinct(config: Config, origin: Device) -> None:
         raise ConfigError(f"origin and log are the same: '{config.origin}' and '{config.log}'; name another log")
 
 
-def _look(config: Config, origin: Device, log: Device, join_ring: JoinRing) -> OpenedPair:
+def _look(
+    config: Config, origin: Device, log: Device, join_ring: JoinRing, taken: Taken | None
+) -> OpenedPair:  # fmt: skip
     """Raises LogRefusedError, DeviceError."""
     claimed_at = time.monotonic()
     log_bytes = log.size or config.log_size
@@ -115,7 +120,7 @@ def _look(config: Config, origin: Device, log: Device, join_ring: JoinRing) -> O
     pair, may_be_under_way = None, False
     if log.size:
         try:
-            pair = recover_pair(log, origin, side, config.force, join_ring)
+            pair = recover_pair(log, origin, side, config.force, join_ring, taken)
         except LogRefusedError as error:
             if DISCARD_LOG not in config.force:
                 raise

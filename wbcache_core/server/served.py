@@ -15,6 +15,7 @@ from wbcache_core.device.device import Device
 from wbcache_core.device.file_device import system_path
 from wbcache_core.device.name import absolute_path, local_path
 from wbcache_core.errors import ControlError, LogRefusedError, StoppedError, WbcacheError
+from wbcache_core.log.hot_log import Taken
 from wbcache_core.memory import heap
 from wbcache_core.pairing.identity import real_path
 from wbcache_core.pairing.mark import CLEAN, OriginSide
@@ -45,7 +46,7 @@ class Served:
 
     def __init__(
         self, config: Config, origin: Device | None = None, log: Device | None = None, may_spawn: bool = False,
-        patience: float = PATIENCE,
+        patience: float = PATIENCE, taken: Taken | None = None,
     ) -> None:  # fmt: skip
         """As of Cache. Raises WbcacheError."""
         self._may_spawn = may_spawn
@@ -54,7 +55,7 @@ class Served:
         self._switching = threading.Lock()
         self._lock = threading.Lock()
         self._interrupts = 0
-        self._cache: Cache | None = Cache(config, origin, log, may_spawn, self._lasting)
+        self._cache: Cache | None = Cache(config, origin, log, may_spawn, self._lasting, taken=taken)
         self.now: Cache | Bypass = self._cache
         """May be read without the lock: what is replaced refuses to begin anything, or starts over."""
         self.switch = Switch(self.now.volume)

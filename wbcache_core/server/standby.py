@@ -1,22 +1,38 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A standby from start to stop: it has a log, which the owner of the volume writes through the export `log`."""
+"""A standby from start to stop: it has a log, which the owner of the volume writes through the export `log`.
 
+    Standby(config) ... -> take() or stop()
+"""
+
+import copy
 import logging
 import os
 import threading
 import time
 import uuid
+from collections.abc import Collection
 from contextlib import ExitStack
 
 from wbcache_core import __version__
 from wbcache_core.device.log_file import LogFile
-from wbcache_core.errors import ExportNameError, LogRefusedError, OutOfRangeError, ShipmentError, StoppedError
+from wbcache_core.errors import (
+    ControlError,
+    ExportNameError,
+    ExposedError,
+    LogRefusedError,
+    OutOfRangeError,
+    ShipmentError,
+    StoppedError,
+)
+from wbcache_core.format.peer_standing import is_standing
 from wbcache_core.format.superblock import Superblock
+from wbcache_core.log.hot_log import Taken
 from wbcache_core.log.standby_log import Sender, StandbyLog, recovered_log
+from wbcache_core.log.tail import Tail
 from wbcache_core.pairing import pairing
 from wbcache_core.pairing.pairing import DISCARD_LOG
 from wbcache_core.server import status as status_facts
-from wbcache_core.server.config import IN_USE, Config
+from wbcache_core.server.config import ALLOW, IN_USE, Config
 from wbcache_core.server.history import Facts
 from wbcache_core.server.metrics import standby_exposition
 from wbcache_core.server.settings import Settings
@@ -26,6 +42,10 @@ _log = logging.getLogger("wbcache")
 
 EXPORT = "log"
 DESCRIPTION = "the log of a standby, for the owner of the volume alone"
+OWNER_ALIVE, INCOMPLETE = "owner-alive", "incomplete"
+"""Words that let a standby take over all the same."""
+_ALIVE_SECONDS = 30.0
+"""An owner that has not said how often it gives a sign of life is taken for lost after so long."""
 
 
 class LogExport:
@@ -45,10 +65,12 @@ class LogExport:
         buffer[:] = self._log.state(self._sender)
 
     def write(self, data: bytes | bytearray | memoryview, offset: int, fua: bool = False) -> None:
-        """A superblock at offset 0, or a segment at its place."""
+        """A superblock or a standing at offset 0, or a segment at its place."""
         view = memoryview(data)
         if offset:
             self._log.take_segment(self._sender, view, offset, fua)
+        elif len(view) == PAGE_BYTES and is_standing(view):
+            self._log.take_standing(self._sender, view)
         elif len(view) == PAGE_BYTES:
             self._log.take_superblock(self._sender, view)
         else:
@@ -60,69 +82,122 @@ class LogExport:
 
     def close(self) -> None:
         """The connection has ended."""
+        self._log.leave(self._sender)
 
 
 class Standby:
-    """The log has a lock of its own; nothing else changes."""
+    """The log has a lock of its own, and so has `_stopped`; `_device` and `_log` are replaced by go_on() alone."""
 
     def __init__(self, config: Config) -> None:
         """Open, create, lock and recover the log, and make durable what it has. Raises WbcacheError."""
         self._stopped = threading.Event()
+        self._config = config
+        self._may_be_exposed = config.plain_tcp == ALLOW
         self.settings = Settings(config)
-        self.now = self
-        with ExitStack() as stack:
-            device = LogFile(config.log, IN_USE in config.force)
-            stack.callback(device.close)
-            if not device.exists:
-                device.create(config.log_size)
-            elif device.size == 0:
-                device.grow(config.log_size)
-            self._device = device
-            self._log = self._open(config)
-            self._log.prepare()
-            stack.pop_all()
+        self._device, self._log = _opened(config)
 
-    def _open(self, config: Config) -> StandbyLog:
-        """Raises WbcacheError."""
-        device = self._device
-        slots: list[Superblock | None] | None = None
-        try:
-            slots = pairing.read_log(device)
-        except LogRefusedError as error:
-            if DISCARD_LOG not in config.force:
-                raise
-            _log.warning("discarding what the log holds, as forced: %s", error)
-        if slots and DISCARD_LOG in config.force:
-            _log.warning("discarding what log '%s' holds, as forced", device.name)
-            slots = None
-        log = recovered_log(device, slots)
-        if log.superblock:
-            _tell(device.name, log.superblock, log.cursors[0])
-        return log
-
-    def open_export(self, name: str) -> LogExport:
-        """What a connection to the export with that name gets. Raises ExportNameError."""
+    def open_export(self, name: str, is_exposed: bool) -> LogExport:
+        """What a connection to the export with that name gets. `is_exposed`: others may read and change what it sends.
+        Raises ExportNameError, ExposedError."""
         if name != EXPORT:
             raise ExportNameError(
                 f"there is no export {quoted(name)}: this is a standby, whose only export is '{EXPORT}', for the "
                 "owner; clients connect to the owner"
             )
+        if is_exposed and not self._may_be_exposed:
+            raise ExposedError(
+                f"a client came without TLS, and not by a Unix socket: it does not get the export '{EXPORT}', since "
+                "anybody on the network could write it. Start nbdkit with --tls=require and either --tls-psk, or "
+                "--tls-certificates and --tls-verify-peer, and the owner with peer=nbds://...; or add plain-tcp=allow "
+                "if only the two hosts are in that network"
+            )
         return LogExport(self._log, self._device.size)
+
+    def check_take(self, force: Collection[str]) -> None:
+        """Raises ControlError if it may not take over, or only with a word that is not in `force`."""
+        if not self._config.origin:
+            raise ControlError(
+                "this standby was started without origin=, so it cannot take over while it runs: stop it, and start an "
+                "owner with its log and force=take-over"
+            )
+        if self._log.superblock is None:
+            raise ControlError("the log of this standby is blank: no owner has connected yet, there is nothing to take")
+        silent = time.monotonic() - self._log.last_sign
+        if self._log.is_connected and silent < self._alive_seconds and OWNER_ALIVE not in force:
+            raise ControlError(
+                f"the owner is connected, and gave a sign of life {silent:.1f} s ago; two owners destroy the volume: "
+                f"stop it first; if it is lost, and this standby cannot know, repeat this with --force={OWNER_ALIVE}"
+            )
+        if (lack := self._what_it_may_lack()) and INCOMPLETE not in force:
+            raise ControlError(
+                f"{lack}; to take over all the same, and lose what only the former owner has, repeat this with "
+                f"--force={INCOMPLETE}"
+            )
+
+    @property
+    def _alive_seconds(self) -> float:
+        """An owner that has been silent for longer is taken for lost."""
+        standing = self._log.standing
+        return 3 * standing.sign_ms / 1000 + 1 if standing else _ALIVE_SECONDS
+
+    def _what_it_may_lack(self) -> str:
+        """Why the log may not have everything that the owner answered for; empty if it has."""
+        standing = self._log.standing
+        if standing is None:
+            return "the owner has not told this standby since its start whether it has everything"
+        if not standing.is_complete:
+            return "the log of this standby is incomplete: it had not caught up when the owner last said so"
+        if standing.may_be_left_out:
+            return (
+                f"this standby had everything up to LSN {standing.lsn}, but the owner goes on without it when it is "
+                "silent (peer-lost=continue), and may have done so"
+            )
+        return ""
+
+    def rejoin(self, discard: bool, target: str) -> Facts:
+        """What the log has that the owner does not; with `discard` it is copied to a new file, and then given up.
+        Without a target the file is beside the log. Raises ControlError, ConfigError, DeviceError, RequestError."""
+        if not discard:
+            return {"tail": _facts(self._log.tail()), "saved": None}
+        if not target and self._device.is_block_device:
+            raise ControlError(
+                f"log '{self._device.name}' is a device: say where to keep a copy of what is given up, with --save FILE"
+            )
+        target = target or f"{self._device.name}.tail-{self._log.parts_at}"
+        return {"tail": _facts(self._log.give_up_tail(target)), "saved": target}
+
+    def take(self) -> tuple[LogFile, Taken]:
+        """The log with all that it has, for the owner that this server becomes: nothing more is taken from others.
+        Raises DeviceError, RequestError."""
+        return self._device, self._log.take()
+
+    def go_on(self) -> None:
+        """Be a standby again: no owner came of it. Whoever had the log has closed it. Raises WbcacheError; then it may
+        be called again."""
+        config = copy.copy(self._config)
+        config.force &= {IN_USE}
+        standing = self._log.standing
+        self._device.close()
+        self._device, self._log = _opened(config)
+        self._log.keep(standing)
 
     def status(self) -> Facts:
         """The state at this moment, ready for JSON. Waits for no device."""
         superblock, (received, committed) = self._log.superblock, self._log.cursors
-        sign = self._log.last_sign
+        sign, lack = self._log.last_sign, self._what_it_may_lack()
         facts: Facts = {
             "version": __version__, "pid": os.getpid(), "role": "standby",
             "state": "stopping" if self._stopped.is_set() else "standby",
             "log": self._device.name, "volume": None, "epoch": None, "epochs": [],
             "cursors": {"destaged": 0, "batch_end": 0, "committed": committed, "received": received},
             "bytes": {"log": self._device.size, "dirty": 0},
+            "owner_connected": self._log.is_connected,
             "owner_silent_seconds": time.monotonic() - sign if sign else None,
             "refused": {"count": self._log.refused, "last": self._log.last_refusal or None},
             "errors": {"log": None, "origin": None}, "bad_blocks": {"bytes": 0, "ranges": []},
         }  # fmt: skip
+        facts["parted_at"] = self._log.parts_at or None
+        facts["takeover"] = {"complete": bool(superblock) and not lack, "lacks": lack or None}
         if superblock:
             facts |= status_facts.epochs(superblock)
             facts["volume"] = str(uuid.UUID(bytes=superblock.uuid))
@@ -164,6 +239,46 @@ class Standby:
         """Close the log. Idempotent."""
         self.finish()
         self._device.close()
+
+
+def _facts(tail: Tail | None) -> Facts | None:
+    """Ready for JSON."""
+    if tail is None:
+        return None
+    facts = tail._asdict()
+    return {"bytes": facts.pop("byte_count"), "epoch": facts.pop("epoch_number"), **facts}
+
+
+def _opened(config: Config) -> tuple[LogFile, StandbyLog]:
+    """Open, create, lock and recover the log, and make durable what it has. Raises WbcacheError."""
+    with ExitStack() as stack:
+        device = LogFile(config.log, IN_USE in config.force)
+        stack.callback(device.close)
+        if not device.exists:
+            device.create(config.log_size)
+        elif device.size == 0:
+            device.grow(config.log_size)
+        log = recovered_log(device, _slots(device, DISCARD_LOG in config.force))
+        if log.superblock:
+            _tell(device.name, log.superblock, log.cursors[0])
+        log.prepare()
+        stack.pop_all()
+    return device, log
+
+
+def _slots(device: LogFile, discards: bool) -> list[Superblock | None] | None:
+    """The superblocks, None for a blank log. Raises LogRefusedError, DeviceError."""
+    try:
+        slots = pairing.read_log(device)
+    except LogRefusedError as error:
+        if not discards:
+            raise
+        _log.warning("discarding what the log holds, as forced: %s", error)
+        return None
+    if slots and discards:
+        _log.warning("discarding what log '%s' holds, as forced", device.name)
+        return None
+    return slots
 
 
 def _tell(name: str, superblock: Superblock, head: int) -> None:

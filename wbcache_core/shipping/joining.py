@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 from uuid import UUID
 
-from wbcache_core.errors import PeerRefusedError, SupersededError
-from wbcache_core.format.epoch import Epoch, Switch
+from wbcache_core.errors import PartedError, PeerRefusedError, SupersededError
+from wbcache_core.format.epoch import Epoch
 from wbcache_core.format.standby_state import StandbyState
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.units import format_size
@@ -70,10 +70,11 @@ def join(
     elif state.epoch == superblock.epoch and state.head > committed:
         return None
     end = _end_of_common_part(name, state, superblock, own_epoch)
+    is_given_up = end == state.given_up_from and end < state.head
     if end < superblock.destaged:
         return Joined("begin-again", superblock.destaged, beginning(superblock))
     # The standby compares what it has there.
-    return Joined("cut", end, as_of(superblock, end))
+    return Joined("discard-tail" if is_given_up else "cut", end, as_of(superblock, end))
 
 
 def _check_volume(name: str, state: StandbyState, superblock: Superblock) -> None:
@@ -110,21 +111,28 @@ def _end_of_common_part(name: str, state: StandbyState, superblock: Superblock, 
     """Where the standby's log ends, or the part of it that this one has or had, if the rest may be given up. Raises
     PeerRefusedError."""
     # An epoch without a segment leaves no trace in the log of its owner.
-    begun = [switch.epoch for switch in state.history if switch.first_lsn < state.head]
-    last = begun[-1] if begun else state.epoch
-    is_known = last in (own_epoch, superblock.epoch) or any(switch.epoch == last for switch in superblock.history)
-    if not is_known:
-        raise _unrelated(name, f"its last segment is of epoch {last.number} ({last.id:016x}), which this log never had")
-    later: list[Switch] = [switch for switch in superblock.history if switch.epoch.number > last.number]
-    following = later[0] if later else None
-    end = min(state.head, following.first_lsn) if following else state.head
+    begun = [switch for switch in state.history if switch.first_lsn < state.head]
+    mine = superblock.history
+    known = {own_epoch, superblock.epoch, *(switch.epoch for switch in mine)}
+    # What is older than the history here may have been forgotten.
+    oldest = mine[0].epoch.number if mine else 0
+    strange = next((one for one in begun if one.epoch not in known and one.epoch.number >= oldest), None)
+    shared = begun[: begun.index(strange)] if strange else begun
+    if strange and not shared:
+        raise _unrelated(name, f"it begins with epoch {strange.epoch}, which this log never had")
+    last = shared[-1].epoch if shared else state.epoch
+    ends = [switch.first_lsn for switch in mine if switch.epoch.number > last.number][:1]
+    end = min(*ends, strange.first_lsn if strange else state.head, state.head)
     if end == state.head and end >= superblock.destaged:
         raise _unrelated(name, f"the two differ before LSN {end}")
-    if end < state.head and last != own_epoch:
-        raise PeerRefusedError(
-            f"peer '{name}' has LSN {end} to {state.head}, of epoch {last.number}, which no other log has: somebody "
-            f"may have relied on them; look at them first (docs/peers.md says how); {_DISCARD_HINT}"
-        )
+    is_own = strange is None and last == own_epoch
+    if end < state.head and not is_own and end != state.given_up_from:
+        last = strange.epoch if strange else last
+        raise PartedError(
+            f"peer '{name}' has LSN {end} to {state.head}, of epoch {last.number}, which this server does not have: "
+            "clients may have been told that they are durable; on that host, look at them, and give them up with "
+            "wbcache rejoin", end,
+        )  # fmt: skip
     return end
 
 

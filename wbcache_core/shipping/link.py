@@ -17,6 +17,12 @@ from wbcache_core.units import PAGE_BYTES
 
 _LOOK_SECONDS = 0.25
 """A connection that is being made looks this often whether the server is stopping."""
+_NOT_OPEN = "is it a standby, and not being stopped? Its log says more"
+_NOT_OPEN_PLAINLY = (
+    "it may refuse connections without TLS: use peer=nbds://..., or add plain-tcp=allow to the standby if only the two "
+    "hosts are in that network. Or it is no standby, or is being stopped; its log says more"
+)
+"""The same if there is no TLS."""
 _READ, _WRITE = 1, 2
 """Bits of libnbd's direction: what it waits for."""
 
@@ -35,7 +41,8 @@ class Link:
         self.last_sign = time.monotonic()
         """When an answer came, or the first of those under way was sent."""
         self._handle = nbd.NBD()
-        connect(self._handle, uri, "peer", lambda: self._wait_until_connected(is_stopping))
+        if_not_open = _NOT_OPEN_PLAINLY if uri.startswith("nbd://") else _NOT_OPEN
+        connect(self._handle, uri, "peer", lambda: self._wait_until_connected(is_stopping), if_not_open)
 
     def _wait_until_connected(self, is_stopping: Callable[[], bool]) -> None:
         started = time.monotonic()

@@ -41,6 +41,8 @@ class Peer:
         self.problem = ""
         self.silent_since = time.monotonic()
         """0.0 while it answers."""
+        self.is_complete = False
+        """It has everything that was answered and announced, and counts since then: it may take over."""
 
 
 class Peers:
@@ -54,7 +56,7 @@ class Peers:
         self._line = line
         self._floor = floor
         self._current = current
-        self._may_go_on = rules.may_go_on
+        self.may_go_on = rules.may_go_on
         self.timeout = rules.timeout
         """In seconds."""
         self.all = tuple(map(Peer, rules.names))
@@ -101,9 +103,9 @@ class Peers:
         """No longer count it, if that is wanted and it has been silent for so long."""
         with self._line.lock:
             is_due = peer.silent_since and time.monotonic() - peer.silent_since >= self.timeout
-            if not (is_due and peer.counts and self._may_go_on):
+            if not (is_due and peer.counts and self.may_go_on):
                 return False
-            peer.counts = False
+            peer.counts = peer.is_complete = False
             self._refresh()
             return True
 
@@ -115,7 +117,7 @@ class Peers:
                 "peer": peer.name, "state": peer.state, "counts": peer.counts, "received": peer.received,
                 "committed": peer.committed, "behind": max(line.committed - peer.committed, 0),
                 "silent_seconds": now - peer.silent_since if peer.silent_since else 0.0,
-                "problem": peer.problem or None,
+                "complete": peer.is_complete, "problem": peer.problem or None,
             }
             for peer in self.all
         ]  # fmt: skip

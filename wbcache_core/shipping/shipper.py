@@ -10,11 +10,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wbcache_core.errors import (
     DeviceError,
     FormatError,
+    PartedError,
     PeerRefusedError,
     StoppedError,
     SupersededError,
@@ -23,6 +25,8 @@ from wbcache_core.errors import (
 from wbcache_core.format import standby_state
 from wbcache_core.format import superblock as superblock_format
 from wbcache_core.format.epoch import Epoch
+from wbcache_core.format.peer_standing import Standing
+from wbcache_core.format.peer_standing import encode as encode_standing
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.geometry import offset_of
 from wbcache_core.log.superblocks import SuperblockStore
@@ -101,6 +105,8 @@ class Shipper:
         """The number of the newest superblock that was sent whole on this connection."""
         self._is_telling = False
         """A superblock is under way."""
+        self._told_complete: bool | None = None
+        """What the peer was told on this connection of whether it may take over."""
         self._goal = (0, 0)
         """What the peer has to have to be up to date: LSN and superblock of when it was connected or let in."""
         self._reported = ""
@@ -201,7 +207,7 @@ class Shipper:
                 self._waiting.clear()
             self._sent.clear()
             self._from_log.clear()
-            self._sent_bytes, self._is_telling = 0, False
+            self._sent_bytes, self._is_telling, self._told_complete = 0, False, None
 
     def _join(self, link: "Link") -> Joined:
         """Compare, until both can go on, and send the first superblock. Raises WbcacheError."""
@@ -214,20 +220,43 @@ class Shipper:
                     "version of wbcache on both hosts"
                 ) from None
             superblock = self._store.current
-            joined = join(
-                self._peer.name, state, superblock, self._own_epoch, self._line.committed,
-                self._parcels.checksum_before,
-            )  # fmt: skip
+            try:
+                joined = join(
+                    self._peer.name, state, superblock, self._own_epoch, self._line.committed,
+                    self._parcels.checksum_before,
+                )  # fmt: skip
+            except PartedError as error:
+                self._write_and_wait(link, encode_standing(self._parting(error.lsn)))
+                raise
             if joined:
-                page = superblock_format.encode(joined.superblock)
-                link.write(page, 0, durably=True)
-                while not link.answered():
-                    link.wait(_LOOK_SECONDS)
-                    self._leave_out_if_due()
+                self._write_and_wait(link, superblock_format.encode(joined.superblock))
                 self._note_joined(joined, joined.superblock == superblock, state.oldest_place)
                 return joined
             link.wait(_LOOK_SECONDS)
         raise StoppedError("the server is shutting down")
+
+    def _write_and_wait(self, link: "Link", page: bytes) -> None:
+        """Write to the beginning of the export. Raises WbcacheError."""
+        link.write(page, 0, durably=True)
+        while not link.answered():
+            link.wait(_LOOK_SECONDS)
+            self._leave_out_if_due()
+
+    def _standing(self) -> Standing:
+        superblock, peers, peer = self._store.current, self._peers, self._peer
+        sign_ms = round(peers.timeout / 3 * 1000)
+        return Standing(
+            superblock.uuid, superblock.epoch, peer.committed, peer.is_complete, peers.may_go_on, sign_ms
+        )  # fmt: skip
+
+    def _parting(self, lsn: int) -> Standing:
+        """For a peer that has something else from that LSN on. Raises DeviceError."""
+        superblock = self._store.current
+        if lsn == superblock.destaged:
+            previous = superblock.destaged_previous
+        else:
+            previous = self._parcels.checksum_before(lsn) or 0
+        return replace(self._standing(), lsn=lsn, is_complete=False, has_parted=True, previous=previous)
 
     def _note_joined(self, joined: Joined, is_whole: bool, oldest_place: int) -> None:
         """`is_whole`: its superblock says all that this server's said."""
@@ -237,6 +266,8 @@ class Shipper:
         self._peers.note(
             self._peer, received=joined.lsn, committed=joined.lsn, sequence=self._told, state=CATCHING_UP,
             place=place, problem="", silent_since=0.0,
+            # It may be another log device.
+            is_complete=self._peer.is_complete and joined.lsn >= self._peer.committed,
         )  # fmt: skip
         self._set_goal()
         self._reported = ""
@@ -278,6 +309,7 @@ class Shipper:
 
     def _send(self, link: "Link") -> None:
         """Everything that may be sent now. Raises WbcacheError."""
+        self._tell_standing(link)
         while len(self._sent) < _MOST_REQUESTS and self._sent_bytes < _MOST_BYTES:
             superblock = self._store.current
             is_due = superblock.sequence != self._told and superblock.committed <= self._peer.received
@@ -343,6 +375,15 @@ class Shipper:
         if is_whole:
             self._told = superblock.sequence
 
+    def _tell_standing(self, link: "Link") -> None:
+        """What the peer needs to know when somebody has it take over, if that has changed."""
+        is_complete = self._peer.is_complete
+        if is_complete == self._told_complete:
+            return
+        link.write(encode_standing(self._standing()), 0, durably=False)
+        self._sent.append(_Sent())
+        self._told_complete = is_complete
+
     def _note_answers(self, count: int) -> None:
         """So many of the oldest requests under way have been answered: one change for all of them."""
         peer = self._peer
@@ -355,7 +396,7 @@ class Shipper:
             self._events.note("peer-counts", peer=peer.name)
             self._set_goal()
         if peer.state != UP_TO_DATE and peer.counts and self._has_reached_goal():
-            self._peers.note(peer, state=UP_TO_DATE)
+            self._peers.note(peer, state=UP_TO_DATE, is_complete=True)
             self._events.note("peer-up-to-date", peer=peer.name)
 
     def _meaning_of(self, sent: _Sent) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from wbcache_core.device.device import Device
 from wbcache_core.device.file_device import FileDevice
+from wbcache_core.device.new_file import new_file, refuse_existing, write_all
 from wbcache_core.errors import ConfigError, LogRefusedError, WbcacheError
 from wbcache_core.memory.block_map import LocationMap
 from wbcache_core.memory.generations import Generation
@@ -16,7 +17,6 @@ from wbcache_core.memory.moments import describe
 from wbcache_core.server.control.client import ask, is_socket
 from wbcache_core.server.history import Facts
 from wbcache_core.tools.log_history import LogHistory
-from wbcache_core.tools.new_file import new_file, refuse_existing, write_all
 from wbcache_core.tools.progress import Progress
 from wbcache_core.tools.standard_streams import tell
 from wbcache_core.units import MIB, format_size

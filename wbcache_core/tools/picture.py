@@ -8,11 +8,11 @@ import warnings
 from datetime import datetime, timezone
 from typing import Any
 
+from wbcache_core.device.new_file import new_file, refuse_existing
 from wbcache_core.errors import ConfigError, LogRefusedError
 from wbcache_core.server.control.client import is_socket
 from wbcache_core.tools.log_content import LogContent, content_of_log, content_of_server
 from wbcache_core.tools.log_facts import LogFacts, gather, unit_of
-from wbcache_core.tools.new_file import new_file, refuse_existing
 from wbcache_core.tools.scales import duration
 from wbcache_core.tools.standard_streams import say, tell
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, format_size

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from wbcache_core import threads
 from wbcache_core.device.device import Device
 from wbcache_core.device.file_device import FileDevice
+from wbcache_core.device.new_file import new_file, refuse_existing, write_all
 from wbcache_core.errors import CopyError, DeviceError, NoThreadError, ReadOnlyError, WbcacheError
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.superblocks import newest, read_slots
@@ -20,7 +21,6 @@ from wbcache_core.memory import moments
 from wbcache_core.pairing import pairing
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import Config
-from wbcache_core.tools.new_file import new_file, refuse_existing, write_all
 from wbcache_core.tools.offline_devices import opened_origin
 from wbcache_core.tools.progress import Progress
 from wbcache_core.tools.standard_streams import say, tell

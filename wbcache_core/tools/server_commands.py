@@ -10,7 +10,10 @@ from wbcache_core.tools.detach import run_attach, run_detach
 from wbcache_core.tools.drain import run_drain
 from wbcache_core.tools.events import run_events
 from wbcache_core.tools.metrics import run_metrics
+from wbcache_core.tools.nodes import run_nodes
+from wbcache_core.tools.promote import run_promote
 from wbcache_core.tools.quiesce import run_quiesce
+from wbcache_core.tools.rejoin import run_rejoin
 from wbcache_core.tools.settings import run_get, run_set, setting
 from wbcache_core.tools.status import run_give_up, run_status
 from wbcache_core.tools.top import run_top
@@ -32,6 +35,9 @@ def add(commands: Commands) -> None:
     _add_get(commands)
     _add_set(commands)
     _add_give_up(commands)
+    _add_nodes(commands)
+    _add_promote(commands)
+    _add_rejoin(commands)
 
 
 def _add(commands: Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
@@ -181,6 +187,48 @@ def _add_give_up(commands: Commands) -> None:
     parser.add_argument("offset", metavar="OFFSET", type=argument(_bytes), help="in bytes")
     parser.add_argument("length", metavar="LENGTH", type=argument(_bytes), help="in bytes")
     parser.set_defaults(ask=lambda given: run_give_up(given.socket, given.offset, given.length))
+
+
+def _add_nodes(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "nodes", help="the owner of a volume and its standbys",
+        description="Shows what each server is, how far its log is, and whether it could take over: of an owner, its "
+        "peers too. The exit status is 1 if a peer of an owner could not take over.",
+    )  # fmt: skip
+    parser.add_argument("sockets", metavar="SOCKET", type=_local_path, nargs="+", help=_SOCKET)
+    add_json(parser)
+    parser.set_defaults(ask=lambda given: run_nodes(given.sockets, given.json))
+
+
+def _add_promote(commands: Commands) -> None:
+    parser = _add(
+        commands, "promote", "have a standby take over the volume",
+        "Has a running standby, which was started with origin=, serve the volume from now on. Make sure before that "
+        "the former owner has ended and will not start by itself: two owners destroy the volume. Refused if the owner "
+        "is still connected, or if the standby may lack something.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--force", metavar="WORD,...", default="",
+        help="owner-alive: although the owner is connected; incomplete: although something may be lost; "
+        "origin-changed, origin-moved: as force= of the server",
+    )  # fmt: skip
+    add_json(parser)
+    parser.set_defaults(ask=lambda given: run_promote(given.socket, given.force, given.json))
+
+
+def _add_rejoin(commands: Commands) -> None:
+    parser = _add(
+        commands, "rejoin", "what a standby has that the owner does not",
+        "After a takeover, the log of the former owner may have commits that the new owner does not have: then it "
+        "takes nothing as a standby. Shows what they are; with --discard-tail they are copied to a file, and the "
+        "standby catches up without them. The exit status is 1 while there are any.",
+    )  # fmt: skip
+    parser.add_argument("--discard-tail", action="store_true", help="give them up, after a copy was made")
+    parser.add_argument(
+        "--save", metavar="FILE", help="where to make the copy; beside the log by default, if that is a file"
+    )
+    add_json(parser)
+    parser.set_defaults(ask=lambda given: run_rejoin(given.socket, given.discard_tail, given.save, given.json))
 
 
 def _bytes(text: str) -> int:

@@ -41,7 +41,13 @@ def _standby_lines(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "cursors", ", ".join(f"{name} {lsn}" for name, lsn in facts["cursors"].items()) + " (LSN)"
     yield "dirty", f"{format_size(facts['bytes']['dirty'])} of {format_size(facts['bytes']['log'])}"
     silent = facts["owner_silent_seconds"]
-    yield "owner", "has not connected since the start" if silent is None else f"last heard of {silent:.1f} s ago"
+    connected = "connected, " if facts["owner_connected"] else ""
+    heard = "has not connected since the start" if silent is None else f"{connected}last heard of {silent:.1f} s ago"
+    yield "owner", heard
+    lacks = facts["takeover"]["lacks"]
+    yield "takeover", f"needs --force=incomplete: {lacks}" if lacks else "has everything (wbcache promote)"
+    if facts["parted_at"]:
+        yield "parted", f"the owner lacks what is here from LSN {facts['parted_at']} on: see wbcache rejoin"
     if facts["refused"]["count"]:
         yield "refused", f"{facts['refused']['count']} times, at last: {facts['refused']['last']}"
 

@@ -3,10 +3,10 @@
 
 import pytest
 
-from wbcache_core.errors import LogRefusedError
-from wbcache_core.format.epoch import HISTORY_LENGTH, LAST_NUMBER, NO_EPOCH, Epoch, Switch
+from wbcache_core.errors import FormatError, LogRefusedError
+from wbcache_core.format.epoch import HISTORY_LENGTH, LAST_NUMBER, NO_EPOCH, Epoch, Switch, following
 from wbcache_core.format.superblock import MIN_LOG_BYTES, SAMPLE_COUNT, Superblock, decode, encode
-from wbcache_core.log.epochs import EpochOrder, new_epoch
+from wbcache_core.log.epochs import EpochOrder, new_epoch, was_cut_off
 
 FIRST = Superblock(bytes(16), 1, MIN_LOG_BYTES, 1 << 20, "/origin", (0,) * SAMPLE_COUNT)
 SECOND, FOURTH, FIFTH = Epoch(2, 22), Epoch(4, 44), Epoch(5, 55)
@@ -112,3 +112,22 @@ def test_what_was_not_admitted_does_not_count():
     order = EpochOrder(SUPERBLOCK)
     assert not order.admits(150, 1, FOURTH)
     assert order.admits(150, 1, SECOND)
+
+
+def test_a_takeover_is_later_than_restarts_that_nobody_heard_of():
+    assert following(Epoch(7, 1), takes_over=True).number == 1000
+    assert following(Epoch(1000, 1), takes_over=True).number == 2000
+    assert following(Epoch(1000, 1)).number == 1001
+    with pytest.raises(FormatError):
+        following(Epoch(LAST_NUMBER - 5, 1), takes_over=True)
+
+
+def test_which_segments_were_cut_off():
+    history = (Switch(Epoch(1, 1), 30, 8), Switch(Epoch(2, 2), 50, 9))
+    superblock = FIRST.with_changes(committed=60, epoch=Epoch(2, 2), history=history)
+    assert was_cut_off(superblock, Epoch(1, 1), 50) and was_cut_off(superblock, Epoch(2, 3), 60)
+    assert not was_cut_off(superblock, Epoch(1, 1), 49) and not was_cut_off(superblock, Epoch(2, 2), 70)
+    # The history of a standby ends before its newest epoch.
+    behind = superblock.with_changes(epoch=Epoch(1000, 5))
+    assert was_cut_off(behind, Epoch(3, 3), 60) and not was_cut_off(behind, Epoch(1000, 5), 70)
+    assert not was_cut_off(superblock, NO_EPOCH, 20)

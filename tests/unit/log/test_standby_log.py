@@ -9,7 +9,7 @@ from tests.support.shipped_log import LOG_BYTES, ShippedLog, disk
 from wbcache_core.errors import DeviceError, NotOwnerError, ShipmentError, StoppedError, SyncFailedError
 from wbcache_core.format import standby_state
 from wbcache_core.format.epoch import Epoch
-from wbcache_core.format.superblock import SLOT_OFFSETS
+from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS
 from wbcache_core.log import standby_log as standby_log_module
 from wbcache_core.log.standby_log import Sender, recovered_log
 from wbcache_core.log.superblocks import newest, read_slots
@@ -413,3 +413,47 @@ def test_a_stop_sends_everybody_away(standby, owner):
     assert failures
     with pytest.raises(StoppedError):
         standby.log.state(Sender())
+
+
+@pytest.mark.parametrize("style", ["none", "all"])
+def test_what_a_tail_of_several_commits_says_does_not_count(standby, owner, style):
+    """The former owner had committed them; also if the power fails before they are overwritten."""
+    end, head = owner.ends[-1], owner.head
+    for _ in range(3):
+        standby.send(owner.commit(2, 7))
+    standby.tell(owner.page(committed=owner.head))
+    standby.restart()
+    owner.head, owner.writer.end = head, end
+    page = owner.next_epoch(head, end.previous, committed=head)
+    write = standby.disk.write
+
+    def write_superblocks(views, offset):
+        if offset >= DATA_START:
+            raise DeviceError("the power fails")
+        write(views, offset)
+
+    standby.disk.write = write_superblocks
+    with pytest.raises(DeviceError):
+        standby.tell(page)
+    standby.restart(standby.disk.crash(0, style))
+    assert standby.state.head == head
+    standby.tell(owner.page())
+    standby.send(owner.commit(4))
+    standby.restart(standby.disk.crash(0, "none"))
+    assert standby.state.head == owner.head
+
+
+def test_the_origin_may_count_as_older_at_a_new_owner(standby, owner):
+    """It took over before it heard of the last batches, and writes them once more: they have to be in the log."""
+    standby.send(owner.commit(5))
+    end, head = owner.ends[-1], owner.head
+    standby.send(owner.commit(2))
+    place = {"destaged_place": end.place, "destaged_previous": end.previous, "destaged_generation": end.generation}
+    newer = {"destaged": head, "batch_end": head, "committed": owner.head, "oldest": head, "oldest_place": end.place}
+    standby.tell(owner.page(**newer, **place))
+    page = owner.next_epoch(owner.head, owner.ends[-1].previous, committed=owner.head)
+    standby.tell(page)
+    assert standby.log.superblock.destaged == 1
+    standby.send(owner.commit(3))
+    standby.restart(standby.disk.crash(0, "none"))
+    assert (standby.state.destaged, standby.state.oldest) == (1, 1)

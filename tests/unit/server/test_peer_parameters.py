@@ -36,8 +36,9 @@ def test_levels_of_peers():
         ([("flush", "ram"), ("peer", "nbd://b")], "not one of log, peer-ram, peer, origin"),
         ([("peer-lost", "stop")], "not one of wait, continue"),
         ([("peer-timeout", "0")], "peer-timeout has to be longer than 0"),
+        ([("plain-tcp", "yes")], "not one of refuse, allow"),
+        ([("plain-tcp", "allow")], "plain-tcp is for a standby"),
         ([("role", "master")], "not one of owner, standby"),
-        ([("role", "standby")], "a standby has no origin"),
     ],
     ids=str,
 )
@@ -48,7 +49,9 @@ def test_what_is_refused(pairs, words):
 
 def test_a_standby():
     assert Config.from_pairs([("role", "standby"), ("log", "/l")]).log == "/l"
+    for_later = Config.from_pairs([("role", "standby"), *OWNER, ("peer", "nbd://b"), ("flush", "peer")])
+    assert for_later.origin == "/o" and for_later.flush == PEER
     with pytest.raises(ConfigError, match="a standby needs log=PATH"):
         Config.from_pairs([("role", "standby")])
-    with pytest.raises(ConfigError, match="a standby has no peer"):
+    with pytest.raises(ConfigError, match=r"a standby has no peers.*add origin="):
         Config.from_pairs([("role", "standby"), ("log", "/l"), ("peer", "nbd://b")])

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Each rule by which a standby's log goes on with the owner's, and each reason to refuse."""
 
+import dataclasses
+
 import pytest
 
 from tests.support.shipped_log import LOG_BYTES, superblock
-from wbcache_core.errors import PeerRefusedError, SupersededError
+from wbcache_core.errors import PartedError, PeerRefusedError, SupersededError
 from wbcache_core.format import standby_state
 from wbcache_core.format.epoch import NO_EPOCH, Epoch, Switch
 from wbcache_core.format.standby_state import StandbyState
@@ -77,8 +79,22 @@ def test_a_tail_of_the_last_run_is_cut_off():
 def test_a_tail_of_somebody_else_is_refused(own_epoch):
     """This log took over, or its owner was started twice since: somebody may have relied on that tail."""
     state = theirs(95, 0x95, SECOND, (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60)))
-    with pytest.raises(PeerRefusedError, match=r"LSN 80 to 95, of epoch 2, which no other log has.*force=discard-log"):
+    words = r"LSN 80 to 95, of epoch 2, which this server does not have.*rejoin"
+    with pytest.raises(PartedError, match=words) as raised:
         joined(state, own_epoch)
+    assert raised.value.lsn == 80
+
+
+@pytest.mark.parametrize("given_up_from", [79, 81, 95])
+def test_it_is_refused_if_something_else_is_given_up(given_up_from):
+    state = theirs(95, 0x95, SECOND, (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60)))
+    with pytest.raises(PartedError):
+        joined(dataclasses.replace(state, given_up_from=given_up_from), FIRST)
+
+
+def test_a_tail_that_is_given_up_is_cut_off():
+    state = theirs(95, 0x95, SECOND, (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60)))
+    assert joined(dataclasses.replace(state, given_up_from=80), FIRST)[:2] == ("discard-tail", 80)
 
 
 def test_a_peer_that_is_ahead_of_the_local_log_is_waited_for():

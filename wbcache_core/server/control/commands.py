@@ -41,6 +41,8 @@ COMMANDS: dict[str, dict[str, type]] = {
     "attach": {"log": str, "format": bool, "log-size": str, "force": bool},
     "get": {},
     "set": {"values": dict},
+    "promote": {"force": str},
+    "rejoin": {"discard": bool, "save": str},
 }
 """The fields of each command besides `command`."""
 _REQUIRED = {
@@ -147,6 +149,8 @@ class ControlCommands:
             return lambda: attempt(self._quiesce)
         if request["command"] == "resume":
             return attempt(self._resume)
+        if request["command"] in ("promote", "rejoin"):
+            return refusal("this server is the owner of the volume already")
         if request["command"] == "detach":
             return lambda: attempt(lambda: self._detach(request))
         if request["command"] == "attach":

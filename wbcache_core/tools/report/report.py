@@ -3,9 +3,9 @@
 
 import json
 
+from wbcache_core.device.new_file import new_file, refuse_existing, write_all
 from wbcache_core.errors import ConfigError
 from wbcache_core.server.control.client import is_socket
-from wbcache_core.tools.new_file import new_file, refuse_existing, write_all
 from wbcache_core.tools.report.log_report import log_page
 from wbcache_core.tools.report.page import GOOD, Finding
 from wbcache_core.tools.report.server_report import ask_all, server_page

@@ -9,9 +9,9 @@ import stat
 
 import pytest
 
+from wbcache_core.device import new_file as module
+from wbcache_core.device.new_file import new_file
 from wbcache_core.errors import ConfigError, DeviceError
-from wbcache_core.tools import new_file as module
-from wbcache_core.tools.new_file import new_file
 
 
 @pytest.fixture

@@ -26,8 +26,9 @@ def refuse_existing(target: str) -> None:
 
 
 @contextmanager
-def new_file(target: str, what: str) -> Iterator[int]:
-    """An empty file to be filled, as a descriptor. At the end it is made durable, and only then gets the name `target`.
+def new_file(target: str, what: str, size: int = 0) -> Iterator[int]:
+    """An empty file, or a sparse one of that size, to be filled, as a descriptor. At the end it is made durable, and
+    only then gets the name `target`.
 
     After an error it is gone, unless it is complete and cannot get its name: the message says where it is then. `what`
     is its name in messages. Raises ConfigError, DeviceError, also for an OSError in the caller.
@@ -39,6 +40,7 @@ def new_file(target: str, what: str) -> Iterator[int]:
         raise _error(what, partial, error) from None
     try:
         try:
+            os.truncate(fd, size)
             yield fd
             os.fsync(fd)
         except BaseException as error:

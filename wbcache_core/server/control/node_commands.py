@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What can be asked through `control=` of a server in its role: of a standby much less."""
+
+from wbcache_core.errors import ControlError
+from wbcache_core.server.control.commands import ControlCommands, attempt, parse, refusal
+from wbcache_core.server.control.server import Answer
+from wbcache_core.server.node import Node
+from wbcache_core.server.served import Served
+from wbcache_core.server.standby import Standby
+
+
+class NodeCommands:
+    """As of ControlCommands, whatever the role of the server is at the time."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._served: Served | None = None
+        self._commands: ControlCommands | None = None
+        # What they count begins now.
+        self._of_owner()
+
+    def _of_owner(self) -> ControlCommands | None:
+        """None for a standby."""
+        served = self._node.served
+        if served and served is not self._served:
+            self._served, self._commands = served, ControlCommands(served)
+        return self._commands
+
+    def tick(self) -> None:
+        """See ControlCommands.tick()."""
+        if commands := self._of_owner():
+            commands.tick()
+
+    def answer(self, line: bytes) -> Answer:
+        """See ControlCommands.answer()."""
+        if commands := self._of_owner():
+            return commands.answer(line)
+        try:
+            request = parse(line)
+        except ControlError as error:
+            return refusal(str(error))
+        standby = self._node.now
+        if request["command"] == "status" and isinstance(standby, Standby):
+            return attempt(standby.status)
+        if request["command"] == "promote":
+            words = [word for word in request.get("force", "").split(",") if word]
+            return lambda: attempt(lambda: {"promote": self._node.promote(words)})
+        if request["command"] == "rejoin" and isinstance(standby, Standby):
+            discard, target = request.get("discard", False), request.get("save", "")
+            return lambda: attempt(lambda: {"rejoin": standby.rejoin(discard, target)})
+        return refusal(f"this is a standby, which has no '{request['command']}': ask the owner of the volume")

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A server in its role: the owner of a volume, or a standby, until that is promoted.
+
+    Node(config) ... promote() ... -> stop()
+"""
+
+import copy
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+
+from wbcache_core.errors import ControlError, NotOwnerError, OutOfRangeError, WbcacheError
+from wbcache_core.format import standby_state
+from wbcache_core.format.standby_state import StandbyState
+from wbcache_core.format.superblock import Superblock
+from wbcache_core.pairing.pairing import ORIGIN_CHANGED, ORIGIN_MOVED, TAKE_OVER
+from wbcache_core.server import status as status_facts
+from wbcache_core.server.cache import Cache
+from wbcache_core.server.config import IN_USE, OWNER, REFUSE, STANDBY, Config
+from wbcache_core.server.history import Facts
+from wbcache_core.server.served import Served
+from wbcache_core.server.standby import EXPORT, INCOMPLETE, OWNER_ALIVE, LogExport, Standby
+from wbcache_core.server.writers import Writers
+from wbcache_core.units import PAGE_BYTES
+
+_log = logging.getLogger("wbcache")
+
+PROMOTE_WORDS = (OWNER_ALIVE, INCOMPLETE, ORIGIN_CHANGED, ORIGIN_MOVED)
+
+
+class TakenLogExport:
+    """The export `log` of a standby that has taken over: the former owner reads there that it is the former one."""
+
+    description = "the log of a standby that has taken over"
+
+    def __init__(self, superblock: Superblock, log_bytes: int) -> None:
+        self.size = log_bytes
+        self._state = StandbyState(
+            superblock.uuid, log_bytes, superblock.log_bytes, superblock.origin_bytes, superblock.destaged,
+            superblock.destaged_place, superblock.destaged_previous, superblock.destaged, superblock.destaged_place,
+            superblock.destaged, superblock.destaged, superblock.epoch, superblock.history,
+        )  # fmt: skip
+
+    def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
+        """The state page: the epoch counts. Raises OutOfRangeError."""
+        if offset or len(buffer) != PAGE_BYTES:
+            raise OutOfRangeError(f"of the export '{EXPORT}' only the first {PAGE_BYTES} bytes can be read, at once")
+        buffer[:] = standby_state.encode(self._state)
+
+    def write(self, *_: object, **__: object) -> None:
+        """Raises NotOwnerError."""
+        raise NotOwnerError(f"this server has taken over the volume in epoch {self._state.epoch}")
+
+    def flush(self) -> None:
+        """Raises NotOwnerError."""
+        self.write()
+
+    def close(self) -> None:
+        """The connection has ended."""
+
+
+class Node:
+    """Locks, outermost first: `_promoting` is held by promote(); `_lock` guards `now`, `writers`, `_taken_log` and
+    `_interrupts`, and is held while `now` is interrupted."""
+
+    def __init__(self, config: Config, may_spawn: bool = False) -> None:
+        """As of Standby and Served. Raises WbcacheError."""
+        self._config = config
+        self._may_spawn = may_spawn
+        self._promoting = threading.Lock()
+        self._lock = threading.Lock()
+        self._interrupts = 0
+        self._taken_log: TakenLogExport | None = None
+        self.now: Served | Standby
+        """May be read without the lock, and so may `writers`: a standby that is being replaced takes nothing."""
+        self.writers: Writers | None = None
+        """None for a standby."""
+        if config.role == STANDBY:
+            self.now = Standby(config)
+        else:
+            self.now = Served(config, may_spawn=may_spawn)
+            self.writers = Writers(self.now)
+
+    @property
+    def served(self) -> Served | None:
+        """What clients are served; None for a standby."""
+        now = self.now
+        return now if isinstance(now, Served) else None
+
+    @property
+    def log_level(self) -> int:
+        """What is at least so important is said to the log."""
+        now = self.now
+        return (now.now if isinstance(now, Served) else now).settings.log_level
+
+    def open_log(self, name: str, is_exposed: Callable[[], bool]) -> LogExport | TakenLogExport | None:
+        """What a connection of the owner gets; None if that name means something else. Raises ExportNameError,
+        ExposedError."""
+        with self._lock:
+            if isinstance(self.now, Standby):
+                return self.now.open_export(name, is_exposed())
+            return self._taken_log if name == EXPORT else None
+
+    def promote(self, force: Collection[str]) -> Facts:
+        """Have a standby take over; returns what was done. For one thread at a time.
+
+        Raises ControlError if it may not, or only with a word that is not in `force`, and what a start of an owner
+        raises; then it is a standby as before.
+        """
+        unknown = [word for word in force if word not in PROMOTE_WORDS]
+        if unknown:
+            raise ControlError(f"'{unknown[0]}' is not one of {', '.join(PROMOTE_WORDS)}")
+        with self._promoting:
+            self.now.check_not_stopping()
+            standby = self.now
+            if not isinstance(standby, Standby):
+                raise ControlError("this server is the owner of the volume already")
+            standby.check_take(force)
+            started = time.monotonic()
+            cache = self._take_over(standby, force)
+            seconds = time.monotonic() - started
+        superblock = cache.newest_superblock
+        switch = superblock.history[-1]
+        _log.warning(
+            "this standby has taken over the volume in epoch %s, from LSN %d on, in %.3f s",
+            superblock.epoch, switch.first_lsn, seconds,
+        )  # fmt: skip
+        cache.events.note("promoted", epoch=superblock.epoch.number, lsn=switch.first_lsn)
+        return {**status_facts.epochs(superblock), "lsn": switch.first_lsn, "seconds": seconds}
+
+    def _take_over(self, standby: Standby, force: Collection[str]) -> Cache:
+        """`_promoting` held. Raises the same as promote()."""
+        config = copy.copy(self._config)
+        config.role, config.plain_tcp = OWNER, REFUSE
+        config.force = (config.force & {IN_USE}) | {TAKE_OVER} | (set(force) & {ORIGIN_CHANGED, ORIGIN_MOVED})
+        served = None
+        try:
+            device, taken = standby.take()
+            size = device.size
+            served = Served(config, None, device, self._may_spawn, taken=taken)
+            served.activate()
+            cache = served.now
+            assert isinstance(cache, Cache)
+            self._become(served, TakenLogExport(cache.newest_superblock, size))
+            return cache
+        except BaseException:
+            if served:
+                served.stop()
+            _go_on(standby)
+            raise
+
+    def _become(self, served: Served, taken_log: TakenLogExport) -> None:
+        with self._lock:
+            self.now, self.writers, self._taken_log = served, Writers(served), taken_log
+            for _ in range(self._interrupts):
+                served.interrupt()
+
+    def check_not_stopping(self) -> None:
+        """Raises StoppedError."""
+        self.now.check_not_stopping()
+
+    def metrics(self) -> bytes:
+        """The status for Prometheus."""
+        return self.now.metrics()
+
+    def interrupt(self) -> None:
+        """See Cache.interrupt()."""
+        with self._lock:
+            self._interrupts += 1
+            self.now.interrupt()
+
+    def finish(self) -> None:
+        """See Cache.finish()."""
+        if not self._interrupts:
+            self.interrupt()
+        with self._promoting:
+            # Nothing replaces it any more.
+            now = self.now
+        now.finish()
+
+    @property
+    def is_unfinished(self) -> bool:
+        """See Cache.is_unfinished."""
+        return self.now.is_unfinished
+
+    @property
+    def is_settled(self) -> bool:
+        """See Cache.is_settled."""
+        return self.now.is_settled
+
+    def wait_until_settled(self) -> None:
+        """See Served.wait_until_settled()."""
+        with self._promoting:
+            now = self.now
+        now.wait_until_settled()
+
+    def stop(self) -> None:
+        """finish() and close the devices. Idempotent."""
+        self.finish()
+        self.now.stop()
+
+
+def _go_on(standby: Standby) -> None:
+    """Never raises."""
+    try:
+        standby.go_on()
+    except WbcacheError as error:
+        _log.error("this server takes nothing from the owner until it is started again: %s", error)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`wbcache rejoin`: what a standby has that the owner does not, and giving it up."""
+
+import json
+import os
+from datetime import datetime, timezone
+
+from wbcache_core.server.control.client import ask, check_socket
+from wbcache_core.server.history import Facts
+from wbcache_core.units import format_size
+
+
+def run_rejoin(path: str, discard: bool, target: str | None, as_json: bool) -> int:
+    """Ask a running standby; returns the exit status: 1 if there is something that was not given up. Raises
+    ControlError."""
+    check_socket(path, "rejoin")
+    fields = {"save": os.path.abspath(target)} if target else {}
+    facts = ask(path, "rejoin", discard=discard, **fields)["rejoin"]
+    if as_json:
+        print(json.dumps({"rejoin": facts}, indent=2))
+    elif facts["tail"] is None:
+        print("the owner has not said that this standby has anything that it lacks")
+    else:
+        _tell(facts["tail"], facts["saved"])
+    return 1 if facts["tail"] and not facts["saved"] else 0
+
+
+def _tell(tail: Facts, saved: str | None) -> None:
+    print(
+        f"LSN {tail['lsn']} to {tail['head']}, of epoch {tail['epoch']}: {format_size(tail['bytes'])} in "
+        f"{tail['commits']} commits, from {_time(tail['since_ns'])} to {_time(tail['until_ns'])}"
+    )
+    if saved:
+        print(f"given up; a copy is in '{saved}', for wbcache info and wbcache dump")
+        return
+    print(
+        "The owner does not have them: they were written by the owner before, and never reached it. Clients may have "
+        "been\ntold that they are durable. This standby takes nothing until they are given up: wbcache rejoin "
+        "--discard-tail"
+    )
+
+
+def _time(time_ns: int) -> str:
+    return f"{datetime.fromtimestamp(time_ns // 10**9, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
