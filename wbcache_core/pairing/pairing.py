@@ -25,7 +25,7 @@ from wbcache_core.format import origin_facts
 from wbcache_core.format.segment import has_magic as is_descriptor
 from wbcache_core.format.superblock import DATA_START, MAGIC, MIN_LOG_BYTES, SLOT_OFFSETS, Superblock
 from wbcache_core.log.superblocks import newest, read_slots
-from wbcache_core.memory.block_map import LocationMap
+from wbcache_core.memory.block_map import LocationMap, entry_lsn
 from wbcache_core.pairing import fingerprint
 from wbcache_core.pairing.identity import real_path
 from wbcache_core.pairing.mark import OriginSide
@@ -229,6 +229,11 @@ def check_identity(superblock: Superblock, side: OriginSide, log: Device, force:
         )
 
 
+def lacks(superblock: Superblock, locations: LocationMap, block: int) -> bool:
+    """Whether the origin lacks what the log has of a block. The map may still have what is on the origin."""
+    return entry_lsn(locations.get(block)) >= superblock.destaged
+
+
 def check_rest_of_page(superblock: Superblock, origin: Device, log: Device, locations: LocationMap) -> None:
     """Raises WrongPairError for an origin that grew within a page and has data there, if the log holds that page.
 
@@ -236,7 +241,7 @@ def check_rest_of_page(superblock: Superblock, origin: Device, log: Device, loca
     """
     old_end = superblock.origin_bytes
     rest = min(-old_end % PAGE_BYTES, origin.size - old_end)
-    if rest <= 0 or not locations.get(old_end // PAGE_BYTES):
+    if rest <= 0 or not lacks(superblock, locations, old_end // PAGE_BYTES):
         return
     found = bytearray(rest)
     origin.read_into(memoryview(found), old_end)
@@ -258,7 +263,7 @@ def is_origin_changed(
     WrongPairError, DeviceError.
     """
     changed = fingerprint.differing_blocks(
-        origin, superblock.samples, lambda block: bool(locations.get(block)), superblock.origin_bytes
+        origin, superblock.samples, lambda block: lacks(superblock, locations, block), superblock.origin_bytes
     )
     if ORIGIN_CHANGED not in force and changed:
         where = ", ".join(str(block * PAGE_BYTES) for block in changed[:3])

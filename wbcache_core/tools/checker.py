@@ -21,7 +21,6 @@ from wbcache_core.log.geometry import fit
 from wbcache_core.log.reader import LogReader, page_views
 from wbcache_core.log.recovery import Found, Recovered, from_oldest, recover
 from wbcache_core.log.superblocks import newest
-from wbcache_core.memory.block_map import entry_lsn
 from wbcache_core.pairing import fingerprint, pairing
 from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.server.ring_memory import describe_uncommitted
@@ -292,7 +291,7 @@ class _Check:
         superblock, locations = self._superblock, recovered.locations
         pairing.check_size(superblock, origin, self._log)
         changed = fingerprint.differing_blocks(
-            origin, superblock.samples, lambda block: entry_lsn(locations.get(block)) >= superblock.destaged,
+            origin, superblock.samples, lambda block: pairing.lacks(superblock, locations, block),
             superblock.origin_bytes,
         )  # fmt: skip
         # A clean log is served anyway: it holds nothing that the origin lacks.
