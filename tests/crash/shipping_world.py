@@ -89,8 +89,8 @@ class World:
         """Somebody may look at a tail that the owner lacks, and give it up."""
         log = self.standby_log
         if isinstance(error, PartedError) and log and self.rng.random() < 0.7:
-            log._given_up_from = log._parts_at
-            self.counts["given up"] += bool(log._parts_at)
+            log._given_up_from = log.parts_at
+            self.counts["given up"] += bool(log.parts_at)
 
     def _without_link(self):
         """There is no connection for a while."""
@@ -367,7 +367,7 @@ class World:
             except WbcacheError as error:
                 problem = error
                 if isinstance(error, PartedError):
-                    self.standby_log._given_up_from = self.standby_log._parts_at
+                    self.standby_log._given_up_from = self.standby_log.parts_at
         else:
             raise AssertionError(f"the peer does not get everything: {problem}; {self.refusals[-3:]}")
         assert peer.committed == owner.line.committed

@@ -3,7 +3,6 @@
 
 import os
 import socket
-import threading
 import time
 
 import nbd
@@ -11,21 +10,13 @@ import pytest
 
 from tests.support import clients
 from tests.support.control import ask, wbcache
-from tests.support.peer_pair import PeerPair
+from tests.support.peer_pair import begin_flush
 from tests.support.tls_keys import Authority, psk_file
 
 PEER = {"flush": "peer", "fua": "peer", "peer_timeout": "2s"}
 LIMIT_S = 30
 SEVERAL_ATTEMPTS_S = 1.5
 HOSTS = ("dns_name = localhost", "ip_address = 127.0.0.1")
-
-
-@pytest.fixture
-def hosts(folder):
-    hosts = PeerPair(folder)
-    hosts.pair.make_origin(8 << 20)
-    yield hosts
-    hosts.pair.destroy()
 
 
 @pytest.fixture(scope="module")
@@ -222,15 +213,7 @@ def test_an_owner_without_the_right_key_goes_on_as_it_was_told(hosts, folder, ke
     peer = f"nbds://wbcache@localhost:{port}?tls-psk-file={mine}"
     owner = hosts.owner(0, **(PEER | {"peer_timeout": "1s"}), peer=peer, peer_lost=peer_lost)
     with clients.connection(owner.uri) as handle:
-        done = threading.Event()
-
-        def write():
-            handle.pwrite(b"x" * 4096, 0)
-            handle.flush()
-            done.set()
-
-        thread = threading.Thread(target=write)
-        thread.start()
+        thread, done = begin_flush(handle)
         facts = hosts.wait_until(0, lambda facts: facts["problem"])
         assert "does not accept the key of user 'wbcache'" in facts["problem"]
         assert done.wait(5) == (peer_lost == "continue")

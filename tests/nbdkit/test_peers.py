@@ -7,7 +7,6 @@ WBCACHE_TEST_ROUNDS sets the number of kills of each kind.
 import os
 import random
 import signal
-import threading
 import time
 
 import nbd
@@ -16,22 +15,13 @@ import pytest
 from tests.support import clients
 from tests.support.control import ask, wbcache
 from tests.support.nbdkit_server import running
-from tests.support.peer_pair import PeerPair
+from tests.support.peer_pair import PAGES, begin_flush
 from tests.support.stamped_blocks import blocks_of, check_after_crash, read_sequences
 from tests.support.stamped_load import load_until
 from tests.support.stopped import stop_process
 
-PAGES = 600
 ROUNDS = int(os.environ.get("WBCACHE_TEST_ROUNDS", "10"))
 PEER = {"flush": "peer", "fua": "peer", "peer_timeout": "2s"}
-
-
-@pytest.fixture
-def hosts(folder):
-    hosts = PeerPair(folder)
-    hosts.pair.make_origin(PAGES * 4096 + 512)
-    yield hosts
-    hosts.pair.destroy()
 
 
 def found_at(uri, blocks):
@@ -131,15 +121,7 @@ def test_waiting_for_a_peer_that_is_away(hosts):
     before = hosts.pair.origin.read_bytes()
     with clients.connection(owner.uri) as handle:
         # The first writes need to know what of its log the peer needs.
-        done = threading.Event()
-
-        def write():
-            handle.pwrite(b"x" * 4096, 0)
-            handle.flush()
-            done.set()
-
-        thread = threading.Thread(target=write)
-        thread.start()
+        thread, done = begin_flush(handle)
         assert not done.wait(3)
         assert hosts.pair.origin.read_bytes() == before
         hosts.standby(1)

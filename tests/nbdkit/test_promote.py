@@ -11,20 +11,11 @@ import pytest
 from tests.support import clients
 from tests.support.control import ask, wbcache
 from tests.support.nbdkit_server import running
-from tests.support.peer_pair import PeerPair
+from tests.support.peer_pair import PAGES
 from tests.support.stopped import stop_process
 from wbcache_core.format import standby_state
 
-PAGES = 600
 PEER = {"flush": "peer", "fua": "peer", "peer_timeout": "1s"}
-
-
-@pytest.fixture
-def hosts(folder):
-    hosts = PeerPair(folder)
-    hosts.pair.make_origin(PAGES * 4096 + 512)
-    yield hosts
-    hosts.pair.destroy()
 
 
 def promote(hosts, number, *words):

@@ -3,6 +3,7 @@
 
 import contextlib
 import itertools
+import threading
 import time
 
 from tests.support import clients
@@ -10,6 +11,22 @@ from tests.support.control import ask
 from tests.support.nbdkit_server import CachePair
 
 LIMIT_S = 30
+PAGES = 600
+"""Whole ones, of the origin of the fixture `hosts`."""
+
+
+def begin_flush(handle):
+    """Write a page of x at 0 and flush, in a thread; returns that and an Event, which is set when it is answered."""
+    done = threading.Event()
+
+    def write():
+        handle.pwrite(b"x" * 4096, 0)
+        handle.flush()
+        done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    return thread, done
 
 
 class PeerPair:

@@ -8,14 +8,10 @@ entries below `destaged` for a while, which count as if they were not there.
 
 from typing import NamedTuple
 
-from wbcache_core.clock import Reading
 from wbcache_core.format.segment import Descriptor
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.geometry import LogEnd
 from wbcache_core.log.recovery import Recovered
-from wbcache_core.memory.block_map import LocationMap
-from wbcache_core.memory.record_index import CoveredLog
-from wbcache_core.memory.segment_table import SegmentTable
 
 _LAG_LSNS = 4096
 """So much is entered in the map at once, and is left to be entered at a takeover at the most."""
@@ -36,20 +32,16 @@ class Taken(NamedTuple):
 class HotLog:
     """StandbyLog's lock guards it."""
 
-    def __init__(self, superblock: Superblock, found: Recovered | None = None) -> None:
-        """A log as recovery found it, or one without a segment, which begins at `destaged`."""
-        self.table = found.table if found else SegmentTable()
-        self._covered = found.covered if found else CoveredLog(superblock.origin_bytes)
-        self._locations = found.locations if found else LocationMap()
-        self._entered = self._head = found.head if found else superblock.destaged
+    def __init__(self, superblock: Superblock, found: Recovered) -> None:
+        """A log as recovery found it."""
+        self.table = found.table
+        self._covered = found.covered
+        self._locations = found.locations
+        self._entered = self._head = found.head
         """The map has everything below, and the records everything below `_head`."""
         self._superblock = superblock
         self._swept_to = superblock.destaged
         self._sweep_next: int | None = None
-        if not found and superblock.destaged_time_ns:
-            self._covered.generations.append(
-                superblock.destaged_generation, superblock.destaged, Reading(superblock.destaged_time_ns)
-            )
 
     def append(self, descriptor: Descriptor, place: int) -> None:
         """The segment that follows the last one is at that position."""

@@ -190,6 +190,11 @@ def recover(
     return sound.recovered(discarded)
 
 
+def without_segments(superblock: Superblock) -> Recovered:
+    """What recover() finds in a log that ends at `destaged`."""
+    return _SoundChain(superblock, None).recovered(None)
+
+
 def from_oldest(reader: LogReader, superblock: Superblock) -> Superblock | None:
     """A superblock with which recover() begins at `oldest`, so that the clean segments are among those it finds.
 

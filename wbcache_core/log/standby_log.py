@@ -45,7 +45,7 @@ from wbcache_core.log.owner_claims import (
     find_cut,
 )
 from wbcache_core.log.reader import LogReader
-from wbcache_core.log.recovery import recover
+from wbcache_core.log.recovery import Recovered, recover, without_segments
 from wbcache_core.log.shipment import segment_in
 from wbcache_core.log.shipped_superblock import destaged_as, write_destaged, write_shipped
 from wbcache_core.log.superblocks import SuperblockStore, newest
@@ -65,9 +65,17 @@ def recovered_log(device: Device, slots: list[Superblock | None] | None) -> "Sta
     superblock = newest(slots) if slots else None
     if slots is None or superblock is None:
         return StandbyLog(device, None, None, 0, LogEnd(0, 0, 0, Reading(0)))
-    found = recover(device, LogReader(device, superblock.data_pages, superblock.uuid), superblock)
-    last = found.last.descriptor.epoch if found.last else NO_EPOCH
-    return StandbyLog(device, slots, HotLog(superblock, found), found.head, found.end, last)
+    found = _recovered(device, superblock)
+    return StandbyLog(device, slots, HotLog(superblock, found), found.head, found.end, _last_epoch(found))
+
+
+def _recovered(device: Device, superblock: Superblock) -> Recovered:
+    """Raises DamagedLogError, LogVersionError, DeviceError."""
+    return recover(device, LogReader(device, superblock.data_pages, superblock.uuid), superblock)
+
+
+def _last_epoch(found: Recovered) -> Epoch:
+    return found.last.descriptor.epoch if found.last else NO_EPOCH
 
 
 class Sender:
@@ -105,9 +113,9 @@ class StandbyLog:
         self._stopping = self._is_taken = False
         self._standing: Standing | None = None
         """What the owner said last, of the epoch that it had then."""
-        self._parts_at = self._given_up_from = 0
-        """The LSN from which on the owner does not have what is here, as it says; and the one from which on somebody
-        has given that up. 0 for none."""
+        self.parts_at = self._given_up_from = 0
+        """The LSN from which on the owner does not have what is here, as it says, which may be read without the lock;
+        and the one from which on somebody has given that up. 0 for none."""
         self._scratch = aligned_buffer(MAX_SEGMENT_PAGES << PAGE_SHIFT)
         self.last_sign = 0.0
         """When the owner last asked for anything, in seconds of time.monotonic()."""
@@ -285,7 +293,7 @@ class StandbyLog:
         self._sync()
         wanted = destaged_as(self._store.current, sent)
         try:
-            found = recover(self._device, LogReader(self._device, wanted.data_pages, wanted.uuid), wanted)
+            found = _recovered(self._device, wanted)
         except LogRefusedError:
             found = None
         if found is None or found.head < self._head:
@@ -321,8 +329,8 @@ class StandbyLog:
         bury_discarded(
             self._device, current.data_pages, current.destaged_place, current.destaged_place + current.data_pages
         )
-        self._store, self._order, self._hot = store, EpochOrder(current), HotLog(current)
-        self._parts_at = self._given_up_from = 0
+        self._store, self._order, self._hot = store, EpochOrder(current), HotLog(current, without_segments(current))
+        self.parts_at = self._given_up_from = 0
         self._head = self._synced = current.destaged
         # No generation has this number, so the first segment needs no sync.
         self._end = LogEnd(current.destaged_place, current.destaged_previous, 0, self._end.time)
@@ -332,13 +340,12 @@ class StandbyLog:
         """The superblocks say so already. Lock held. Raises DeviceError."""
         assert self._store and self._hot
         _log.warning(
-            "LSN %d to %d are given up: the owner began a new epoch there, and never answered a flush for them",
-            lsn, self._head,
-        )  # fmt: skip
+            "LSN %d to %d are cut off: the owner does not have them, and began a new epoch there", lsn, self._head
+        )
         data_pages = self._store.current.data_pages
         # Each says what was committed, which must not count any more.
         table, self._hot = self._hot.table, None
-        self._parts_at = self._given_up_from = 0
+        self.parts_at = self._given_up_from = 0
         cut_off = table.first_lsns_between(lsn, self._head)
         self._head = self._synced = lsn
         self._end = end
@@ -353,7 +360,7 @@ class StandbyLog:
             return
         current = self._store.current
         try:
-            found = recover(self._device, LogReader(self._device, current.data_pages, current.uuid), current)
+            found = _recovered(self._device, current)
         except LogRefusedError as error:
             raise DeviceError(str(error)) from None
         if found.head < self._head:
@@ -362,7 +369,7 @@ class StandbyLog:
                 "start this standby once with force=discard-log"
             )
         self._hot, self._head, self._end = HotLog(current, found), found.head, found.end
-        self._last_epoch = found.last.descriptor.epoch if found.last else NO_EPOCH
+        self._last_epoch = _last_epoch(found)
 
     def take_standing(self, sender: Sender, page: memoryview) -> None:
         """What the owner says about itself. Raises ShipmentError, NotOwnerError: from then on nothing of this sender is
@@ -374,7 +381,7 @@ class StandbyLog:
                 if standing.has_parted:
                     table = self._hot.table if self._hot else None
                     check_parting(standing, self.superblock, table, self._head, self._device)
-                    self._parts_at = standing.lsn
+                    self.parts_at = standing.lsn
                 else:
                     check_standing(standing, self.superblock, self._head)
                     self._standing = standing
@@ -382,12 +389,6 @@ class StandbyLog:
                 self._refuse(sender, str(error))
                 raise ShipmentError(f"what was sent is no standing: {error}") from None
             self.last_sign = time.monotonic()
-
-    @property
-    def parts_at(self) -> int:
-        """The LSN from which on the owner does not have what is here, as it says; 0 if it says nothing. May be read
-        without the lock."""
-        return self._parts_at
 
     def tail(self) -> Tail | None:
         """What the owner does not have, and says that it does not; None if there is nothing. Raises DeviceError,
@@ -397,7 +398,7 @@ class StandbyLog:
 
     def _tail(self) -> Tail | None:
         """Lock held. Raises DeviceError, DamagedPageError."""
-        lsn, current = self._parts_at, self.superblock
+        lsn, current = self.parts_at, self.superblock
         if not (lsn and current and self._hot and current.destaged <= lsn < self._head):
             return None
         return tail.look_at(self._device, current, self._hot.table, lsn, self._head)

@@ -6,11 +6,10 @@
 
 import copy
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection
 
-from wbcache_core.errors import ControlError, NotOwnerError, OutOfRangeError, WbcacheError
+from wbcache_core.errors import ControlError, NotOwnerError, WbcacheError
 from wbcache_core.format import standby_state
 from wbcache_core.format.standby_state import StandbyState
 from wbcache_core.format.superblock import Superblock
@@ -19,10 +18,10 @@ from wbcache_core.server import status as status_facts
 from wbcache_core.server.cache import Cache
 from wbcache_core.server.config import IN_USE, OWNER, REFUSE, STANDBY, Config
 from wbcache_core.server.history import Facts
+from wbcache_core.server.replaceable import Replaceable
 from wbcache_core.server.served import Served
-from wbcache_core.server.standby import EXPORT, INCOMPLETE, OWNER_ALIVE, LogExport, Standby
+from wbcache_core.server.standby import EXPORT, INCOMPLETE, OWNER_ALIVE, LogExport, Standby, check_reads_state
 from wbcache_core.server.writers import Writers
-from wbcache_core.units import PAGE_BYTES
 
 _log = logging.getLogger("wbcache")
 
@@ -44,8 +43,7 @@ class TakenLogExport:
 
     def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
         """The state page: the epoch counts. Raises OutOfRangeError."""
-        if offset or len(buffer) != PAGE_BYTES:
-            raise OutOfRangeError(f"of the export '{EXPORT}' only the first {PAGE_BYTES} bytes can be read, at once")
+        check_reads_state(buffer, offset)
         buffer[:] = standby_state.encode(self._state)
 
     def write(self, *_: object, **__: object) -> None:
@@ -60,27 +58,17 @@ class TakenLogExport:
         """The connection has ended."""
 
 
-class Node:
-    """Locks, outermost first: `_promoting` is held by promote(); `_lock` guards `now`, `writers`, `_taken_log` and
-    `_interrupts`, and is held while `now` is interrupted."""
+class Node(Replaceable[Served | Standby]):
+    """`_replacing` is held by promote(), which alone writes `writers` and `_taken_log`, before it replaces `now`."""
 
     def __init__(self, config: Config, may_spawn: bool = False) -> None:
         """As of Standby and Served. Raises WbcacheError."""
         self._config = config
         self._may_spawn = may_spawn
-        self._promoting = threading.Lock()
-        self._lock = threading.Lock()
-        self._interrupts = 0
+        super().__init__(Standby(config) if config.role == STANDBY else Served(config, may_spawn=may_spawn))
         self._taken_log: TakenLogExport | None = None
-        self.now: Served | Standby
-        """May be read without the lock, and so may `writers`: a standby that is being replaced takes nothing."""
-        self.writers: Writers | None = None
+        self.writers = Writers(self.now) if isinstance(self.now, Served) else None
         """None for a standby."""
-        if config.role == STANDBY:
-            self.now = Standby(config)
-        else:
-            self.now = Served(config, may_spawn=may_spawn)
-            self.writers = Writers(self.now)
 
     @property
     def served(self) -> Served | None:
@@ -97,10 +85,10 @@ class Node:
     def open_log(self, name: str, is_exposed: Callable[[], bool]) -> LogExport | TakenLogExport | None:
         """What a connection of the owner gets; None if that name means something else. Raises ExportNameError,
         ExposedError."""
-        with self._lock:
-            if isinstance(self.now, Standby):
-                return self.now.open_export(name, is_exposed())
-            return self._taken_log if name == EXPORT else None
+        now = self.now
+        if isinstance(now, Standby):
+            return now.open_export(name, is_exposed())
+        return self._taken_log if name == EXPORT else None
 
     def promote(self, force: Collection[str]) -> Facts:
         """Have a standby take over; returns what was done. For one thread at a time.
@@ -111,8 +99,8 @@ class Node:
         unknown = [word for word in force if word not in PROMOTE_WORDS]
         if unknown:
             raise ControlError(f"'{unknown[0]}' is not one of {', '.join(PROMOTE_WORDS)}")
-        with self._promoting:
-            self.now.check_not_stopping()
+        with self._replacing:
+            self.check_not_stopping()
             standby = self.now
             if not isinstance(standby, Standby):
                 raise ControlError("this server is the owner of the volume already")
@@ -130,7 +118,7 @@ class Node:
         return {**status_facts.epochs(superblock), "lsn": switch.first_lsn, "seconds": seconds}
 
     def _take_over(self, standby: Standby, force: Collection[str]) -> Cache:
-        """`_promoting` held. Raises the same as promote()."""
+        """`_replacing` held. Raises the same as promote()."""
         config = copy.copy(self._config)
         config.role, config.plain_tcp = OWNER, REFUSE
         config.force = (config.force & {IN_USE}) | {TAKE_OVER} | (set(force) & {ORIGIN_CHANGED, ORIGIN_MOVED})
@@ -142,7 +130,8 @@ class Node:
             served.activate()
             cache = served.now
             assert isinstance(cache, Cache)
-            self._become(served, TakenLogExport(cache.newest_superblock, size))
+            self._taken_log, self.writers = TakenLogExport(cache.newest_superblock, size), Writers(served)
+            self._put(served)
             return cache
         except BaseException:
             if served:
@@ -150,55 +139,9 @@ class Node:
             _go_on(standby)
             raise
 
-    def _become(self, served: Served, taken_log: TakenLogExport) -> None:
-        with self._lock:
-            self.now, self.writers, self._taken_log = served, Writers(served), taken_log
-            for _ in range(self._interrupts):
-                served.interrupt()
-
-    def check_not_stopping(self) -> None:
-        """Raises StoppedError."""
-        self.now.check_not_stopping()
-
     def metrics(self) -> bytes:
         """The status for Prometheus."""
         return self.now.metrics()
-
-    def interrupt(self) -> None:
-        """See Cache.interrupt()."""
-        with self._lock:
-            self._interrupts += 1
-            self.now.interrupt()
-
-    def finish(self) -> None:
-        """See Cache.finish()."""
-        if not self._interrupts:
-            self.interrupt()
-        with self._promoting:
-            # Nothing replaces it any more.
-            now = self.now
-        now.finish()
-
-    @property
-    def is_unfinished(self) -> bool:
-        """See Cache.is_unfinished."""
-        return self.now.is_unfinished
-
-    @property
-    def is_settled(self) -> bool:
-        """See Cache.is_settled."""
-        return self.now.is_settled
-
-    def wait_until_settled(self) -> None:
-        """See Served.wait_until_settled()."""
-        with self._promoting:
-            now = self.now
-        now.wait_until_settled()
-
-    def stop(self) -> None:
-        """finish() and close the devices. Idempotent."""
-        self.finish()
-        self.now.stop()
 
 
 def _go_on(standby: Standby) -> None:

@@ -7,7 +7,6 @@
 import contextlib
 import logging
 import os
-import threading
 from collections.abc import Iterator
 
 from wbcache_core import __version__
@@ -30,6 +29,7 @@ from wbcache_core.server.log_preparation import check_joinable
 from wbcache_core.server.metrics import exposition
 from wbcache_core.server.new_log import NewLog
 from wbcache_core.server.opening import Joining
+from wbcache_core.server.replaceable import Replaceable
 from wbcache_core.server.succession import Succession
 from wbcache_core.volume.switch import Switch
 
@@ -40,9 +40,8 @@ PATIENCE = 30.0
 ATTACHED, DETACHED = "attached", "detached"
 
 
-class Served:
-    """Locks, outermost first: `_switching` is held by whoever replaces `now`; `_lock` guards `now` and `_interrupts`,
-    and is held while `now` is interrupted. `_cache` is `now` if that is a Cache, and guarded by `_switching`."""
+class Served(Replaceable[Cache | Bypass]):
+    """`_cache` is `now` if that is a Cache, and guarded by `_replacing`."""
 
     def __init__(
         self, config: Config, origin: Device | None = None, log: Device | None = None, may_spawn: bool = False,
@@ -52,12 +51,9 @@ class Served:
         self._may_spawn = may_spawn
         self._patience = patience
         self._lasting = Lasting(config)
-        self._switching = threading.Lock()
-        self._lock = threading.Lock()
-        self._interrupts = 0
-        self._cache: Cache | None = Cache(config, origin, log, may_spawn, self._lasting, taken=taken)
-        self.now: Cache | Bypass = self._cache
-        """May be read without the lock: what is replaced refuses to begin anything, or starts over."""
+        cache = Cache(config, origin, log, may_spawn, self._lasting, taken=taken)
+        super().__init__(cache)
+        self._cache: Cache | None = cache
         self.switch = Switch(self.now.volume)
 
     @property
@@ -80,13 +76,8 @@ class Served:
             except StoppedError:
                 self.check_not_stopping()
             # It was being replaced. Not much longer.
-            with self._switching:
+            with self._replacing:
                 pass
-
-    def check_not_stopping(self) -> None:
-        """Raises StoppedError."""
-        if self._interrupts:
-            raise StoppedError("the server is shutting down")
 
     def note_changes(self) -> None:
         """Have the events note what has changed since the last call. For one thread at a time."""
@@ -103,7 +94,7 @@ class Served:
         Raises ControlError, RequestError, and what activate() raises: then everything goes on as before, except that a
         drain may have begun. For one thread at a time, the one that tags and drains.
         """
-        with self._switching:
+        with self._replacing:
             self.check_not_stopping()
             self._check_no_peers()
             if self._cache is None:
@@ -119,7 +110,7 @@ class Served:
             )
 
     def _detach(self, cache: Cache, ends_past: bool) -> Facts:
-        """`_switching` held. Raises the same."""
+        """`_replacing` held. Raises the same."""
         cache.activate()
         cache.succession.check_not_failed()
         cache.handover.give_up_past(ends_past)
@@ -148,7 +139,7 @@ class Served:
         Raises what a start with the log would raise, and what detach() raises. A log that is refused leaves everything
         as it was. If something fails that nobody could foresee, the former log is detached, which the error says.
         """
-        with self._switching:
+        with self._replacing:
             self.check_not_stopping()
             self._check_no_peers()
             config = self._config(log, formats, log_size)
@@ -191,7 +182,7 @@ class Served:
             check_joinable(config, cache.handover.origin, Joining(formats))
 
     def _attach(self, bypass: Bypass, config: Config, formats: bool) -> None:
-        """`_switching` held. Raises the same as attach()."""
+        """`_replacing` held. Raises the same as attach()."""
         origin = bypass.origin
         with _helpful():
             cache = Cache(config, origin, None, self._may_spawn, self._lasting, Joining(formats))
@@ -214,7 +205,7 @@ class Served:
         _log.info("log '%s' is attached to origin '%s'", config.log, origin.name)
 
     def _succeed(self, cache: Cache, config: Config, formats: bool, ends_past: bool) -> Facts:
-        """`_switching` held. Raises the same as attach()."""
+        """`_replacing` held. Raises the same as attach()."""
         succession, log = cache.succession, cache.status()["log"]
         succession.begin(self._patience, ends_past)
         try:
@@ -255,49 +246,9 @@ class Served:
         return cache
 
     def _replace(self, old: Cache | Bypass, new: Cache | Bypass) -> None:
-        with self._lock:
-            self.now = new
-            for _ in range(self._interrupts):
-                new.interrupt()
+        self._put(new)
         self.switch.change(new.volume)
         old.let_go()
-
-    def interrupt(self) -> None:
-        """See Cache.interrupt()."""
-        with self._lock:
-            self._interrupts += 1
-            self.now.interrupt()
-
-    def finish(self) -> None:
-        """See Cache.finish()."""
-        if not self._interrupts:
-            self.interrupt()
-        with self._switching:
-            # Nothing replaces it any more.
-            now = self.now
-        now.finish()
-
-    @property
-    def is_unfinished(self) -> bool:
-        """See Cache.is_unfinished and Bypass.is_unfinished."""
-        return self.now.is_unfinished
-
-    @property
-    def is_settled(self) -> bool:
-        """See Cache.is_settled."""
-        return self.now.is_settled
-
-    def wait_until_settled(self) -> None:
-        """Return when is_settled. Call it only after interrupt(), if finish() has been called, or will be by another
-        thread."""
-        with self._switching:
-            now = self.now
-        now.wait_until_settled()
-
-    def stop(self) -> None:
-        """finish() and close the devices. Idempotent."""
-        self.finish()
-        self.now.stop()
 
 
 @contextlib.contextmanager

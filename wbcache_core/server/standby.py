@@ -48,6 +48,12 @@ _ALIVE_SECONDS = 30.0
 """An owner that has not said how often it gives a sign of life is taken for lost after so long."""
 
 
+def check_reads_state(buffer: memoryview | bytearray, offset: int) -> None:
+    """Whether that is a read of the state page. Raises OutOfRangeError."""
+    if offset or len(buffer) != PAGE_BYTES:
+        raise OutOfRangeError(f"of the export '{EXPORT}' only the first {PAGE_BYTES} bytes can be read, at once")
+
+
 class LogExport:
     """What one connection calls. Offsets and lengths are bytes; raises RequestError and DeviceError."""
 
@@ -60,8 +66,7 @@ class LogExport:
 
     def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
         """The state page, which is all that can be read."""
-        if offset or len(buffer) != PAGE_BYTES:
-            raise OutOfRangeError(f"of the export '{EXPORT}' only the first {PAGE_BYTES} bytes can be read, at once")
+        check_reads_state(buffer, offset)
         buffer[:] = self._log.state(self._sender)
 
     def write(self, data: bytes | bytearray | memoryview, offset: int, fua: bool = False) -> None:

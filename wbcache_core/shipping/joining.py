@@ -70,11 +70,10 @@ def join(
     elif state.epoch == superblock.epoch and state.head > committed:
         return None
     end = _end_of_common_part(name, state, superblock, own_epoch)
-    is_given_up = end == state.given_up_from and end < state.head
     if end < superblock.destaged:
         return Joined("begin-again", superblock.destaged, beginning(superblock))
     # The standby compares what it has there.
-    return Joined("discard-tail" if is_given_up else "cut", end, as_of(superblock, end))
+    return Joined("discard-tail" if end == state.given_up_from else "cut", end, as_of(superblock, end))
 
 
 def _check_volume(name: str, state: StandbyState, superblock: Superblock) -> None:

@@ -3,8 +3,8 @@
 
 import json
 import os
-from datetime import datetime, timezone
 
+from wbcache_core.memory.moments import words
 from wbcache_core.server.control.client import ask, check_socket
 from wbcache_core.server.history import Facts
 from wbcache_core.units import format_size
@@ -28,7 +28,7 @@ def run_rejoin(path: str, discard: bool, target: str | None, as_json: bool) -> i
 def _tell(tail: Facts, saved: str | None) -> None:
     print(
         f"LSN {tail['lsn']} to {tail['head']}, of epoch {tail['epoch']}: {format_size(tail['bytes'])} in "
-        f"{tail['commits']} commits, from {_time(tail['since_ns'])} to {_time(tail['until_ns'])}"
+        f"{tail['commits']} commits, from {words(tail['since_ns'])} to {words(tail['until_ns'])}"
     )
     if saved:
         print(f"given up; a copy is in '{saved}', for wbcache info and wbcache dump")
@@ -38,7 +38,3 @@ def _tell(tail: Facts, saved: str | None) -> None:
         "been\ntold that they are durable. This standby takes nothing until they are given up: wbcache rejoin "
         "--discard-tail"
     )
-
-
-def _time(time_ns: int) -> str:
-    return f"{datetime.fromtimestamp(time_ns // 10**9, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"

@@ -5,7 +5,6 @@ from wbcache_core.errors import ControlError
 from wbcache_core.server.control.commands import ControlCommands, attempt, parse, refusal
 from wbcache_core.server.control.server import Answer
 from wbcache_core.server.node import Node
-from wbcache_core.server.served import Served
 from wbcache_core.server.standby import Standby
 
 
@@ -14,16 +13,14 @@ class NodeCommands:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._served: Served | None = None
         self._commands: ControlCommands | None = None
         # What they count begins now.
         self._of_owner()
 
     def _of_owner(self) -> ControlCommands | None:
         """None for a standby."""
-        served = self._node.served
-        if served and served is not self._served:
-            self._served, self._commands = served, ControlCommands(served)
+        if self._commands is None and (served := self._node.served):
+            self._commands = ControlCommands(served)
         return self._commands
 
     def tick(self) -> None:
