@@ -302,8 +302,13 @@ class StandbyLog:
                 "origin again: start this standby once with force=discard-log"
             )
         write_destaged(self._store, wanted)
-        self._hot = HotLog(self._store.current, found)
+        self._go_on_from(self._store.current, found)
         return self._store.current
+
+    def _go_on_from(self, current: Superblock, found: Recovered) -> None:
+        """That is what the log has, as recovery sees it. Lock held."""
+        self._hot, self._head, self._end = HotLog(current, found), found.head, found.end
+        self._last_epoch = _last_epoch(found)
 
     def _cut(self, sent: Superblock, current: Superblock) -> tuple[int, LogEnd] | None:
         """Where that superblock ends the log, if before the present end. Lock held. Raises as find_cut() does."""
@@ -368,8 +373,7 @@ class StandbyLog:
                 f"log '{self._device.name}' cannot be read back from LSN {found.head} on; restore the log device, or "
                 "start this standby once with force=discard-log"
             )
-        self._hot, self._head, self._end = HotLog(current, found), found.head, found.end
-        self._last_epoch = _last_epoch(found)
+        self._go_on_from(current, found)
 
     def take_standing(self, sender: Sender, page: memoryview) -> None:
         """What the owner says about itself. Raises ShipmentError, NotOwnerError: from then on nothing of this sender is

@@ -457,3 +457,16 @@ def test_the_origin_may_count_as_older_at_a_new_owner(standby, owner):
     standby.send(owner.commit(3))
     standby.restart(standby.disk.crash(0, "none"))
     assert (standby.state.destaged, standby.state.oldest) == (1, 1)
+
+
+def test_the_origin_may_count_as_older_for_a_log_that_was_empty_at_its_start(standby, owner):
+    """What it reaches back to says of which epoch its last segment is, and nothing of it is cut off."""
+    end, head = owner.ends[-1], owner.head
+    place = {"destaged_place": end.place, "destaged_previous": end.previous, "destaged_generation": end.generation}
+    newer = {"destaged": head, "batch_end": head, "committed": head}
+    standby.tell(owner.page(**newer, **place))
+    standby.restart(standby.disk.crash(0, "none"))
+    standby.tell(owner.next_epoch(head, end.previous, committed=head))
+    standby.send(owner.commit(3))
+    standby.restart(standby.disk.crash(0, "none"))
+    assert (standby.state.destaged, standby.state.head) == (1, owner.head)
