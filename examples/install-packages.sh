@@ -27,8 +27,8 @@ packages[run]="python3 python3-sortedcontainers python3-xxhash python3-zstandard
 packages[quickstart]="${packages[run]} libnbd-bin e2fsprogs"
 packages[test]="${packages[quickstart]} python3-hypothesis python3-libnbd python3-pip python3-pytest
     python3-setuptools python3-venv python3-wheel
-    python3-pytest-timeout python3-pytest-xdist busybox-static cpio fdisk fio fuse3 gnutls-bin kmod libvirt-clients
-    libvirt-daemon libvirt-daemon-driver-qemu mount procps python3-matplotlib
+    python3-pytest-timeout python3-pytest-xdist busybox-static cpio fdisk fio fuse3 gnutls-bin iproute2 kmod libvirt-clients
+    libvirt-daemon libvirt-daemon-driver-qemu mount nftables procps python3-matplotlib
     prometheus python3-prometheus-client python3-rich qemu-system-x86 qemu-utils systemd util-linux xfsprogs"
 # Ubuntu has browsers only as snaps; tests/run.sh leaves out what needs one there.
 [[ $(. /etc/os-release; echo "$ID") = ubuntu ]] || packages[test]+=" chromium-headless-shell"

@@ -69,6 +69,7 @@ from wbcache_core import __version__
 from wbcache_core.errors import ExportNameError, StoppedError, VolumeReplacedError, WbcacheError, errno_for_client
 from wbcache_core.format import segment as segment_format
 from wbcache_core.format import superblock as superblock_format
+from wbcache_core.format.standby_state import DESCRIPTION as LOG_DESCRIPTION
 from wbcache_core.memory import moments
 from wbcache_core.nbdkit_process import exit_status, thread_state
 from wbcache_core.nbdkit_process.client_sockets import ClientSockets, allow_more_descriptors
@@ -83,7 +84,6 @@ from wbcache_core.server.control.socket import ControlSocket
 from wbcache_core.server.metrics import load_client
 from wbcache_core.server.metrics_server import MetricsServer
 from wbcache_core.server.node import Node
-from wbcache_core.server.standby import DESCRIPTION as LOG_DESCRIPTION
 from wbcache_core.server.standby import EXPORT as LOG_EXPORT
 from wbcache_core.units import MIB, PAGE_BYTES, quoted
 from wbcache_core.volume.export import descriptions, level_of

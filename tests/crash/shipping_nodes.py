@@ -87,6 +87,7 @@ class SimulatedLink:
         self.silent_for = 0.0
         self._is_broken = False
         self._state = None
+        self.identity = ""
 
     def close(self):
         self._is_broken = True

@@ -17,7 +17,7 @@ from wbcache_core.errors import PartedError, SupersededError, WbcacheError
 from wbcache_core.format.peer_standing import is_standing
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import recover
-from wbcache_core.log.standby_log import recovered_log
+from wbcache_core.log.standby_log import StandbyLog
 from wbcache_core.log.superblocks import newest, read_slots
 from wbcache_core.shipping.peer import UP_TO_DATE
 
@@ -266,7 +266,7 @@ class World:
         disk = self.standby_node.disk
         while True:
             slots = read_slots(disk)
-            log = recovered_log(disk, slots if newest(slots) else None)
+            log = StandbyLog(disk, slots if newest(slots) else None)
             try:
                 log.prepare()
             except PowerCut:

@@ -6,6 +6,7 @@ from tests.mutations.mutation import Mutation
 _STANDBY, _JOINING = "tests/unit/log/test_standby_log.py", "tests/unit/shipping/test_joining.py"
 _TLS = "tests/nbdkit/test_peer_tls.py"
 _HOT = "tests/unit/log/test_hot_log.py"
+_COPY = "tests/unit/log/test_log_copy.py"
 _PEERS, _COPIES = "tests/unit/shipping/test_peers.py", "tests/model/test_copies.py"
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -13,23 +14,23 @@ MUTATIONS: tuple[Mutation, ...] = (
         "shipped-and-not-synced",
         "a standby answers a segment with FUA without a sync",
         "log/standby_log.py",
-        "                if is_durable:\n                    self._sync()\n",
+        "            if is_durable:\n                self._copy.sync()\n",
         "",
         _STANDBY,
     ),
     Mutation(
         "generations-synced-together",
         "a standby writes a generation before the one before is durable",
-        "log/standby_log.py",
-        "        if descriptor.generation != self._end.generation:\n            self._sync()\n",
+        "log/log_copy.py",
+        "        if first.generation != self._end.generation:\n            self.sync()\n",
         "",
         f"{_STANDBY}::test_a_generation_is_durable_before_the_next_is_written",
     ),
     Mutation(
         "shipped-superblock-before-its-segments",
         "a standby writes a superblock before the segments that it calls committed are durable",
-        "log/standby_log.py",
-        "        self._sync()\n        write_shipped(self._store, sent, begins_there=sent.oldest",
+        "log/log_copy.py",
+        "        self.sync()\n        write_shipped(self._store, sent, begins_there=sent.oldest",
         "        write_shipped(self._store, sent, begins_there=sent.oldest",
         f"{_STANDBY}::test_everything_is_durable_before_a_superblock_is_written",
     ),
@@ -63,7 +64,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "log/owner_claims.py",
         "    if other.number < mine.number or (",
         "    if False or (",
-        f"{_STANDBY}::test_an_older_epoch_is_refused",
+        f"{_COPY}::test_an_older_epoch_is_refused",
     ),
     Mutation(
         "two-connections-are-heard",
@@ -77,8 +78,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "state-that-may-be-lost",
         "a standby says that it has what it has not synced",
         "log/standby_log.py",
-        "            self._sync()\n            self._read_again()\n            return standby_state",
-        "            self._read_again()\n            return standby_state",
+        "            self._copy.sync()\n            return standby_state",
+        "            return standby_state",
         f"{_STANDBY}::test_asking_for_the_state_makes_it_durable",
     ),
     Mutation(
@@ -87,7 +88,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "log/owner_claims.py",
         "    if end.previous != previous:\n",
         "    if False:\n",
-        f"{_STANDBY}::test_a_tail_is_not_cut_off_where_the_logs_differ",
+        f"{_COPY}::test_a_tail_is_not_cut_off_where_the_logs_differ",
     ),
     Mutation(
         "tails-of-others-are-cut-off",
@@ -146,6 +147,30 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_PEERS}::test_who_is_let_in",
     ),
     Mutation(
+        "one-standby-counts-twice",
+        "two names of one standby are taken for two peers",
+        "shipping/peer.py",
+        "                if identity and other is not peer and other.identity == identity:\n",
+        "                if False:\n",
+        f"{_PEERS}::test_one_standby_is_one_peer",
+    ),
+    Mutation(
+        "discarded-log-comes-back",
+        "a log that begins again leaves the segments that an earlier one has there",
+        "log/log_copy.py",
+        "        bury_chain(self._device, current)\n",
+        "",
+        f"{_COPY}::test_what_was_discarded_does_not_come_back",
+    ),
+    Mutation(
+        "half-a-superblock-is-forgotten",
+        "a standby whose disk failed in the middle of a superblock goes on as if nothing had been written",
+        "log/log_copy.py",
+        "        except BaseException as error:\n            self.failure = error\n            raise\n\n    def _note",
+        "\n    def _note",
+        f"{_COPY}::test_a_new_beginning_that_fails_half_way",
+    ),
+    Mutation(
         "received-is-durable",
         "a request at level peer is answered when the peers have it in memory",
         "flow/admission.py",
@@ -199,7 +224,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "log/epochs.py",
         "    if any(one.first_lsn <= first_lsn and not _may_follow(epoch, one.epoch) for one in history):\n",
         "    if False:\n",
-        f"{_STANDBY}::test_what_a_tail_of_several_commits_says_does_not_count",
+        f"{_COPY}::test_what_a_tail_of_several_commits_says_does_not_count",
     ),
     Mutation(
         "committed-stays-after-a-cut",
@@ -207,7 +232,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "log/superblocks.py",
         "            if not cuts:\n",
         "            if True:\n",
-        f"{_STANDBY}::test_what_a_tail_of_several_commits_says_does_not_count",
+        f"{_COPY}::test_what_a_tail_of_several_commits_says_does_not_count",
     ),
     Mutation(
         "takeovers-count-like-restarts",
@@ -234,12 +259,36 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_HOT}::test_what_is_taken_is_whole_and_nothing_follows",
     ),
     Mutation(
+        "epoch-of-the-end-is-forgotten",
+        "a standby whose log reaches back takes its last segment for one of before all epochs, and would cut it off",
+        "log/log_copy.py",
+        "        self._go_on_from(self._store.current, found)\n        return self._store.current\n",
+        "        self._hot = HotLog(self._store.current, found)\n        return self._store.current\n",
+        f"{_COPY}::test_the_origin_may_count_as_older_for_a_log_that_was_empty_at_its_start",
+    ),
+    Mutation(
+        "segments-of-a-former-connection",
+        "a standby writes what a connection sent that another has replaced, together with what that one sends",
+        "log/arrivals.py",
+        "                following.sender is not last.sender\n                or ",
+        "                ",
+        f"{_STANDBY}::test_what_another_connection_sent_is_not_taken_along",
+    ),
+    Mutation(
+        "generations-in-one-write",
+        "a standby writes several generations at once",
+        "log/arrivals.py",
+        "                or following.descriptor.generation != last.descriptor.generation\n",
+        "",
+        f"{_STANDBY}::test_a_generation_is_not_written_with_the_next",
+    ),
+    Mutation(
         "origin-is-never-older",
         "a standby keeps what the former owner said of the origin, which the new one writes once more",
-        "log/standby_log.py",
+        "log/log_copy.py",
         "            current = self._reach_back(sent)\n",
         "            pass\n",
-        f"{_STANDBY}::test_the_origin_may_count_as_older_at_a_new_owner",
+        f"{_COPY}::test_the_origin_may_count_as_older_at_a_new_owner",
     ),
     Mutation(
         "tail-given-up-elsewhere",

@@ -13,7 +13,7 @@ from tests.support.peer_pair import PAGES, PeerPair
 
 PROGRAMS = (
     "nbdkit nbdinfo nbdcopy nbdfuse fusermount3 qemu-io qemu-img fio losetup blockdev mount umount fstrim setpriv "
-    "mkfs.ext4 e2fsck mkfs.xfs xfs_repair cmp certtool psktool"
+    "mkfs.ext4 e2fsck mkfs.xfs xfs_repair cmp certtool psktool ip nft"
 ).split()
 
 

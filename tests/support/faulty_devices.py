@@ -54,15 +54,16 @@ class FaultyDevice:
 
 
 @contextlib.contextmanager
-def faulty_device(folder, name, size, content=b"", error="EIO", rate="100%", delay="0ms"):
-    """A FaultyDevice of `size` bytes that starts with `content`; each write of it takes `delay`."""
+def faulty_device(folder, name, size, content=b"", error="EIO", rate="100%", delay="0ms", lifetime_s=180):
+    """A FaultyDevice of `size` bytes that starts with `content`; each write of it takes `delay`. It is there for
+    `lifetime_s` at most."""
     device = FaultyDevice(folder, name)
     with open(device.backing, "wb") as backing:
         backing.write(content)
         backing.truncate(size)
     filters = ["--filter=error", "--filter=delay"]
     words = ["file", device.backing, f"wdelay={delay}", *device.parameters(error, rate)]
-    server = NbdkitServer(folder, [*filters, *words])
+    server = NbdkitServer(folder, [*filters, *words], lifetime_s)
     try:
         with fragile_fuse_file(server.uri, folder / f"{name}.fuse", name) as path:
             device.path, device.uri, device.vanish = path, server.uri, server.destroy

@@ -8,11 +8,12 @@ from wbcache_core.memory.block_map import LocationMap, entry_lsn
 
 def check_hot_log(log, device, blocks):
     """AssertionError says what differs. Nobody uses the log meanwhile."""
+    log = log._copy
     superblock, hot = log.superblock, log._hot
     if superblock is None:
         assert hot is None
         return
-    if hot is None:
+    if log.failure:
         # It is going to be read again.
         return
     destaged = superblock.destaged

@@ -61,7 +61,8 @@ class NbdkitServer:
     """One nbdkit process, running from the constructor on, with its socket, pid file and stderr in `folder`. With a
     `port` it listens on that, of 127.0.0.1, instead of its socket."""
 
-    def __init__(self, folder, arguments, lifetime_s=180, wait=True, prefix=(), port=None):
+    def __init__(self, folder, arguments, lifetime_s=180, wait=True, prefix=(), port=None, listen=()):
+        """`listen`: nbdkit's options of where to listen, instead of its socket or port."""
         name = f"nbdkit{next(_serial)}"
         self.socket = Path(folder) / f"{name}.sock"
         self.pid_file = Path(folder) / f"{name}.pid"
@@ -69,7 +70,7 @@ class NbdkitServer:
         self.uri = f"nbd://127.0.0.1:{port}" if port else f"nbd+unix:///?socket={self.socket}"
         self.was_killed = False
         self.overdue = False
-        place = ["-i", "127.0.0.1", "-p", port] if port else ["-U", self.socket]
+        place = listen or (["-i", "127.0.0.1", "-p", port] if port else ["-U", self.socket])
         command = [*prefix, "nbdkit", "-f", "--exit-with-parent", *place, "-P", self.pid_file, *arguments]
         self.command = [str(word) for word in command]
         with open(self.stderr_path, "wb") as stderr:
@@ -199,18 +200,25 @@ class CachePair:
     def start(
         self, *, filters=(), options=(), filter_parameters=(), wait=True, lifetime_s=180, prefix=(), **parameters
     ):
-        """Start nbdkit with the plugin; `ring_size="1M"` becomes ring-size=1M. Unless told, the log has 32 MiB."""
+        """Start nbdkit with the plugin; `ring_size="1M"` becomes ring-size=1M, and a list one word for each of its
+        items. Unless told, the log has 32 MiB."""
         settings = {"origin": self.origin, "log": self.log, "log_size": "32M", **parameters}
         return self._start(settings, filters, options, filter_parameters, wait, lifetime_s, prefix)
 
-    def start_bare(self, *, options=(), port=None, **parameters):
+    def start_bare(self, *, options=(), port=None, prefix=(), listen=(), **parameters):
         """Start nbdkit with the plugin, these parameters, and a log of 32 MiB unless told."""
-        return self._start({"log_size": "32M", **parameters}, (), options, (), True, 180, (), port)
+        return self._start({"log_size": "32M", **parameters}, (), options, (), True, 180, prefix, port, listen)
 
-    def _start(self, settings, filters, options, filter_parameters, wait, lifetime_s, prefix, port=None):
-        words = [f"{key.replace('_', '-')}={value}" for key, value in settings.items()]
+    def _start(
+        self, settings, filters, options, filter_parameters, wait, lifetime_s, prefix, port=None, listen=()
+    ):  # fmt: skip
+        words = [
+            f"{key.replace('_', '-')}={value}"
+            for key, values in settings.items()
+            for value in (values if isinstance(values, list) else [values])
+        ]
         arguments = [*options, *(f"--filter={name}" for name in filters), "python", self.plugin, *words]
-        server = NbdkitServer(self.folder, [*arguments, *filter_parameters], lifetime_s, wait, prefix, port)
+        server = NbdkitServer(self.folder, [*arguments, *filter_parameters], lifetime_s, wait, prefix, port, listen)
         self._servers.append(server)
         return server
 

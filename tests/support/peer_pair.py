@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Two hosts for tests: a shared origin and a log each, served by real nbdkit processes as owner and as standby."""
+"""Hosts for tests: a shared origin and a log each, served by real nbdkit processes as owner and as standbys."""
 
 import contextlib
 import itertools
@@ -30,14 +30,16 @@ def begin_flush(handle):
 
 
 class PeerPair:
-    """`logs` and `controls` have a path for each of the two; who is the owner is up to the test."""
+    """`logs` and `controls` have a path for each host, of which there are two unless told; who is the owner is up to
+    the test."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, count=2):
         self.pair = CachePair(folder)
         self.folder = self.pair.folder
-        self.logs = [self.folder / "0.log", self.folder / "1.log"]
-        self.controls = [self.folder / "c0", self.folder / "c1"]
-        self.sockets = [self.folder / "s0", self.folder / "s1"]
+        self.count = count
+        self.logs = [self.folder / f"{number}.log" for number in range(count)]
+        self.controls = [self.folder / f"c{number}" for number in range(count)]
+        self.sockets = [self.folder / f"s{number}" for number in range(count)]
         """Each node's socket has the same name through all starts: it is a link to that of the present server."""
         self._links = itertools.count()
 
@@ -49,9 +51,14 @@ class PeerPair:
             self._link(number, server)
         return server
 
+    def others(self, number):
+        """The other hosts."""
+        return [other for other in range(self.count) if other != number]
+
     def owner(self, number, **parameters):
-        """An owner with that log, whose peer is the other one."""
-        settings = {"log": self.logs[number], "control": self.controls[number], "peer": self.uri_of(1 - number)}
+        """An owner with that log, whose peers are the others."""
+        peers = [self.uri_of(other) for other in self.others(number)]
+        settings = {"log": self.logs[number], "control": self.controls[number], "peer": peers}
         return self.pair.start(**(settings | parameters))
 
     @contextlib.contextmanager
@@ -70,24 +77,24 @@ class PeerPair:
         link.symlink_to(server.socket)
         link.rename(self.sockets[number])
 
-    def peer_facts(self, number):
-        """What the owner with that log says about its only peer."""
-        (facts,) = ask(self.controls[number], "status")["peers"]
-        return facts
+    def peer_facts(self, number, peer=0):
+        """What the owner with that log says about one of its peers, counted from 0: the only one unless told."""
+        return ask(self.controls[number], "status")["peers"][peer]
 
-    def wait_until(self, number, condition, limit_s=LIMIT_S):
+    def wait_until(self, number, condition, limit_s=LIMIT_S, peer=0):
         """Return the facts about the peer when condition(facts) is true."""
         deadline = time.monotonic() + limit_s
         while True:
-            facts = self.peer_facts(number)
+            facts = self.peer_facts(number, peer)
             if condition(facts):
                 return facts
             assert time.monotonic() < deadline, f"after {limit_s} s: {facts}"
             time.sleep(0.01)
 
     def wait_until_up_to_date(self, number):
-        """Return when the owner with that log says that its peer has everything."""
-        self.wait_until(number, lambda facts: facts["state"] == "up-to-date" and not facts["behind"])
+        """Return when the owner with that log says that its peers have everything."""
+        for peer in range(self.count - 1):
+            self.wait_until(number, lambda facts: facts["state"] == "up-to-date" and not facts["behind"], peer=peer)
 
     @contextlib.contextmanager
     def both(self, **parameters):

@@ -21,6 +21,9 @@ from wbcache_core.units import PAGE_BYTES
 
 MAGIC = b"WBCSTBY1"
 VERSION = 1
+DESCRIPTION = "the log of a standby, for the owner of the volume alone"
+"""Of its export."""
+_IDENTITY_MARK = "; standby "
 
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
@@ -53,6 +56,16 @@ class StandbyState:
     def is_blank(self) -> bool:
         """Whether it has no log yet."""
         return self.uuid == _NO_UUID
+
+
+def describe(identity: str) -> str:
+    """The description of a standby's export; identity is that of the running standby, and of no other."""
+    return f"{DESCRIPTION}{_IDENTITY_MARK}{identity}"
+
+
+def identity_in(description: str) -> str:
+    """Which standby has that description; empty for an export of something else."""
+    return description.partition(f"{DESCRIPTION}{_IDENTITY_MARK}")[2]
 
 
 def blank(log_bytes: int) -> StandbyState:

@@ -5,11 +5,13 @@ For a server's first client, and for `wbcache rewind`.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from wbcache_core.device.device import Device, aligned_buffer
-from wbcache_core.errors import DeviceError
+from wbcache_core.errors import DeviceError, FormatError
+from wbcache_core.format.segment import Descriptor, decode
+from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.geometry import next_places, offset_of
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.units import PAGE_BYTES
@@ -63,6 +65,39 @@ def bury_discarded(device: Device, data_pages: int, place: int, limit: int) -> N
     """
     bury(device, data_pages, (candidate for candidate in next_places(place, data_pages) if candidate < limit))
     device.sync()
+
+
+def bury_chain(device: Device, superblock: Superblock) -> None:
+    """Bury every segment that continues the log from `destaged` on, of whatever epoch. The log begins there, and what
+    an earlier one has left would follow again when the segments before it are written again. Durable only after a
+    sync. Raises DeviceError."""
+    bury(device, superblock.data_pages, _places_of_chain(device, superblock))
+
+
+def _places_of_chain(device: Device, superblock: Superblock) -> Iterator[int]:
+    lsn, place, previous = superblock.destaged, superblock.destaged_place, superblock.destaged_previous
+    limit = place + superblock.data_pages
+    while found := _next_in_chain(device, superblock, lsn, place, previous, limit):
+        descriptor, place = found
+        yield place
+        lsn, place, previous = descriptor.end_lsn, place + descriptor.log_pages, descriptor.checksum
+
+
+def _next_in_chain(
+    device: Device, superblock: Superblock, lsn: int, place: int, previous: int, limit: int
+) -> tuple[Descriptor, int] | None:
+    page = aligned_buffer(PAGE_BYTES)
+    for candidate in next_places(place, superblock.data_pages):
+        if candidate >= limit:
+            continue
+        device.read_uncached_into(page, offset_of(candidate, superblock.data_pages))
+        try:
+            descriptor = decode(page)
+        except FormatError:
+            continue
+        if (descriptor.uuid, descriptor.first_lsn, descriptor.previous) == (superblock.uuid, lsn, previous):
+            return descriptor, candidate
+    return None
 
 
 def take_over(log: Device, store: SuperblockStore, found: FoundData, place: int, **changes: Any) -> None:

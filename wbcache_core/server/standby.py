@@ -24,10 +24,11 @@ from wbcache_core.errors import (
     ShipmentError,
     StoppedError,
 )
+from wbcache_core.format import standby_state
 from wbcache_core.format.peer_standing import is_standing
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.hot_log import Taken
-from wbcache_core.log.standby_log import Sender, StandbyLog, recovered_log
+from wbcache_core.log.standby_log import Sender, StandbyLog
 from wbcache_core.log.tail import Tail
 from wbcache_core.pairing import pairing
 from wbcache_core.pairing.pairing import DISCARD_LOG
@@ -41,7 +42,6 @@ from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, quoted
 _log = logging.getLogger("wbcache")
 
 EXPORT = "log"
-DESCRIPTION = "the log of a standby, for the owner of the volume alone"
 OWNER_ALIVE, INCOMPLETE = "owner-alive", "incomplete"
 """Words that let a standby take over all the same."""
 _ALIVE_SECONDS = 30.0
@@ -57,10 +57,9 @@ def check_reads_state(buffer: memoryview | bytearray, offset: int) -> None:
 class LogExport:
     """What one connection calls. Offsets and lengths are bytes; raises RequestError and DeviceError."""
 
-    description = DESCRIPTION
-
-    def __init__(self, log: StandbyLog, size: int) -> None:
+    def __init__(self, log: StandbyLog, size: int, description: str) -> None:
         self.size = size
+        self.description = description
         self._log = log
         self._sender = Sender()
 
@@ -99,6 +98,7 @@ class Standby:
         self._config = config
         self._may_be_exposed = config.plain_tcp == ALLOW
         self.settings = Settings(config)
+        self._description = standby_state.describe(str(uuid.uuid4()))
         self._device, self._log = _opened(config)
 
     def open_export(self, name: str, is_exposed: bool) -> LogExport:
@@ -116,7 +116,7 @@ class Standby:
                 "--tls-certificates and --tls-verify-peer, and the owner with peer=nbds://...; or add plain-tcp=allow "
                 "if only the two hosts are in that network"
             )
-        return LogExport(self._log, self._device.size)
+        return LogExport(self._log, self._device.size, self._description)
 
     def check_take(self, force: Collection[str]) -> None:
         """Raises ControlError if it may not take over, or only with a word that is not in `force`."""
@@ -263,7 +263,7 @@ def _opened(config: Config) -> tuple[LogFile, StandbyLog]:
             device.create(config.log_size)
         elif device.size == 0:
             device.grow(config.log_size)
-        log = recovered_log(device, _slots(device, DISCARD_LOG in config.force))
+        log = StandbyLog(device, _slots(device, DISCARD_LOG in config.force))
         if log.superblock:
             _tell(device.name, log.superblock, log.cursors[0])
         log.prepare()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A connection to the export `log` of a standby: requests in order, many at once, and their answers in that order."""
 
+import contextlib
 import errno
 import os
 import select
@@ -12,6 +13,7 @@ import nbd
 
 from wbcache_core.device.nbd_connecting import connect
 from wbcache_core.errors import DeviceError, DeviceLostError, NoConnectionError, StoppedError
+from wbcache_core.format.standby_state import identity_in
 from wbcache_core.shipping.bell import Bell
 from wbcache_core.units import PAGE_BYTES
 
@@ -23,6 +25,8 @@ _NOT_OPEN_PLAINLY = (
     "hosts are in that network. Or it is no standby, or is being stopped; its log says more"
 )
 """The same if there is no TLS."""
+_FAREWELL_SECONDS = 0.5
+"""How long the last answers may take."""
 _READ, _WRITE = 1, 2
 """Bits of libnbd's direction: what it waits for."""
 
@@ -41,6 +45,7 @@ class Link:
         self.last_sign = time.monotonic()
         """When an answer came, or the first of those under way was sent."""
         self._handle = nbd.NBD()
+        self._handle.set_full_info(True)
         if_not_open = _NOT_OPEN_PLAINLY if uri.startswith("nbd://") else _NOT_OPEN
         connect(self._handle, uri, "peer", lambda: self._wait_until_connected(is_stopping), if_not_open)
 
@@ -57,9 +62,23 @@ class Link:
             self._handle.poll(round(_LOOK_SECONDS * 1000))
 
     def close(self) -> None:
-        """Hang up. Idempotent."""
+        """Hang up, if possible when nothing is under way: nbdkit before 1.36 can abort itself if it has answers then.
+        Idempotent."""
+        until = time.monotonic() + _FAREWELL_SECONDS
+        with contextlib.suppress(nbd.Error):
+            while self._handle.aio_in_flight() and (left := until - time.monotonic()) > 0:
+                self._handle.poll(round(left * 1000))
         self._handle = nbd.NBD()
         self._under_way.clear()
+
+    @property
+    def identity(self) -> str:
+        """Of the standby, whatever its name is here; empty if it does not say."""
+        try:
+            return identity_in(self._handle.get_export_description())
+        except nbd.Error:
+            # It has no description.
+            return ""
 
     @property
     def under_way(self) -> int:
@@ -135,6 +154,12 @@ class Link:
         if error.errnum and (self._handle.aio_is_ready() or self._handle.aio_is_processing()):
             if error.errnum == errno.ESHUTDOWN:
                 return DeviceLostError(f"peer '{self._uri}' is shutting down", errno.EIO)
+            if error.errnum == errno.EPERM:
+                return DeviceError(
+                    f"peer '{self._uri}' takes nothing more from this server: another connection has taken its place, "
+                    "or its log is another server's now; the log of the standby says which; is it the peer of another "
+                    "server, too?", errno.EPERM,
+                )  # fmt: skip
             return DeviceError(f"peer '{self._uri}' refuses what it gets: {os.strerror(error.errnum)}", error.errnum)
         return self._lost()
 

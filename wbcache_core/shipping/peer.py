@@ -43,6 +43,8 @@ class Peer:
         """0.0 while it answers."""
         self.is_complete = False
         """It has everything that was answered and announced, and counts since then: it may take over."""
+        self.identity = ""
+        """Of the standby to which there is a connection; empty if there is none, or it does not say."""
 
 
 class Peers:
@@ -83,6 +85,21 @@ class Peers:
             for name, value in changes.items():
                 setattr(peer, name, value)
             self._refresh()
+
+    def claim(self, peer: Peer, identity: str) -> Peer | None:
+        """There is a connection to the standby of that identity, until release(): for this peer, unless another one has
+        the same, which is returned then."""
+        with self._line.lock:
+            for other in self.all:
+                if identity and other is not peer and other.identity == identity:
+                    return other
+            peer.identity = identity
+            return None
+
+    def release(self, peer: Peer) -> None:
+        """Its connection has ended."""
+        with self._line.lock:
+            peer.identity = ""
 
     def note_silence(self, peer: Peer, since: float) -> None:
         """It has not answered since then, in seconds of time.monotonic(); 0.0 if it does."""

@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("wbcache")
 
-_MOST_REQUESTS = 12
-"""Under way at once; nbdkit works on 16 of a connection."""
+_MOST_REQUESTS = 64
+"""Under way at once. nbdkit works on 16 of a connection, the oldest; the others wait there, so that a peer that is far
+away gets more than 16 segments in the time of an answer."""
 _MOST_BYTES = 8 * MIB
 _MOST_WAITING_BYTES = 64 * MIB
 """Of generations that a peer in step has not been sent; beyond that it falls behind."""
@@ -110,6 +111,9 @@ class Shipper:
         self._goal = (0, 0)
         """What the peer has to have to be up to date: LSN and superblock of when it was connected or let in."""
         self._reported = ""
+        self._is_on_trial = False
+        """A connection has failed, and the peer has made nothing durable since, though there was something. It may be
+        reached and take no more, because its disk is full or fails: that is no better than silence."""
         self._finish_at = 0.0
         self._errors = InternalErrors(f"shipping to peer '{peer.name}'")
         self._thread: threading.Thread | None = None  # only start() and join() use it
@@ -196,12 +200,19 @@ class Shipper:
         """One connection, from its beginning to its end. Raises WbcacheError."""
         link = self._connect(self._peer.name, self._bell, self._peers.timeout, self._has_ended)
         try:
+            other = self._peers.claim(self._peer, link.identity)
+            if other:
+                raise PeerRefusedError(
+                    f"peer '{self._peer.name}' is the same standby as peer '{other.name}': name each standby once in "
+                    "peer="
+                )
             joined = self._join(link)
             with self._lock:
                 self._tail = joined.lsn
             self._ship(link)
         finally:
             link.close()
+            self._peers.release(self._peer)
             with self._lock:
                 self._tail = self._waiting_bytes = 0
                 self._waiting.clear()
@@ -265,12 +276,12 @@ class Shipper:
         self._told = joined.superblock.sequence if is_whole else 0
         self._peers.note(
             self._peer, received=joined.lsn, committed=joined.lsn, sequence=self._told, state=CATCHING_UP,
-            place=place, problem="", silent_since=0.0,
+            place=place,
             # It may be another log device.
             is_complete=self._peer.is_complete and joined.lsn >= self._peer.committed,
+            **self._sign_of_health(joined.lsn, made_durable=False),
         )  # fmt: skip
         self._set_goal()
-        self._reported = ""
         _log.info("peer '%s' is connected (%s): it gets the log from LSN %d on", self._peer.name, *joined[:2])
         self._events.note("peer-connected", peer=self._peer.name, rule=joined.rule, lsn=joined.lsn)
 
@@ -284,7 +295,8 @@ class Shipper:
             if answered:
                 self._note_answers(answered)
             elif link.under_way:
-                self._peers.note_silence(self._peer, time.monotonic() - max(silence, link.silent_for))
+                if not self._is_on_trial:
+                    self._peers.note_silence(self._peer, time.monotonic() - max(silence, link.silent_for))
                 self._leave_out_if_due()
             elif not self._has_ended() and not self._more_to_send():
                 self._ask_for_life(link)
@@ -387,17 +399,25 @@ class Shipper:
     def _note_answers(self, count: int) -> None:
         """So many of the oldest requests under way have been answered: one change for all of them."""
         peer = self._peer
-        changes: dict[str, Any] = {"silent_since": 0.0}
+        changes: dict[str, Any] = {"committed": peer.committed}
         for _ in range(count):
             changes |= self._meaning_of(self._sent.popleft())
+        changes |= self._sign_of_health(changes["committed"], changes["committed"] > peer.committed)
         self._peers.note(peer, **changes)
-        if not peer.counts and self._is_in_step() and self._peers.let_in(peer):
+        if not peer.counts and not self._is_on_trial and self._is_in_step() and self._peers.let_in(peer):
             _log.warning("peer '%s' counts again: flushes wait for it as the parameters say", peer.name)
             self._events.note("peer-counts", peer=peer.name)
             self._set_goal()
         if peer.state != UP_TO_DATE and peer.counts and self._has_reached_goal():
             self._peers.note(peer, state=UP_TO_DATE, is_complete=True)
             self._events.note("peer-up-to-date", peer=peer.name)
+
+    def _sign_of_health(self, committed: int, made_durable: bool) -> dict[str, Any]:
+        """What an answer changes in what is known of the peer, which has everything below `committed` durably."""
+        if self._is_on_trial and not made_durable and committed < self._line.committed:
+            return {}
+        self._is_on_trial, self._reported = False, ""
+        return {"problem": "", "silent_since": 0.0}
 
     def _meaning_of(self, sent: _Sent) -> dict[str, Any]:
         """What an answer changes in what is known of the peer."""
@@ -432,7 +452,7 @@ class Shipper:
 
     def _note_problem(self, state: str, problem: str) -> None:
         """The connection has ended, or there is none."""
-        peer = self._peer
+        peer, self._is_on_trial = self._peer, True
         if peer.state not in (CONNECTING, LOST, REFUSED):
             self._events.note("peer-lost", peer=peer.name, problem=problem)
         since = peer.silent_since or time.monotonic()

@@ -11,7 +11,7 @@ from wbcache_core.errors import DeviceError, NotOwnerError, ShipmentError
 from wbcache_core.format.peer_standing import Standing
 from wbcache_core.format.peer_standing import encode as peer_standing_encode
 from wbcache_core.log import hot_log
-from wbcache_core.log.standby_log import Sender, recovered_log
+from wbcache_core.log.standby_log import Sender, StandbyLog
 
 BLOCKS = 64
 
@@ -19,7 +19,7 @@ BLOCKS = 64
 class Standby:
     def __init__(self, owner):
         self.owner, self.disk = owner, disk()
-        self.log, self.sender = recovered_log(self.disk, None), Sender()
+        self.log, self.sender = StandbyLog(self.disk, None), Sender()
         self.log.state(self.sender)
         self.tell()
 
@@ -74,12 +74,12 @@ def test_after_a_part_was_destaged_nothing_older_is_in_the_map(standby, monkeypa
     for block in range(40):
         standby.send(owner.commit(20, block=block))
         owner.heads.append(owner.head)
-    standby.log._hot._enter()
-    assert len(standby.log._hot._locations)
+    standby.log._copy._hot._enter()
+    assert len(standby.log._copy._hot._locations)
     standby.tell(**destaged(owner, 40))
     standby.send(owner.commit(1, block=63))
-    standby.log._hot._enter()
-    assert standby.log._hot._locations.get(0) == 0
+    standby.log._copy._hot._enter()
+    assert standby.log._copy._hot._locations.get(0) == 0
 
 
 def test_what_is_taken_is_whole_and_nothing_follows(standby):
@@ -97,7 +97,7 @@ def test_what_is_taken_is_whole_and_nothing_follows(standby):
 
 def test_a_blank_log_cannot_be_taken():
     with pytest.raises(ShipmentError, match="is blank"):
-        recovered_log(disk(), None).take()
+        StandbyLog(disk(), None).take()
 
 
 def test_what_could_not_be_read_again_is_read_before_anything_is_taken(standby):

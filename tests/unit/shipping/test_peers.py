@@ -206,3 +206,18 @@ def replace(line):
     with line.lock:
         line.is_replaced = True
         line.moved.notify_all()
+
+
+def test_one_standby_is_one_peer(some):
+    assert some.peers.claim(some.one, "a standby") is None
+    assert some.peers.claim(some.one, "a standby") is None
+    assert some.peers.claim(some.two, "a standby") is some.one
+    assert some.peers.claim(some.two, "another") is None
+    some.peers.release(some.one)
+    some.peers.release(some.two)
+    assert some.peers.claim(some.two, "a standby") is None
+
+
+def test_standbys_that_do_not_say_who_they_are(some):
+    assert some.peers.claim(some.one, "") is None
+    assert some.peers.claim(some.two, "") is None
