@@ -102,7 +102,7 @@ class SimulatedLink:
         return memoryview(self._state)
 
     def write(self, data, offset, durably):
-        self._send(("write", bytes(data), offset, durably))
+        self._send(("write", data, offset, durably))
 
     def flush(self):
         self._send(("flush",))

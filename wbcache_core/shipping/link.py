@@ -98,8 +98,8 @@ class Link:
             self.wait(self._seconds)
         return memoryview(page.to_bytearray())
 
-    def write(self, data: bytes, offset: int, durably: bool) -> None:
-        """Send a write."""
+    def write(self, data: bytes | memoryview, offset: int, durably: bool) -> None:
+        """Send a write; the data stays as it is until the answer has come."""
         self._send("aio_pwrite", data, offset, flags=nbd.CMD_FLAG_FUA if durably else 0)
 
     def flush(self) -> None:
@@ -126,6 +126,9 @@ class Link:
                 handle.aio_notify_read()
             elif happened:
                 handle.aio_notify_write()
+            while handle.aio_get_direction() & _WRITE and handle.poll(0) > 0:
+                # A call sends what the socket has room for: a small part of a segment.
+                pass
         except nbd.Error as error:
             raise self._failure(error) from None
         if not handle.aio_is_ready() and not handle.aio_is_processing():

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is shipped: whole segments as the log has them, from the ring or, for a peer that is behind, from the log."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from wbcache_core.device.device import Device, aligned_buffer
+from wbcache_core.device.device import Device
 from wbcache_core.errors import DamagedPageError, FormatError
 from wbcache_core.format.segment import MAX_SEGMENT_PAGES, Descriptor, decode
 from wbcache_core.log.reader import LogReader
@@ -11,7 +12,7 @@ from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.units import MIB, PAGE_SHIFT
 
-_READ_PAGES = 4 * MIB >> PAGE_SHIFT
+READ_BYTES = 4 * MIB
 """Read from the log at once."""
 
 
@@ -22,11 +23,11 @@ class Parcel(NamedTuple):
     end_lsn: int
     place: int
     end_place: int
-    content: bytes
+    content: bytes | memoryview
     ends_commit: bool
 
 
-def parcels_of(copies: list[tuple[Descriptor, int, bytes]]) -> list[Parcel]:
+def parcels_of(copies: Sequence[tuple[Descriptor, int, bytes | memoryview]]) -> list[Parcel]:
     """Segments that are made durable together, each as its descriptor, its position, and its bytes in the log."""
     last = len(copies) - 1
     return [
@@ -44,9 +45,9 @@ class LogParcels:
         self._log = log
         self._reader = reader
 
-    def after(self, lsn: int) -> list[Parcel] | None:
+    def after(self, lsn: int, image: memoryview) -> list[Parcel] | None:
         """Some segments from lsn on, which is where one begins or `committed`; None if the log does not have them any
-        more. Raises DeviceError, DamagedPageError."""
+        more. Their content is in the image, of READ_BYTES. Raises DeviceError, DamagedPageError."""
         line = self._line
         with line.lock:
             if lsn < line.oldest:
@@ -55,8 +56,7 @@ class LogParcels:
             if lsn >= committed:
                 return []
             place = self._table.locate(lsn).place
-        pages = min(_READ_PAGES, line.data_pages - place % line.data_pages)
-        image = aligned_buffer(pages << PAGE_SHIFT)
+        image = image[: line.data_pages - place % line.data_pages << PAGE_SHIFT]
         self._log.read_uncached_into(image, self._reader.offset_of(place))
         with line.lock:
             if lsn < line.oldest:
@@ -80,9 +80,9 @@ class LogParcels:
         return descriptor.checksum if descriptor.end_lsn == lsn else None
 
 
-def _whole_segments(image: memoryview, lsn: int, end: int, place: int) -> list[tuple[Descriptor, int, bytes]]:
+def _whole_segments(image: memoryview, lsn: int, end: int, place: int) -> list[tuple[Descriptor, int, memoryview]]:
     """Those from lsn to `end` that are whole in the image, which begins with the first of them, at `place`."""
-    found: list[tuple[Descriptor, int, bytes]] = []
+    found: list[tuple[Descriptor, int, memoryview]] = []
     at, pages = 0, len(image) >> PAGE_SHIFT
     while at < pages and lsn < end:
         try:
@@ -92,9 +92,9 @@ def _whole_segments(image: memoryview, lsn: int, end: int, place: int) -> list[t
         stop = at + descriptor.log_pages
         if descriptor.first_lsn != lsn or stop > pages:
             break
-        found.append((descriptor, place + at, bytes(image[at << PAGE_SHIFT : stop << PAGE_SHIFT])))
+        found.append((descriptor, place + at, image[at << PAGE_SHIFT : stop << PAGE_SHIFT]))
         at, lsn = stop, descriptor.end_lsn
     return found
 
 
-assert MAX_SEGMENT_PAGES <= _READ_PAGES
+assert MAX_SEGMENT_PAGES << PAGE_SHIFT <= READ_BYTES

@@ -36,6 +36,7 @@ from wbcache_core.shipping.bell import Bell
 from wbcache_core.shipping.joining import Joined, as_of, join
 from wbcache_core.shipping.parcels import LogParcels, Parcel
 from wbcache_core.shipping.peer import CATCHING_UP, CONNECTING, LOST, REFUSED, UP_TO_DATE, Peer, Peers
+from wbcache_core.shipping.read_ahead import ReadAhead
 from wbcache_core.threads import InternalErrors, StartTogether
 from wbcache_core.units import MIB
 
@@ -99,6 +100,7 @@ class Shipper:
         self._supersede = supersede
         self._connect = connect
         self._bell = Bell()
+        self._ahead = ReadAhead(parcels, self._bell.ring)
         self._sent: deque[_Sent] = deque()
         self._sent_bytes = 0
         self._from_log: deque[Parcel] = deque()
@@ -119,7 +121,8 @@ class Shipper:
         self._thread: threading.Thread | None = None  # only start() and join() use it
 
     def start(self, together: StartTogether) -> None:
-        """The thread, as one of several. Raises NoThreadError."""
+        """The threads, as some of several. Raises NoThreadError."""
+        self._ahead.start(together)
         self._thread = together.add("wbcache-ship", self._run)
 
     def finish(self, patience: float) -> None:
@@ -134,6 +137,7 @@ class Shipper:
         if self._thread:
             self._thread.join()
             self._thread = None
+        self._ahead.join()
         self._bell.close()
 
     def wants(self, first_lsn: int) -> bool:
@@ -218,6 +222,7 @@ class Shipper:
                 self._waiting.clear()
             self._sent.clear()
             self._from_log.clear()
+            self._ahead.forget()
             self._sent_bytes, self._is_telling, self._told_complete = 0, False, None
 
     def _join(self, link: "Link") -> Joined:
@@ -346,14 +351,18 @@ class Shipper:
             if self._waiting:
                 return self._waiting[0]
             tail = self._tail
-        if tail >= self._line.committed:
+        committed = self._line.committed
+        if tail >= committed:
+            self._ahead.forget()
             return None
-        found = self._parcels.after(tail)
+        found = self._ahead.after(tail, committed, self._peer.received)
         if found is None:
             raise DeviceError(
                 f"peer '{self._peer.name}' has fallen so far behind that the log does not have what it needs any more; "
                 "it begins again where the origin ends"
             )
+        if not found:
+            return None
         with self._lock:
             if self._tail != tail:
                 # It got in step meanwhile.
