@@ -20,17 +20,18 @@ _ZERO_SUM = xxh3_64_intdigest(bytes(PAGE_BYTES))
 _EPOCH = Epoch(1, 1)
 
 
-def make(path, origin, size, pages_each=MAX_ENTRIES, filled=False, blocks=None, share=0.95):
+def make(path, origin, size, pages_each=MAX_ENTRIES, filled=False, blocks=None, share=0.95, is_copy=False):
     """A log of `size` bytes, that share of it full of segments of pages_each pages; filled=True allocates their pages.
 
-    The pages are of random blocks of the origin; with `blocks`, of all blocks below that number in turn.
+    The pages are of random blocks of the origin; with `blocks`, of all blocks below that number in turn. With
+    is_copy it is that of a standby.
     """
     with open(path, "wb") as file:
         file.truncate(size)
     device = FileDevice(str(path), "log", direct=not filled)
     target = FileDevice(str(origin), "origin")
     try:
-        _fill(device, target, pages_each, filled, blocks, share)
+        _fill(device, target, pages_each, filled, blocks, share, is_copy)
         device.sync()
     finally:
         device.close()
@@ -38,10 +39,11 @@ def make(path, origin, size, pages_each=MAX_ENTRIES, filled=False, blocks=None, 
     return path
 
 
-def _fill(device, origin, pages_each, filled, blocks, share):
+def _fill(device, origin, pages_each, filled, blocks, share, is_copy):
     first = Superblock(uuid.uuid4().bytes, 1, device.size, origin.size, origin.name, (0,) * SAMPLE_COUNT)
     first = first.with_changes(
-        samples=fingerprint.take(origin), epoch=_EPOCH, history=(Switch(_EPOCH, first.destaged, 0),)
+        samples=fingerprint.take(origin), epoch=_EPOCH, history=(Switch(_EPOCH, first.destaged, 0),),
+        is_copy=is_copy,
     )
     slots = format_log(device, first)
     choose = random.Random(1)

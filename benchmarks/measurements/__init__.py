@@ -27,6 +27,7 @@ from benchmarks.measurements import (
     snapshot_readers,
     start_after_kill,
     sustained_writes,
+    takeover,
     thread_count,
     trim_memory,
 )
@@ -54,6 +55,7 @@ MEASUREMENTS = {
         compression,
         idle,
         peers,
+        takeover,
         log_growth,
         map_growth,
         opening_snapshots,
