@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
 # Two hosts, as network namespaces of this machine, with a shared origin: the owner's host is lost, the standby takes
-# over, and the former owner becomes its standby. docs/peers.md explains each step.
+# over while it runs, the former owner becomes its standby, and takes over again. docs/peers.md explains each step.
 #
 # Usage: two-hosts.sh
 #
-# Installs the packages it needs, goes on as root, for the namespaces, and removes what it made. Takes half a minute.
+# Installs the packages it needs, goes on as root, for the namespaces, and removes what it made. Takes a minute.
 set -euo pipefail
 
 [ "$(id -u)" -eq 0 ] || exec sudo "${BASH_SOURCE[0]}" "$@"
@@ -42,24 +42,29 @@ until_it_says() {
     wbcache status "$1" >&2
     exit 1
 }
-# serve HOST NAME OPTION... -- PARAMETER...
+# serve HOST: nbdkit with the volume, reached at its address; the other parameters follow.
 serve() {
-    local host=$1 name=$2 shm=$scratch/shm-${1#wbcache-}
-    shift 2
-    local options=()
-    while [ "$1" != -- ]; do options+=("$1"); shift; done
+    local name=$1 host address peer
     shift
-    shm=${shm%-*}
-    WBCACHE_SHM=$shm ip netns exec "$host" nbdkit -P "$scratch/$name.pid" "${options[@]}" "${plugin[@]}" "$@"
+    if [ "$name" = a ]; then host=$a address=10.77.0.1 peer=10.77.0.2; else host=$b address=10.77.0.2 peer=10.77.0.1; fi
+    WBCACHE_SHM=$scratch/shm-$name ip netns exec "$host" nbdkit -P "$scratch/$name.pid" -i "$address" -p 10810 \
+        "${plugin[@]}" origin="$scratch/origin" log="$scratch/$name.log" log-size=64M control="$scratch/$name.control" \
+        peer="nbd://$peer:10810" peer-timeout=2s flush=peer fua=peer "$@"
 }
-write() { /usr/bin/nbdsh -u "$1" -c "h.pwrite(b'$2' * 4096, $3); h.flush()"; }
-check() { /usr/bin/nbdsh -u "$1" -c "assert h.pread(4096, $3) == b'$2' * 4096; print('block at $3 has $2')"; }
+# client HOST CODE: a client on that host, of the server there.
+client() {
+    local host=$a address=10.77.0.1
+    if [ "$1" = b ]; then host=$b address=10.77.0.2; fi
+    ip netns exec "$host" /usr/bin/nbdsh -u "nbd://$address:10810" -c "$2"
+}
+write() { client "$1" "h.pwrite(b'$2' * 4096, $3); h.flush()"; }
+check() { client "$1" "assert h.pread(4096, $3) == b'$2' * 4096; print('block at $3 has $2')"; }
 stop() {
     local pid
     pid=$(cat "$scratch/$1.pid")
     kill "-$2" "$pid"
     while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
-    rm -f "$scratch/$1.pid" "$scratch/$1.sock"
+    rm -f "$scratch/$1.pid"
 }
 
 say "Two hosts, a (10.77.0.1) and b (10.77.0.2), and an origin that both reach"
@@ -76,40 +81,53 @@ ip -n "$b" link set "wbc-b$$" up
 truncate -s 1G "$scratch/origin"
 
 say "b is the standby, a the owner; nobody else is in their network, so they need no TLS"
-serve "$b" b -p 10810 -- role=standby plain-tcp=allow log="$scratch/b.log" log-size=64M \
-    control="$scratch/b.control"
-serve "$a" a -U "$scratch/a.sock" -- origin="$scratch/origin" log="$scratch/a.log" log-size=64M \
-    peer=nbd://10.77.0.2:10810 flush=peer fua=peer control="$scratch/a.control"
-write "nbd+unix:///?socket=$scratch/a.sock" x 0
+serve b role=standby plain-tcp=allow
+serve a
+write a x 0
 until_it_says "$scratch/a.control" up-to-date
-wbcache status "$scratch/a.control" | grep ^peer
+until_it_says "$scratch/b.control" "has everything"
 wbcache status "$scratch/b.control"
+wbcache nodes "$scratch/a.control" "$scratch/b.control"
 
-say "a is lost (kill -9); its flushed data is on b"
-write "nbd+unix:///?socket=$scratch/a.sock" y 4096
+say "The link fails; a goes on for a moment with what nobody flushes; then it is lost (kill -9)"
+write a y 4096
+ip -n "$a" link set "wbc-a$$" down
+client a "h.pwrite(b'w' * 4096, 12288)"
+sleep 2
 stop a KILL
+ip -n "$a" link set "wbc-a$$" up
 
-say "b takes over"
-stop b TERM
-serve "$b" b -U "$scratch/b.sock" -- origin="$scratch/origin" log="$scratch/b.log" force=take-over \
-    peer=nbd://10.77.0.1:10810 flush=peer fua=peer control="$scratch/b.control"
-check "nbd+unix:///?socket=$scratch/b.sock" x 0
-check "nbd+unix:///?socket=$scratch/b.sock" y 4096
+say "b takes over: everything that was flushed is there"
+# For a moment b takes the owner for alive.
+for _ in $(seq 100); do
+    if wbcache promote "$scratch/b.control"; then break; fi
+    sleep 0.5
+done
+check b x 0
+check b y 4096
 
-say "a is back, as the standby of b"
-serve "$a" a -p 10810 -- role=standby plain-tcp=allow log="$scratch/a.log" control="$scratch/a.control"
-write "nbd+unix:///?socket=$scratch/b.sock" z 8192
+say "a is back, as the standby of b; what it has more than b is looked at, and given up"
+serve a role=standby plain-tcp=allow
+until_it_says "$scratch/b.control" "wbcache rejoin"
+# Exit status 1: there is something to be decided.
+wbcache rejoin "$scratch/a.control" || [ $? -eq 1 ]
+wbcache rejoin "$scratch/a.control" --discard-tail
+wbcache dump "$scratch"/a.log.tail-* | tail -n 3
+write b z 8192
 until_it_says "$scratch/b.control" up-to-date
-wbcache status "$scratch/b.control" | grep ^peer
+until_it_says "$scratch/a.control" "has everything"
+wbcache nodes "$scratch/b.control" "$scratch/a.control"
 
-say "And back again, as planned: b stops, a takes over"
+say "And back again, as planned: b stops, a takes over, and b is the standby"
 stop b TERM
-stop a TERM
-serve "$a" a -U "$scratch/a.sock" -- origin="$scratch/origin" log="$scratch/a.log" force=take-over \
-    control="$scratch/a.control"
-for one in "x 0" "y 4096" "z 8192"; do
+wbcache promote "$scratch/a.control"
+serve b role=standby plain-tcp=allow
+write a v 16384
+until_it_says "$scratch/a.control" up-to-date
+for one in "x 0" "y 4096" "z 8192" "v 16384"; do
     # shellcheck disable=SC2086
-    check "nbd+unix:///?socket=$scratch/a.sock" $one
+    check a $one
 done
 stop a TERM
+stop b TERM
 say "Everything is there"

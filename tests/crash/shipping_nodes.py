@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The parts of shipping_world.py: log devices, the link between the servers, and the owner."""
 
+import dataclasses
 import errno
 import time
 
@@ -149,6 +150,7 @@ class Owner:
         slots = read_slots(disk)
         superblock = newest(slots)
         self.ring = RingBuffer(RING_BYTES)
+        self._policy = dataclasses.replace(_POLICY, may_go_on=world.may_go_on)
         if superblock is None:
             self._format(disk)
         else:
@@ -159,7 +161,7 @@ class Owner:
         self.pins = Pins(self.line, self.covered, self.store.current.batch_end, ())
         own_epoch = NO_EPOCH if takes_over else self._epoch_before
         self.shipping = Shipping(
-            PeerRules(("peer",), world.may_go_on, 1e9), self.line, self.table, disk, self.store,
+            PeerRules(("peer",), 1e9), self.line, self.table, disk, self.store,
             lambda: self.pins.floor, own_epoch, self._supersede, Events(), lambda *_: world.connect(),
         )  # fmt: skip
         self.peer = self.shipping.peers.all[0]
@@ -175,7 +177,7 @@ class Owner:
         self._store = SuperblockStore(disk, None, first)
         self._store.format(first)
         self.table, self.covered = SegmentTable(), CoveredLog(MIB)
-        self.line = line_of(first, None, self.ring.pages, _POLICY)
+        self.line = line_of(first, None, self.ring.pages, self._policy)
         end = LogEnd(0, 0, 0, Reading(0), first.epoch)
         self._finish(disk, end)
 
@@ -190,7 +192,7 @@ class Owner:
             self.world.ends[descriptor.end_lsn] = (descriptor.checksum, one.end_place, descriptor.generation)
         self._store = store = SuperblockStore(disk, slots)
         self.table, self.covered = found.table, found.covered
-        self.line = line_of(superblock, found, self.ring.pages, _POLICY)
+        self.line = line_of(superblock, found, self.ring.pages, self._policy)
         take_over(
             disk, store, FoundData(), found.end.place, oldest=self.line.destaged,
             oldest_place=self.line.destaged_place, committed=found.head, is_copy=False,

@@ -130,6 +130,30 @@ def test_waiting_for_a_peer_that_is_away(hosts):
     owner.stop()
 
 
+def test_somebody_decides_to_go_on(hosts):
+    """peer-lost=wait, and `wbcache set peer-lost=continue` while a flush waits; then back again."""
+    standby = hosts.standby(1)
+    owner = hosts.owner(0, **PEER | {"peer_timeout": "1s"})
+    with clients.connection(owner.uri) as handle:
+        handle.pwrite(b"y" * 4096, 4096)
+        handle.flush()
+        hosts.wait_until_up_to_date(0)
+        hosts.wait_until_told(1, "")
+        standby.kill()
+        thread, done = begin_flush(handle)
+        assert not done.wait(3)
+        assert wbcache("set", hosts.controls[0], "peer-lost=continue")[0] == 0
+        assert done.wait(10)
+        thread.join()
+        assert "It believes that it has everything" in owner.stderr_text()
+        hosts.standby(1)
+        hosts.wait_until(0, lambda facts: facts["counts"] and facts["state"] == "up-to-date")
+        hosts.wait_until_told(1, "goes on without it")
+        assert wbcache("set", hosts.controls[0], "peer-lost=wait")[0] == 0
+        hosts.wait_until_told(1, "")
+    owner.stop()
+
+
 def test_going_on_without_a_peer(hosts):
     """peer-lost=continue: after peer-timeout nothing waits; when it is back it catches up and counts again."""
     standby = hosts.standby(1)

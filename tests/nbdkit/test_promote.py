@@ -214,7 +214,7 @@ def test_the_tail_of_the_former_owner(hosts):
     status, said, _ = wbcache("status", hosts.controls[0])
     assert f"the owner lacks what is here from LSN {lsn} on" in said
     status, said, errors = wbcache("rejoin", hosts.controls[0])
-    assert (status, errors) == (1, "") and f"LSN {lsn} to {lsn + 4}, of epoch 1: 12.0 KiB in 1 commits" in said
+    assert (status, errors) == (1, "") and f"LSN {lsn} to {lsn + 4}, of epoch 1: 12.0 KiB in one commit" in said
     taken = hosts.logs[0].read_bytes()
     target = hosts.folder / "tail"
     target.write_bytes(b"x")

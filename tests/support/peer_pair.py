@@ -29,6 +29,16 @@ def begin_flush(handle):
     return thread, done
 
 
+def _wait_until(read, condition, limit_s):
+    deadline = time.monotonic() + limit_s
+    while True:
+        found = read()
+        if condition(found):
+            return found
+        assert time.monotonic() < deadline, f"after {limit_s} s: {found}"
+        time.sleep(0.01)
+
+
 class PeerPair:
     """`logs` and `controls` have a path for each host, of which there are two unless told; who is the owner is up to
     the test."""
@@ -83,13 +93,14 @@ class PeerPair:
 
     def wait_until(self, number, condition, limit_s=LIMIT_S, peer=0):
         """Return the facts about the peer when condition(facts) is true."""
-        deadline = time.monotonic() + limit_s
-        while True:
-            facts = self.peer_facts(number, peer)
-            if condition(facts):
-                return facts
-            assert time.monotonic() < deadline, f"after {limit_s} s: {facts}"
-            time.sleep(0.01)
+        return _wait_until(lambda: self.peer_facts(number, peer), condition, limit_s)
+
+    def wait_until_told(self, number, lacks):
+        """Return when the standby of that host has been told that it lacks nothing, which is "", or what."""
+        _wait_until(
+            lambda: ask(self.controls[number], "status")["takeover"]["lacks"] or "",
+            lambda said: bool(said) == bool(lacks) and lacks in said, LIMIT_S,
+        )  # fmt: skip
 
     def wait_until_up_to_date(self, number):
         """Return when the owner with that log says that its peers have everything."""

@@ -38,6 +38,8 @@ class Policy:
     history_ns: int
     hold: bool
     """Writers wait for snapshots and tags instead of ending them."""
+    may_go_on: bool
+    """A peer that does not answer is left out after a while; otherwise it is waited for."""
     drain_at_stop: bool
     draining: bool
     """A drain while the server runs: a write is not answered before the origin has it, unless the origin fails."""

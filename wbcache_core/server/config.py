@@ -218,7 +218,7 @@ class Config:
 
     @property
     def peer_rules(self) -> PeerRules:
-        return PeerRules(self.peer, self.peer_lost == CONTINUE, self.peer_timeout)
+        return PeerRules(self.peer, self.peer_timeout)
 
     @property
     def nbd_times(self) -> NbdTimes:
@@ -243,6 +243,7 @@ class Config:
             history_pages=pages_of(self.history.byte_count),
             history_ns=round(self.history.seconds * 1e9),
             hold=self.history_full == HOLD,
+            may_go_on=self.peer_lost == CONTINUE,
             drain_at_stop=self.on_exit == DESTAGE,
             draining=False,
         )

@@ -59,6 +59,7 @@ _TEXTS: dict[str, Callable[[Config], str]] = {
     "history": lambda config: _history(config.history),
     "history-full": lambda config: config.history_full,
     "on-exit": lambda config: config.on_exit,
+    "peer-lost": lambda config: config.peer_lost,
     "log-level": lambda config: _LEVEL_WORDS[config.log_level],
 }
 NAMES = tuple(_TEXTS)

@@ -16,11 +16,10 @@ CONNECTING, CATCHING_UP, UP_TO_DATE, LOST, REFUSED = "connecting", "catching-up"
 
 
 class PeerRules(NamedTuple):
-    """`names` are URIs of their exports `log`. With `may_go_on`, one that was silent for `timeout` seconds is left
-    out; otherwise it is waited for."""
+    """`names` are URIs of their exports `log`. One that was silent for `timeout` seconds may be left out, if the policy
+    lets the server go on without it."""
 
     names: tuple[str, ...] = ()
-    may_go_on: bool = False
     timeout: float = 10.0
 
 
@@ -58,12 +57,16 @@ class Peers:
         self._line = line
         self._floor = floor
         self._current = current
-        self.may_go_on = rules.may_go_on
         self.timeout = rules.timeout
         """In seconds."""
         self.all = tuple(map(Peer, rules.names))
         with line.lock:
             self._refresh()
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether one that does not answer is left out. May be read without the lock."""
+        return self._line.policy.may_go_on
 
     def _refresh(self) -> None:
         """Lock held."""
@@ -120,7 +123,7 @@ class Peers:
         """No longer count it, if that is wanted and it has been silent for so long."""
         with self._line.lock:
             is_due = peer.silent_since and time.monotonic() - peer.silent_since >= self.timeout
-            if not (is_due and peer.counts and self.may_go_on):
+            if not (is_due and peer.counts and self._line.policy.may_go_on):
                 return False
             peer.counts = peer.is_complete = False
             self._refresh()

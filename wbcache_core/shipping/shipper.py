@@ -108,8 +108,10 @@ class Shipper:
         """The number of the newest superblock that was sent whole on this connection."""
         self._is_telling = False
         """A superblock is under way."""
-        self._told_complete: bool | None = None
-        """What the peer was told on this connection of whether it may take over."""
+        self._told_standing: tuple[bool, bool] | None = None
+        """In this connection: whether the peer is complete, and whether it may be left out."""
+        self._relies_on_us = False
+        """It was told last that it has everything, and that it is waited for."""
         self._goal = (0, 0)
         """What the peer has to have to be up to date: LSN and superblock of when it was connected or let in."""
         self._reported = ""
@@ -223,7 +225,7 @@ class Shipper:
             self._sent.clear()
             self._from_log.clear()
             self._ahead.forget()
-            self._sent_bytes, self._is_telling, self._told_complete = 0, False, None
+            self._sent_bytes, self._is_telling, self._told_standing = 0, False, None
 
     def _join(self, link: "Link") -> Joined:
         """Compare, until both can go on, and send the first superblock. Raises WbcacheError."""
@@ -398,12 +400,12 @@ class Shipper:
 
     def _tell_standing(self, link: "Link") -> None:
         """What the peer needs to know when somebody has it take over, if that has changed."""
-        is_complete = self._peer.is_complete
-        if is_complete == self._told_complete:
+        told = self._peer.is_complete, self._peers.may_go_on
+        if told == self._told_standing:
             return
         link.write(encode_standing(self._standing()), 0, durably=False)
         self._sent.append(_Sent())
-        self._told_complete = is_complete
+        self._told_standing, self._relies_on_us = told, told == (True, False)
 
     def _note_answers(self, count: int) -> None:
         """So many of the oldest requests under way have been answered: one change for all of them."""
@@ -453,9 +455,13 @@ class Shipper:
 
     def _leave_out_if_due(self) -> None:
         if self._peers.leave_out(self._peer):
+            belief = (
+                ". It believes that it has everything: it must not take over before it has been connected again"
+                if self._relies_on_us else ""
+            )  # fmt: skip
             _log.error(
                 "peer '%s' is left out (peer-lost=continue): it has been silent for %.3g s; from now on nothing waits "
-                "for it, and the newest data is on one host less", self._peer.name, self._peers.timeout,
+                "for it, and the newest data is on one host less%s", self._peer.name, self._peers.timeout, belief,
             )  # fmt: skip
             self._events.note("peer-left-out", peer=self._peer.name)
 

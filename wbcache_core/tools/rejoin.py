@@ -26,9 +26,10 @@ def run_rejoin(path: str, discard: bool, target: str | None, as_json: bool) -> i
 
 
 def _tell(tail: Facts, saved: str | None) -> None:
+    commits = "one commit" if tail["commits"] == 1 else f"{tail['commits']} commits"
     print(
         f"LSN {tail['lsn']} to {tail['head']}, of epoch {tail['epoch']}: {format_size(tail['bytes'])} in "
-        f"{tail['commits']} commits, from {words(tail['since_ns'])} to {words(tail['until_ns'])}"
+        f"{commits}, from {words(tail['since_ns'])} to {words(tail['until_ns'])}"
     )
     if saved:
         print(f"given up; a copy is in '{saved}', for wbcache info and wbcache dump")

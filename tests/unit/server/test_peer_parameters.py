@@ -14,7 +14,7 @@ def test_peers_are_named_once_each_and_their_export_is_log():
     config = Config.from_pairs([*OWNER, ("peer", "nbd://b:10810"), ("peer", "nbd+unix:///?socket=/s"), ("fua", "peer")])
     assert config.peer == ("nbd://b:10810/log", "nbd+unix:///log?socket=/s")
     assert config.fua == PEER
-    assert config.peer_rules.names == config.peer and not config.peer_rules.may_go_on
+    assert config.peer_rules.names == config.peer and not config.policy(1000).may_go_on
 
 
 def test_levels_of_peers():

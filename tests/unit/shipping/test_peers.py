@@ -25,11 +25,10 @@ class Some:
     """A line with two peers, whose origin has everything below `floor`."""
 
     def __init__(self, may_go_on=True, history_ns=0):
-        self.line = NumberLine(1000, DATA_PAGES, dataclasses.replace(POLICY, history_ns=history_ns))
+        policy = dataclasses.replace(POLICY, history_ns=history_ns, may_go_on=may_go_on)
+        self.line = NumberLine(1000, DATA_PAGES, policy)
         self.floor, self.current = 1, (1, 0)
-        self.peers = Peers(
-            PeerRules(("one", "two"), may_go_on), self.line, lambda: self.floor, lambda: self.current
-        )
+        self.peers = Peers(PeerRules(("one", "two")), self.line, lambda: self.floor, lambda: self.current)
         self.one, self.two = self.peers.all
         self.pins = Pins(self.line, CoveredLog(MIB), 1, ())
         with self.line.lock:
@@ -119,6 +118,9 @@ def test_none_is_left_out_if_they_are_waited_for():
     some.be_silent(some.two, 1000)
     assert not some.peers.leave_out(some.two)
     assert some.line.peers_committed == 1
+    # Somebody decides otherwise.
+    some.line.apply(dataclasses.replace(some.line.policy, may_go_on=True))
+    assert some.peers.leave_out(some.two)
 
 
 @pytest.mark.parametrize(
