@@ -5,11 +5,11 @@ import pathlib
 
 import pytest
 
-from tests.peers import gate, ownership_rules, standby_log
+from tests.peers import gate, own_origins, ownership_rules, standby_log
 from tests.peers.scenarios import BROKEN, EXHAUSTIVE, NEEDLESS, NEEDLESS_EXHAUSTIVE, WHOLE
 from tests.peers.search import search
 
-RULES = (*standby_log.RULES, *gate.RULES, *ownership_rules.RULES)
+RULES = (*standby_log.RULES, *gate.RULES, *own_origins.RULES, *ownership_rules.RULES)
 PAGE = pathlib.Path(__file__).parents[2] / "docs/peers-model.md"
 
 
