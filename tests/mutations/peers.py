@@ -6,7 +6,7 @@ from tests.mutations.mutation import Mutation
 _STANDBY, _JOINING = "tests/unit/log/test_standby_log.py", "tests/unit/shipping/test_joining.py"
 _TLS = "tests/nbdkit/test_peer_tls.py"
 _HOT = "tests/unit/log/test_hot_log.py"
-_COPY = "tests/unit/log/test_log_copy.py"
+_COPY, _SHIPPER = "tests/unit/log/test_log_copy.py", "tests/unit/shipping/test_shipper.py"
 _PEERS, _COPIES = "tests/unit/shipping/test_peers.py", "tests/model/test_copies.py"
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -281,6 +281,52 @@ MUTATIONS: tuple[Mutation, ...] = (
         "                or following.descriptor.generation != last.descriptor.generation\n",
         "",
         f"{_STANDBY}::test_a_generation_is_not_written_with_the_next",
+    ),
+    Mutation(
+        "buried-from-the-front",
+        "a log that begins again buries what an earlier one has left from the front on",
+        "log/takeover.py",
+        "        bury(device, superblock.data_pages, reversed(places[-_BURIED_AT_ONCE:]))\n"
+        "        device.sync()\n"
+        "        del places[-_BURIED_AT_ONCE:]\n",
+        "        bury(device, superblock.data_pages, places[:_BURIED_AT_ONCE])\n"
+        "        device.sync()\n"
+        "        del places[:_BURIED_AT_ONCE]\n",
+        f"{_COPY}::test_a_discarded_tail_that_was_not_buried_whole_does_not_come_back",
+    ),
+    Mutation(
+        "overtaken-and-refused",
+        "an owner that was overtaken goes on if the sizes differ",
+        "shipping/joining.py",
+        "        _check_epoch(name, state.epoch, superblock.epoch)\n    _check_sizes(name, state, superblock)\n",
+        "        _check_sizes(name, state, superblock)\n"
+        "        _check_epoch(name, state.epoch, superblock.epoch)\n"
+        "    _check_sizes(name, state, superblock)\n",
+        f"{_JOINING}::test_a_server_that_was_overtaken_stops_whatever_else_differs",
+    ),
+    Mutation(
+        "given-up-for-anybody",
+        "a tail that was given up is cut off for an owner of before, which has it",
+        "log/standby_log.py",
+        "given_up = self._given_up_from if sent.epoch.number >= self._parted_in else 0\n",
+        "given_up = self._given_up_from\n",
+        f"{_COPY}::test_a_tail_is_given_up_for_the_owner_that_lacks_it",
+    ),
+    Mutation(
+        "silent-since-the-start",
+        "a peer counts as silent since a start long before the first writer",
+        "shipping/shipper.py",
+        "        self._peers.note_silence(self._peer, time.monotonic())\n",
+        "",
+        f"{_SHIPPER}::test_the_silence_of_a_peer_begins_with_the_threads",
+    ),
+    Mutation(
+        "left-out-for-ever",
+        "a peer that is left out and answers later never counts as complete on that connection",
+        "shipping/shipper.py",
+        "            if self._peer.state == UP_TO_DATE:\n",
+        "            if False:\n",
+        f"{_SHIPPER}::test_one_that_is_left_out_and_still_answers_has_to_catch_up",
     ),
     Mutation(
         "origin-is-never-older",

@@ -6,6 +6,7 @@ taken in theirs. What is taken, and how, says log_copy.py.
 """
 
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
@@ -64,8 +65,11 @@ class StandbyLog:
         self.parts_at = self._given_up_from = 0
         """The LSN from which on the owner does not have what is here, as it says, which may be read without the lock;
         and the one from which on somebody has given that up. 0 for none."""
+        self._parted_in = 0
+        """Number of the epoch of the owner that says so."""
         self.last_sign = 0.0
-        """When the owner last asked for anything, in seconds of time.monotonic()."""
+        """When the owner last asked for anything, or got an answer, in seconds of time.monotonic(). Who is about to
+        take the lock may write it as well."""
         self.refused, self.last_refusal = 0, ""
 
     def prepare(self) -> None:
@@ -92,6 +96,7 @@ class StandbyLog:
 
     def state(self, sender: Sender) -> bytes:
         """The state page. From now on only this sender is heard. Raises DeviceError, NotOwnerError, StoppedError."""
+        self.last_sign = time.monotonic()
         with self._lock:
             self._check_running()
             before, self._sender = self._sender, sender
@@ -125,6 +130,7 @@ class StandbyLog:
 
         Raises ShipmentError, NotOwnerError, DeviceError: from then on nothing of this sender is taken.
         """
+        self._note_sign(sender)
         arrived: Arrived[Sender] | None = None
         failure: ShipmentError | None = None
         superblock = self.superblock
@@ -183,6 +189,7 @@ class StandbyLog:
     def take_superblock(self, sender: Sender, page: memoryview) -> None:
         """Make a superblock of the owner's durable. Raises ShipmentError, NotOwnerError, DeviceError: from then on
         nothing of this sender is taken."""
+        self._note_sign(sender)
         with self._lock:
             self._check_sender(sender)
             try:
@@ -190,7 +197,9 @@ class StandbyLog:
                     sent = decode(page)
                 except FormatError as error:
                     raise ShipmentError(f"what was sent is no superblock: {error}") from None
-                if self._copy.note(sent, self._given_up_from):
+                # An owner of before has not parted there.
+                given_up = self._given_up_from if sent.epoch.number >= self._parted_in else 0
+                if self._copy.note(sent, given_up):
                     self.parts_at = self._given_up_from = 0
             except (RequestError, DeviceError) as error:
                 self._refuse(sender, str(error))
@@ -207,7 +216,7 @@ class StandbyLog:
                 standing = peer_standing.decode(page)
                 if standing.has_parted:
                     self._copy.check_parting(standing)
-                    self.parts_at = standing.lsn
+                    self.parts_at, self._parted_in = standing.lsn, standing.epoch.number
                 else:
                     check_standing(standing, self.superblock, self._copy.head)
                     self._standing = standing
@@ -243,9 +252,11 @@ class StandbyLog:
         return standing if standing and current and standing.epoch == current.epoch else None
 
     def keep(self, standing: Standing | None) -> None:
-        """What the owner said to the same log before it was read again, if that still holds."""
+        """What the owner said to the same log before a takeover that failed, if that still holds. The epoch may be the
+        one of the takeover: nobody else has begun one since."""
         with self._lock, contextlib.suppress(FormatError):
-            if standing:
+            if standing and self.superblock:
+                standing = dataclasses.replace(standing, epoch=self.superblock.epoch)
                 check_standing(standing, self.superblock, self._copy.head)
             self._standing = standing
 
@@ -274,10 +285,16 @@ class StandbyLog:
 
     def flush(self, sender: Sender) -> None:
         """Everything taken is durable when this returns. Raises NotOwnerError, DeviceError."""
+        self._note_sign(sender)
         with self._lock:
             self._check_sender(sender)
             self.last_sign = time.monotonic()
             self._copy.sync()
+
+    def _note_sign(self, sender: Sender) -> None:
+        """Something has come from the owner: it is alive, even if the device keeps it waiting. No lock held."""
+        if sender is self._sender:
+            self.last_sign = time.monotonic()
 
     def _check_running(self) -> None:
         """Lock held. Raises StoppedError, NotOwnerError."""

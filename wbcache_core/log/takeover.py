@@ -16,6 +16,9 @@ from wbcache_core.log.geometry import next_places, offset_of
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.units import PAGE_BYTES
 
+_BURIED_AT_ONCE = 16
+"""Descriptors of a chain that are buried between two syncs. A power cut among them may leave any of them."""
+
 
 class FoundData:
     """What recovery found, which a killed server may have left only in the page cache. For any thread."""
@@ -69,9 +72,16 @@ def bury_discarded(device: Device, data_pages: int, place: int, limit: int) -> N
 
 def bury_chain(device: Device, superblock: Superblock) -> None:
     """Bury every segment that continues the log from `destaged` on, of whatever epoch. The log begins there, and what
-    an earlier one has left would follow again when the segments before it are written again. Durable only after a
-    sync. Raises DeviceError."""
-    bury(device, superblock.data_pages, _places_of_chain(device, superblock))
+    an earlier one has left would follow again when the segments before it are written again.
+
+    From the end on, so that a call that is repeated after a failure still finds the way to all that is left. Raises
+    DeviceError.
+    """
+    places = list(_places_of_chain(device, superblock))
+    while places:
+        bury(device, superblock.data_pages, reversed(places[-_BURIED_AT_ONCE:]))
+        device.sync()
+        del places[-_BURIED_AT_ONCE:]
 
 
 def _places_of_chain(device: Device, superblock: Superblock) -> Iterator[int]:

@@ -122,7 +122,7 @@ class Node(Replaceable[Served | Standby]):
         config = copy.copy(self._config)
         config.role, config.plain_tcp = OWNER, REFUSE
         config.force = (config.force & {IN_USE}) | {TAKE_OVER} | (set(force) & {ORIGIN_CHANGED, ORIGIN_MOVED})
-        served = None
+        served, epoch = None, standby.epoch
         try:
             device, taken = standby.take()
             size = device.size
@@ -133,10 +133,15 @@ class Node(Replaceable[Served | Standby]):
             self._taken_log, self.writers = TakenLogExport(cache.newest_superblock, size), Writers(served)
             self._put(served)
             return cache
-        except BaseException:
+        except BaseException as error:
             if served:
                 served.stop()
             _go_on(standby)
+            if isinstance(error, WbcacheError) and standby.epoch != epoch:
+                raise ControlError(
+                    f"{error}; the log has the new epoch already: if the former owner is alive, it stops when it "
+                    "reaches this server; repeat wbcache promote"
+                ) from None
             raise
 
     def metrics(self) -> bytes:

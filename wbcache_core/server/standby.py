@@ -25,6 +25,7 @@ from wbcache_core.errors import (
     StoppedError,
 )
 from wbcache_core.format import standby_state
+from wbcache_core.format.epoch import Epoch
 from wbcache_core.format.peer_standing import is_standing
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.hot_log import Taken
@@ -175,6 +176,12 @@ class Standby:
         """The log with all that it has, for the owner that this server becomes: nothing more is taken from others.
         Raises DeviceError, RequestError."""
         return self._device, self._log.take()
+
+    @property
+    def epoch(self) -> Epoch | None:
+        """Of the log, None for a blank one."""
+        superblock = self._log.superblock
+        return superblock.epoch if superblock else None
 
     def go_on(self) -> None:
         """Be a standby again: no owner came of it. Whoever had the log has closed it. Raises WbcacheError; then it may

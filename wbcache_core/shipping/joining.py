@@ -59,10 +59,13 @@ def join(
 
     Raises PeerRefusedError, SupersededError, and what checksum_before() raises.
     """
-    _check_volume(name, state, superblock)
+    if not state.is_blank:
+        _check_uuid(name, state, superblock)
+        # Before everything else: whoever was overtaken may not go on without this peer.
+        _check_epoch(name, state.epoch, superblock.epoch)
+    _check_sizes(name, state, superblock)
     if state.is_blank:
         return Joined("new", superblock.destaged, beginning(superblock))
-    _check_epoch(name, state.epoch, superblock.epoch)
     if superblock.destaged <= state.head <= committed:
         known = state.head == superblock.destaged
         if (superblock.destaged_previous if known else checksum_before(state.head)) == state.previous:
@@ -76,7 +79,16 @@ def join(
     return Joined("discard-tail" if end == state.given_up_from else "cut", end, as_of(superblock, end))
 
 
-def _check_volume(name: str, state: StandbyState, superblock: Superblock) -> None:
+def _check_uuid(name: str, state: StandbyState, superblock: Superblock) -> None:
+    """Raises PeerRefusedError."""
+    if state.uuid != superblock.uuid:
+        raise PeerRefusedError(
+            f"peer '{name}' has the log of another volume, {UUID(bytes=state.uuid)}; this one is "
+            f"{UUID(bytes=superblock.uuid)}: check peer=; {_DISCARD_HINT}"
+        )
+
+
+def _check_sizes(name: str, state: StandbyState, superblock: Superblock) -> None:
     """Raises PeerRefusedError."""
     if state.log_bytes < superblock.log_bytes:
         raise PeerRefusedError(
@@ -85,11 +97,6 @@ def _check_volume(name: str, state: StandbyState, superblock: Superblock) -> Non
         )
     if state.is_blank:
         return
-    if state.uuid != superblock.uuid:
-        raise PeerRefusedError(
-            f"peer '{name}' has the log of another volume, {UUID(bytes=state.uuid)}; this one is "
-            f"{UUID(bytes=superblock.uuid)}: check peer=; {_DISCARD_HINT}"
-        )
     if state.used_bytes != superblock.log_bytes or state.origin_bytes > superblock.origin_bytes:
         raise PeerRefusedError(
             f"peer '{name}' has a log of {state.used_bytes} bytes for an origin of {state.origin_bytes}, this one has "

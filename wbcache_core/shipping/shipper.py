@@ -73,6 +73,8 @@ class _Sent(NamedTuple):
     is_whole: bool = False
     """Whether that superblock says everything that this server's does."""
     byte_count: int = 0
+    lets_go: bool = False
+    """It tells the peer that it may lack something, or be left out."""
 
 
 class Shipper:
@@ -111,7 +113,7 @@ class Shipper:
         self._told_standing: tuple[bool, bool] | None = None
         """In this connection: whether the peer is complete, and whether it may be left out."""
         self._relies_on_us = False
-        """It was told last that it has everything, and that it is waited for."""
+        """It was told that it has everything and is waited for, and has not answered to anything else since."""
         self._goal = (0, 0)
         """What the peer has to have to be up to date: LSN and superblock of when it was connected or let in."""
         self._reported = ""
@@ -124,6 +126,8 @@ class Shipper:
 
     def start(self, together: StartTogether) -> None:
         """The threads, as some of several. Raises NoThreadError."""
+        # A server may have been up for long without a writer.
+        self._peers.note_silence(self._peer, time.monotonic())
         self._ahead.start(together)
         self._thread = together.add("wbcache-ship", self._run)
 
@@ -256,8 +260,10 @@ class Shipper:
     def _write_and_wait(self, link: "Link", page: bytes) -> None:
         """Write to the beginning of the export. Raises WbcacheError."""
         link.write(page, 0, durably=True)
-        while not link.answered():
+        while True:
             link.wait(_LOOK_SECONDS)
+            if link.answered():
+                return
             self._leave_out_if_due()
 
     def _standing(self) -> Standing:
@@ -404,8 +410,9 @@ class Shipper:
         if told == self._told_standing:
             return
         link.write(encode_standing(self._standing()), 0, durably=False)
-        self._sent.append(_Sent())
-        self._told_standing, self._relies_on_us = told, told == (True, False)
+        relies_on_us = told == (True, False)
+        self._sent.append(_Sent(lets_go=not relies_on_us))
+        self._told_standing, self._relies_on_us = told, self._relies_on_us or relies_on_us
 
     def _note_answers(self, count: int) -> None:
         """So many of the oldest requests under way have been answered: one change for all of them."""
@@ -433,6 +440,8 @@ class Shipper:
     def _meaning_of(self, sent: _Sent) -> dict[str, Any]:
         """What an answer changes in what is known of the peer."""
         self._sent_bytes -= sent.byte_count
+        if sent.lets_go:
+            self._relies_on_us = self._told_standing == (True, False)
         if sent.superblock:
             self._is_telling = False
             place = max(self._peer.place, sent.superblock.oldest_place)
@@ -464,6 +473,9 @@ class Shipper:
                 "for it, and the newest data is on one host less%s", self._peer.name, self._peers.timeout, belief,
             )  # fmt: skip
             self._events.note("peer-left-out", peer=self._peer.name)
+            if self._peer.state == UP_TO_DATE:
+                # It may answer yet.
+                self._peers.note(self._peer, state=CATCHING_UP)
 
     def _note_problem(self, state: str, problem: str) -> None:
         """The connection has ended, or there is none."""

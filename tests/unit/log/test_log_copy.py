@@ -2,11 +2,12 @@
 """What superblocks of the owner do to the log of a standby: cuts, new beginnings, and disks that fail half-way."""
 
 import contextlib
+import itertools
 
 import pytest
 
 from tests.support.shipped_log import LOG_BYTES
-from tests.support.standby_on_disk import refused
+from tests.support.standby_on_disk import StandbyOnDisk, refused
 from wbcache_core.errors import DeviceError, NotOwnerError, ShipmentError, SyncFailedError
 from wbcache_core.format import standby_state
 from wbcache_core.format.epoch import Epoch
@@ -246,3 +247,62 @@ def test_the_origin_may_count_as_older_for_a_log_that_was_empty_at_its_start(sta
     standby.send(owner.commit(3))
     standby.restart(standby.disk.crash(0, "none"))
     assert (standby.state.destaged, standby.state.head) == (1, owner.head)
+
+
+def discarded(standby, owner):
+    """A standby that has given up a dead tail (force=discard-log), and what the owner sends it of what both had; the
+    owner has begun an epoch before the tail."""
+    common = [*owner.commit(2), *owner.commit(*[1] * 40)]
+    standby.send(common)
+    head, end = owner.head, owner.writer.end
+    for count in (3, 5):
+        standby.send(owner.commit(count))
+    owner.head, owner.writer.end = head, end
+    owner.next_epoch(head, end.previous)
+    standby.log = StandbyLog(standby.disk, None)
+    return common, head
+
+
+def begin_again(standby, owner):
+    standby.sender = Sender()
+    standby.log.state(standby.sender)
+    standby.tell(memoryview(encode(as_of(owner.superblock, 1))))
+
+
+@pytest.mark.parametrize("power_fails", [False, True])
+@pytest.mark.parametrize("buried", [1, 3, 17, 30])
+def test_a_discarded_tail_that_was_not_buried_whole_does_not_come_back(owner, buried, power_fails):
+    """The disk fails when some of the chain are buried; then the power may fail. What was written is kept."""
+    standby = StandbyOnDisk()
+    standby.tell(owner.page())
+    common, head = discarded(standby, owner)
+    write, count = standby.disk.write, itertools.count(1)
+
+    def fail(views, offset):
+        if offset >= DATA_START and next(count) > buried:
+            raise DeviceError("no more")
+        write(views, offset)
+
+    standby.disk.write = fail
+    with pytest.raises(DeviceError):
+        begin_again(standby, owner)
+    standby.disk.write = write
+    if power_fails:
+        standby.restart(standby.disk.crash(0, "all"))
+        standby.log = StandbyLog(standby.disk, None)
+    begin_again(standby, owner)
+    standby.send(common)
+    assert standby.log.cursors == (head, head)
+    standby.restart(standby.disk.crash(0, "none"))
+    assert standby.state.head == head
+
+
+def test_a_tail_is_given_up_for_the_owner_that_lacks_it(standby, owner):
+    """One of before that is still running has it, and its superblocks may be behind."""
+    lsn, previous = owner.head, owner.writer.end.previous
+    standby.send(owner.commit(4))
+    standby.log._given_up_from, standby.log._parted_in = lsn, owner.superblock.epoch.number + 1
+    standby.tell(owner.page())
+    assert standby.log.cursors[0] == owner.head
+    standby.tell(owner.next_epoch(lsn, previous, committed=lsn))
+    assert standby.log.cursors[0] == lsn

@@ -41,6 +41,13 @@ def joined(state, own_epoch=SECOND, committed=100):
     return join("them", state, mine(), own_epoch, committed, CHECKSUMS.get)
 
 
+@pytest.mark.parametrize("changes", [{"origin_bytes": 1 << 40}, {"used_bytes": LOG_BYTES // 2}])
+def test_a_server_that_was_overtaken_stops_whatever_else_differs(changes):
+    """The new owner's origin may have grown since: a refusal would let this one go on without it."""
+    with pytest.raises(SupersededError):
+        joined(theirs(100, CHECKSUMS[100], Epoch(1000, 5), (Switch(FIRST, 1, 0),), **changes))
+
+
 def test_a_blank_log_begins_where_the_origin_ends():
     rule, lsn, first = joined(standby_state.blank(LOG_BYTES))
     assert (rule, lsn) == ("new", 50)
