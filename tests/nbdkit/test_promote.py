@@ -215,6 +215,7 @@ def test_the_tail_of_the_former_owner(hosts):
     assert f"the owner lacks what is here from LSN {lsn} on" in said
     status, said, errors = wbcache("rejoin", hosts.controls[0])
     assert (status, errors) == (1, "") and f"LSN {lsn} to {lsn + 4}, of epoch 1: 12.0 KiB in one commit" in said
+    assert "Writes among them may have been answered at level ram, flushes at level log." in said
     taken = hosts.logs[0].read_bytes()
     target = hosts.folder / "tail"
     target.write_bytes(b"x")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a descriptor says about the answers that clients got for its segment: one byte, two levels.
 
-The levels are numbered by strength. PEER_RAM and PEER are kept for peers, which
-do not exist yet. A level is the weakest that *may* have been answered: one that
-is too weak costs a question to a person, one that is too strong costs data.
+The levels are numbered by strength. A level is the weakest that *may* have been
+answered: one that is too weak costs a question to a person, one that is too
+strong costs data. PEER_RAM, PEER and ORIGIN are read and not written:
+docs/format.md says why nothing stronger than LOG is certain.
 """
 
 from typing import NamedTuple

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.device.new_file import new_file, refuse_existing, write_all
+from wbcache_core.format.answers import ANSWER_NAMES
 from wbcache_core.format.segment import Descriptor
 from wbcache_core.format.superblock import SLOT_OFFSETS, Superblock, encode
 from wbcache_core.log.reader import LogReader
@@ -26,6 +27,9 @@ class Tail(NamedTuple):
     since_ns: int
     until_ns: int
     epoch_number: int
+    ack: str
+    flush: str
+    """The weakest levels at which writes and flushes may have been answered."""
 
 
 def _descriptors(
@@ -44,6 +48,7 @@ def look_at(device: Device, superblock: Superblock, table: SegmentTable, lsn: in
     return Tail(
         lsn, head, sum(one.page_count for one in found) << PAGE_SHIFT, len({one.generation for one in found}),
         found[0].reading.wall_ns, found[-1].reading.wall_ns, found[-1].epoch.number,
+        ANSWER_NAMES[min(one.answers.ack for one in found)], ANSWER_NAMES[min(one.answers.flush for one in found)],
     )  # fmt: skip
 
 

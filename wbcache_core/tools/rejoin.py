@@ -31,6 +31,7 @@ def _tell(tail: Facts, saved: str | None) -> None:
         f"LSN {tail['lsn']} to {tail['head']}, of epoch {tail['epoch']}: {format_size(tail['bytes'])} in "
         f"{commits}, from {words(tail['since_ns'])} to {words(tail['until_ns'])}"
     )
+    print(f"Writes among them may have been answered at level {tail['ack']}, flushes at level {tail['flush']}.")
     if saved:
         print(f"given up; a copy is in '{saved}', for wbcache info and wbcache dump")
         return
