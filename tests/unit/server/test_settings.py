@@ -34,7 +34,8 @@ def test_defaults():
     assert values(settings) == {
         "ack": "ram", "flush": "log", "fua": "log", "commit-interval": "1s", "commit-size": "16M",
         "destage-delay": "5s", "destage-depth": "64", "low-watermark": "25%", "high-watermark": "75%",
-        "history": "off", "history-full": "drop", "on-exit": "commit", "log-level": "warnings",
+        "history": "off", "history-full": "drop", "on-exit": "commit", "peer-lost": "wait",
+        "log-level": "warnings",
     }  # fmt: skip
     assert tuple(values(settings)) == NAMES
 
@@ -109,6 +110,7 @@ SIZES = st.one_of(st.integers(4096, 4 * MIB).map(str), st.integers(1, 4).map(lam
         "high-watermark": st.integers(41, 100).map(lambda percent: f"{percent}%"),
         "history": st.one_of(st.just("off"), TIMES, st.sampled_from(["500M", "20G", "1d", "36h"])),
         "history-full": st.sampled_from(["drop", "hold"]), "on-exit": st.sampled_from(["commit", "destage"]),
+        "peer-lost": st.sampled_from(["wait", "continue"]),
     })
 )  # fmt: skip
 def test_what_is_shown_may_be_written(wanted):
