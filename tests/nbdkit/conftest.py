@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import clients
 from tests.support.nbdkit_server import CachePair
-from tests.support.peer_pair import PAGES, PeerPair
+from tests.support.peer_pair import ORIGIN_BYTES, PeerPair
 
 PROGRAMS = (
     "nbdkit nbdinfo nbdcopy nbdfuse fusermount3 qemu-io qemu-img fio losetup blockdev mount umount fstrim setpriv "
@@ -48,7 +48,7 @@ def other(folder):
 def hosts(folder):
     """An owner and a standby to be, in front of an origin whose last page is not whole; at the end they are killed."""
     hosts = PeerPair(folder)
-    hosts.pair.make_origin(PAGES * 4096 + 512)
+    hosts.pair.make_origin(ORIGIN_BYTES)
     yield hosts
     hosts.pair.destroy()
 

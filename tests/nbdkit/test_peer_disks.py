@@ -16,8 +16,8 @@ import pytest
 from tests.support import clients
 from tests.support.control import wbcache
 from tests.support.log_disks import KINDS, LOG_BYTES
-from tests.support.peer_pair import PeerPair
-from tests.support.takeover_rounds import ORIGIN_BYTES, TakeoverRounds
+from tests.support.peer_pair import ORIGIN_BYTES, PeerPair
+from tests.support.takeover_rounds import TakeoverRounds
 
 ROUNDS = int(os.environ.get("WBCACHE_TEST_ROUNDS", "1"))
 TIMEOUT_S = 0.5

@@ -16,11 +16,10 @@ import pytest
 
 from tests.support.clients import REPOSITORY
 from tests.support.nbdkit_server import START_LIMIT_S
-from tests.support.network_namespaces import network
-from tests.support.networked_peers import NetworkedPeers
-from tests.support.peer_pair import PeerPair
+from tests.support.networked_peers import networked
+from tests.support.peer_pair import ORIGIN_BYTES, PeerPair
 from tests.support.stopped import stop_process
-from tests.support.takeover_rounds import ORIGIN_BYTES, TakeoverRounds
+from tests.support.takeover_rounds import TakeoverRounds
 
 ROUNDS = int(os.environ.get("WBCACHE_TEST_ROUNDS", "1"))
 TIMEOUT_S = 1
@@ -71,11 +70,8 @@ def slow_hosts(folder):
 
 @pytest.fixture
 def hosts(folder):
-    with network(2) as link:
-        hosts = NetworkedPeers(folder, link, 2)
-        hosts.pair.make_origin(ORIGIN_BYTES)
+    with networked(folder, 2) as hosts:
         yield hosts
-        hosts.pair.destroy()
 
 
 def cut(now, choose):

@@ -57,14 +57,7 @@ def by_key(keys):
 
 
 def check_that_a_flush_is_on_both(hosts, standby, peer):
-    owner = hosts.owner(0, **PEER, peer=peer)
-    with clients.connection(owner.uri) as handle:
-        handle.pwrite(b"x" * 8192, 4096)
-        handle.flush()
-    owner.kill()
-    standby.stop()
-    with hosts.taken_over(1) as handle:
-        assert handle.pread(8192, 4096) == b"x" * 8192
+    hosts.check_that_a_flush_is_on_both(hosts.owner(0, **PEER, peer=peer), standby)
 
 
 def refused(hosts, *peers):

@@ -31,13 +31,7 @@ def found_at(uri, blocks):
 
 def test_a_flush_is_on_both(hosts):
     with hosts.both(**PEER) as (owner, standby):
-        with clients.connection(owner.uri) as handle:
-            handle.pwrite(b"x" * 8192, 4096)
-            handle.flush()
-        owner.kill()
-        standby.stop()
-    with hosts.taken_over(1) as handle:
-        assert handle.pread(8192, 4096) == b"x" * 8192
+        hosts.check_that_a_flush_is_on_both(owner, standby)
 
 
 def test_takeover_again_and_again(hosts, seed):

@@ -11,9 +11,8 @@ import time
 
 import pytest
 
-from tests.support.network_namespaces import network
-from tests.support.networked_peers import NetworkedPeers
-from tests.support.takeover_rounds import ORIGIN_BYTES, TakeoverRounds, end_standby
+from tests.support.networked_peers import networked
+from tests.support.takeover_rounds import TakeoverRounds, end_standby
 
 ROUNDS = int(os.environ.get("WBCACHE_TEST_ROUNDS", "1"))
 PEER = {"flush": "peer", "fua": "peer", "peer_timeout": "1s"}
@@ -21,11 +20,8 @@ PEER = {"flush": "peer", "fua": "peer", "peer_timeout": "1s"}
 
 @pytest.fixture
 def hosts(folder):
-    with network(3) as links:
-        hosts = NetworkedPeers(folder, links, 3)
-        hosts.pair.make_origin(ORIGIN_BYTES)
+    with networked(folder, 3) as hosts:
         yield hosts
-        hosts.pair.destroy()
 
 
 def killer(choose):

@@ -59,18 +59,17 @@ def running(folder, arguments):
 
 class NbdkitServer:
     """One nbdkit process, running from the constructor on, with its socket, pid file and stderr in `folder`. With a
-    `port` it listens on that, of 127.0.0.1, instead of its socket."""
+    `port` it listens on that, of the address, instead of its socket."""
 
-    def __init__(self, folder, arguments, lifetime_s=180, wait=True, prefix=(), port=None, listen=()):
-        """`listen`: nbdkit's options of where to listen, instead of its socket or port."""
+    def __init__(self, folder, arguments, lifetime_s=180, wait=True, prefix=(), port=None, address="127.0.0.1"):
         name = f"nbdkit{next(_serial)}"
         self.socket = Path(folder) / f"{name}.sock"
         self.pid_file = Path(folder) / f"{name}.pid"
         self.stderr_path = Path(folder) / f"{name}.stderr"
-        self.uri = f"nbd://127.0.0.1:{port}" if port else f"nbd+unix:///?socket={self.socket}"
+        self.uri = f"nbd://{address}:{port}" if port else f"nbd+unix:///?socket={self.socket}"
         self.was_killed = False
         self.overdue = False
-        place = listen or (["-i", "127.0.0.1", "-p", port] if port else ["-U", self.socket])
+        place = ["-i", address, "-p", port] if port else ["-U", self.socket]
         command = [*prefix, "nbdkit", "-f", "--exit-with-parent", *place, "-P", self.pid_file, *arguments]
         self.command = [str(word) for word in command]
         with open(self.stderr_path, "wb") as stderr:
@@ -205,20 +204,18 @@ class CachePair:
         settings = {"origin": self.origin, "log": self.log, "log_size": "32M", **parameters}
         return self._start(settings, filters, options, filter_parameters, wait, lifetime_s, prefix)
 
-    def start_bare(self, *, options=(), port=None, prefix=(), listen=(), **parameters):
+    def start_bare(self, *, options=(), prefix=(), port=None, address="127.0.0.1", **parameters):
         """Start nbdkit with the plugin, these parameters, and a log of 32 MiB unless told."""
-        return self._start({"log_size": "32M", **parameters}, (), options, (), True, 180, prefix, port, listen)
+        return self._start({"log_size": "32M", **parameters}, (), options, (), True, 180, prefix, port, address)
 
-    def _start(
-        self, settings, filters, options, filter_parameters, wait, lifetime_s, prefix, port=None, listen=()
-    ):  # fmt: skip
+    def _start(self, settings, filters, options, filter_parameters, wait, lifetime_s, prefix, *listening):
         words = [
             f"{key.replace('_', '-')}={value}"
             for key, values in settings.items()
             for value in (values if isinstance(values, list) else [values])
         ]
         arguments = [*options, *(f"--filter={name}" for name in filters), "python", self.plugin, *words]
-        server = NbdkitServer(self.folder, [*arguments, *filter_parameters], lifetime_s, wait, prefix, port, listen)
+        server = NbdkitServer(self.folder, [*arguments, *filter_parameters], lifetime_s, wait, prefix, *listening)
         self._servers.append(server)
         return server
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Owner and standbys in network namespaces: they share the origin, and have addresses and memory of their own."""
 
+import contextlib
 import shutil
 
-from tests.support.peer_pair import PeerPair
+from tests.support.network_namespaces import network
+from tests.support.peer_pair import ORIGIN_BYTES, PeerPair
 
 PORT = 10810
 
@@ -28,9 +30,9 @@ class NetworkedPeers(PeerPair):
 
     def standby(self, number, **parameters):
         settings = {"log": self.logs[number], "control": self.controls[number], **parameters}
-        listen = ("-i", self.network.address(number), "-p", PORT)
+        listen = {"address": self.network.address(number), "port": PORT}
         return self.pair.start_bare(
-            role="standby", prefix=self._host(number), listen=listen, plain_tcp="allow", **settings
+            role="standby", prefix=self._host(number), plain_tcp="allow", **listen, **settings
         )
 
     def owner(self, number, **parameters):
@@ -38,3 +40,13 @@ class NetworkedPeers(PeerPair):
 
     def _host(self, number):
         return ["env", f"WBCACHE_SHM={self._memories[number]}", *self.network.command(number)]
+
+
+@contextlib.contextmanager
+def networked(folder, count):
+    """So many hosts, and their origin; at the end their servers are killed."""
+    with network(count) as links:
+        hosts = NetworkedPeers(folder, links, count)
+        hosts.pair.make_origin(ORIGIN_BYTES)
+        yield hosts
+        hosts.pair.destroy()

@@ -12,7 +12,9 @@ from tests.support.nbdkit_server import CachePair
 
 LIMIT_S = 30
 PAGES = 600
-"""Whole ones, of the origin of the fixture `hosts`."""
+"""Whole ones, of the origin of the hosts."""
+ORIGIN_BYTES = PAGES * 4096 + 512
+"""The last page is not whole."""
 
 
 def begin_flush(handle):
@@ -70,6 +72,16 @@ class PeerPair:
         peers = [self.uri_of(other) for other in self.others(number)]
         settings = {"log": self.logs[number], "control": self.controls[number], "peer": peers}
         return self.pair.start(**(settings | parameters))
+
+    def check_that_a_flush_is_on_both(self, owner, standby):
+        """What was flushed at level peer is there when the owner has died and the standby's log takes over."""
+        with clients.connection(owner.uri) as handle:
+            handle.pwrite(b"x" * 8192, 4096)
+            handle.flush()
+        owner.kill()
+        standby.stop()
+        with self.taken_over(1) as handle:
+            assert handle.pread(8192, 4096) == b"x" * 8192
 
     @contextlib.contextmanager
     def taken_over(self, number, **parameters):

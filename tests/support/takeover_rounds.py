@@ -7,12 +7,9 @@ import signal
 
 from tests.support import clients
 from tests.support.control import wbcache
-from tests.support.peer_pair import PeerPair
+from tests.support.peer_pair import PAGES, PeerPair
 from tests.support.stamped_blocks import blocks_of, check_after_crash, read_sequences
 from tests.support.stamped_load import load_until
-
-PAGES = 600
-ORIGIN_BYTES = PAGES * 4096 + 512
 
 
 class Eligibility:

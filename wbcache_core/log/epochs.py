@@ -49,7 +49,7 @@ class EpochOrder:
         """Whether the next segment may be this one; if so, it counts as the last one from now on."""
         if epoch == self._last and first_lsn < self._until:
             return True
-        if not (_may_follow(epoch, self._last) and _may_follow(self._current, epoch)):
+        if not (may_follow(epoch, self._last) and may_follow(self._current, epoch)):
             return False
         until = _NEVER
         for switch in reversed(self._history):
@@ -57,7 +57,7 @@ class EpochOrder:
                 until = switch.first_lsn
                 if epoch.number >= switch.epoch.number:
                     return False
-            elif not _may_follow(epoch, switch.epoch):
+            elif not may_follow(epoch, switch.epoch):
                 return False
             elif first_lsn == switch.first_lsn and previous != switch.previous:
                 return False
@@ -72,13 +72,13 @@ def was_cut_off(superblock: Superblock, epoch: Epoch, first_lsn: int) -> bool:
     The history of a standby may not have the latest epochs yet: what is ignored then is sent again.
     """
     history = superblock.history
-    if any(one.first_lsn <= first_lsn and not _may_follow(epoch, one.epoch) for one in history):
+    if any(one.first_lsn <= first_lsn and not may_follow(epoch, one.epoch) for one in history):
         return True
     is_known = epoch == superblock.epoch or any(one.epoch == epoch for one in history)
     # What is older than the history may have been forgotten.
     return bool(history) and not is_known and epoch.number >= history[0].epoch.number
 
 
-def _may_follow(later: Epoch, earlier: Epoch) -> bool:
+def may_follow(later: Epoch, earlier: Epoch) -> bool:
     """Whether this is the same epoch or one with a higher number."""
     return later == earlier or later.number > earlier.number

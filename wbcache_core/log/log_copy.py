@@ -46,13 +46,13 @@ from wbcache_core.units import PAGE_BYTES
 _log = logging.getLogger("wbcache")
 
 
-def recovered_copy(device: Device, slots: Sequence[Superblock | None] | None) -> "LogCopy":
+def recovered_copy(device: Device, slots: list[Superblock | None] | None) -> "LogCopy":
     """What the device has; `slots` are its superblocks, None for a blank one. Writes nothing. Raises DamagedLogError,
     LogVersionError, DeviceError."""
-    superblock = newest(list(slots)) if slots else None
+    superblock = newest(slots) if slots else None
     if slots is None or superblock is None:
         return LogCopy(device)
-    return LogCopy(device, list(slots), _recovered(device, superblock))
+    return LogCopy(device, slots, _recovered(device, superblock))
 
 
 def _recovered(device: Device, superblock: Superblock) -> Recovered:

@@ -8,7 +8,7 @@ from wbcache_core.format.epoch import Epoch
 from wbcache_core.format.peer_standing import Standing
 from wbcache_core.format.segment import Descriptor
 from wbcache_core.format.superblock import Superblock
-from wbcache_core.log.epochs import EpochOrder
+from wbcache_core.log.epochs import EpochOrder, may_follow
 from wbcache_core.log.geometry import LogEnd, offset_of
 from wbcache_core.log.reader import LogReader
 from wbcache_core.memory.segment_table import SegmentTable
@@ -57,7 +57,7 @@ def check_segment(
 def check_epoch(sent: Superblock, current: Superblock) -> None:
     """Raises NotOwnerError."""
     mine, other = current.epoch, sent.epoch
-    if other.number < mine.number or (other.number == mine.number and other != mine):
+    if not may_follow(other, mine):
         raise NotOwnerError(
             f"epoch {other} is not taken: the log here has epoch {mine}; another server has taken over since"
         )

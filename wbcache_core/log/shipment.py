@@ -5,12 +5,9 @@ from xxhash import xxh3_64_intdigest
 
 from wbcache_core.errors import FormatError, ShipmentError
 from wbcache_core.format.frames import unpack_all
-from wbcache_core.format.segment import MAX_ENTRIES, RAW, Descriptor, decode
+from wbcache_core.format.segment import RAW, Descriptor, decode
 from wbcache_core.log.reader import page_views
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
-
-_PAGES = tuple(slice(at, at + PAGE_BYTES) for at in range(0, MAX_ENTRIES * PAGE_BYTES, PAGE_BYTES))
-"""Where each page of a payload is."""
 
 
 def segment_in(data: memoryview, uuid: bytes) -> Descriptor:
@@ -40,6 +37,6 @@ def segment_in(data: memoryview, uuid: bytes) -> Descriptor:
 def _page_sums(descriptor: Descriptor, payload: memoryview) -> list[int]:
     """Raises FormatError."""
     if descriptor.encoding == RAW:
-        return list(map(xxh3_64_intdigest, map(payload.__getitem__, _PAGES[: descriptor.page_count])))
+        return list(map(xxh3_64_intdigest, page_views(payload)))
     frames = unpack_all(payload, descriptor.frame_lengths, descriptor.page_count)
     return [xxh3_64_intdigest(page) for plain in frames for page in page_views(plain)]

@@ -100,11 +100,6 @@ class SegmentTable:
             count -= len(part)
         return found
 
-    def cut(self, lsn: int) -> None:
-        """Forget the segments that start at or above lsn."""
-        count = bisect_right(self._first_lsns, lsn - 1)
-        del self._first_lsns[count:], self._places[count:]
-
     def drop_below(self, lsn: int) -> None:
         """Forget the segments that start below lsn; lsn is the start of a segment or the end of the last."""
         count = bisect_right(self._first_lsns, lsn - 1)

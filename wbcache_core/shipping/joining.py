@@ -21,6 +21,7 @@ from wbcache_core.errors import PartedError, PeerRefusedError, SupersededError
 from wbcache_core.format.epoch import Epoch
 from wbcache_core.format.standby_state import StandbyState
 from wbcache_core.format.superblock import Superblock
+from wbcache_core.log.epochs import may_follow
 from wbcache_core.units import format_size
 
 _DISCARD_HINT = "to give up what its log holds, stop that server and start it once with force=discard-log"
@@ -106,7 +107,7 @@ def _check_sizes(name: str, state: StandbyState, superblock: Superblock) -> None
 
 def _check_epoch(name: str, other: Epoch, mine: Epoch) -> None:
     """Raises SupersededError, also if another server began an epoch with the same number."""
-    if other.number > mine.number or (other.number == mine.number and other != mine):
+    if not may_follow(mine, other):
         raise SupersededError(
             f"peer '{name}' has epoch {other}, and this server {mine}: another server has taken over the volume; this "
             "one takes no more writes; stop it, and find out what each has before you start it again (docs/peers.md)"

@@ -123,7 +123,7 @@ class Peers:
         """No longer count it, if that is wanted and it has been silent for so long."""
         with self._line.lock:
             is_due = peer.silent_since and time.monotonic() - peer.silent_since >= self.timeout
-            if not (is_due and peer.counts and self._line.policy.may_go_on):
+            if not (is_due and peer.counts and self.may_go_on):
                 return False
             peer.counts = peer.is_complete = False
             self._refresh()

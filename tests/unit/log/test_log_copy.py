@@ -90,15 +90,19 @@ def test_a_tail_is_not_cut_off_within_a_segment(standby, owner):
     refused(standby, NotOwnerError, "no segment that ends", lambda: standby.tell(page))
 
 
-def test_a_log_that_is_too_far_behind_begins_again(standby, owner):
+def beginning(owner):
+    """A superblock with which a log begins where the owner's ends."""
     end = owner.ends[-1]
-    for _ in range(3):
-        owner.commit(20)
-    end = owner.ends[-1]
-    page = owner.page(
+    return owner.page(
         destaged=owner.head, destaged_place=end.place, destaged_previous=end.previous, batch_end=owner.head,
         committed=owner.head, oldest=owner.head, oldest_place=end.place,
     )  # fmt: skip
+
+
+def test_a_log_that_is_too_far_behind_begins_again(standby, owner):
+    for _ in range(3):
+        owner.commit(20)
+    page = beginning(owner)
     standby.tell(page)
     assert standby.log.cursors == (owner.head, owner.head)
     standby.send(owner.commit(2))
@@ -171,11 +175,7 @@ def test_a_cut_that_fails_half_way(standby, owner, after):
 def test_a_new_beginning_that_fails_half_way(standby, owner, after):
     for _ in range(3):
         owner.commit(20)
-    end = owner.ends[-1]
-    page = owner.page(
-        destaged=owner.head, destaged_place=end.place, destaged_previous=end.previous, batch_end=owner.head,
-        committed=owner.head, oldest=owner.head, oldest_place=end.place,
-    )  # fmt: skip
+    page = beginning(owner)
     fails_half_way(standby, page, after)
     standby.send(owner.commit(2))
     standby.restart(standby.disk.crash(0, "none"))
