@@ -344,4 +344,28 @@ MUTATIONS: tuple[Mutation, ...] = (
         "    if end < state.head and not is_own and not state.given_up_from:\n",
         f"{_JOINING}::test_it_is_refused_if_something_else_is_given_up",
     ),
+    Mutation(
+        "epoch-after-its-segments",
+        "a peer gets the segments of an epoch before it is told that the epoch began",
+        "shipping/shipper.py",
+        "            if not (has_room and self._knows_epoch(superblock, parcel)):\n",
+        "            if not has_room:\n",
+        f"{_SHIPPER}::test_a_peer_hears_of_an_epoch_before_its_first_segment",
+    ),
+    Mutation(
+        "history-with-a-gap",
+        "a standby takes segments of an epoch that its history lacks",
+        "log/owner_claims.py",
+        "    if not may_be_in_history(current, descriptor.epoch):\n",
+        "    if False:\n",
+        f"{_STANDBY}::test_a_segment_of_an_epoch_that_the_history_lacks_is_refused",
+    ),
+    Mutation(
+        "tail-of-the-owner-before",
+        "an owner cuts off a tail of epochs before it took over, because its log has them",
+        "shipping/joining.py",
+        "    return bool(later.number) and earlier.number // TAKEOVER_STEP == later.number // TAKEOVER_STEP\n",
+        "    return bool(later.number)\n",
+        f"{_JOINING}::test_a_tail_of_somebody_else_is_refused",
+    ),
 )

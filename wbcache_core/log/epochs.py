@@ -74,9 +74,13 @@ def was_cut_off(superblock: Superblock, epoch: Epoch, first_lsn: int) -> bool:
     history = superblock.history
     if any(one.first_lsn <= first_lsn and not may_follow(epoch, one.epoch) for one in history):
         return True
-    is_known = epoch == superblock.epoch or any(one.epoch == epoch for one in history)
-    # What is older than the history may have been forgotten.
-    return bool(history) and not is_known and epoch.number >= history[0].epoch.number
+    return epoch != superblock.epoch and not may_be_in_history(superblock, epoch)
+
+
+def may_be_in_history(superblock: Superblock, epoch: Epoch) -> bool:
+    """Whether the history has that epoch, or may have forgotten it: it is older."""
+    history = superblock.history
+    return not history or epoch.number < history[0].epoch.number or any(one.epoch == epoch for one in history)
 
 
 def may_follow(later: Epoch, earlier: Epoch) -> bool:

@@ -8,7 +8,7 @@ from wbcache_core.format.epoch import Epoch
 from wbcache_core.format.peer_standing import Standing
 from wbcache_core.format.segment import Descriptor
 from wbcache_core.format.superblock import Superblock
-from wbcache_core.log.epochs import EpochOrder, may_follow
+from wbcache_core.log.epochs import EpochOrder, may_be_in_history, may_follow
 from wbcache_core.log.geometry import LogEnd, offset_of
 from wbcache_core.log.reader import LogReader
 from wbcache_core.memory.segment_table import SegmentTable
@@ -51,6 +51,12 @@ def check_segment(
     if not order.admits(first, descriptor.previous, descriptor.epoch):
         raise ShipmentError(
             f"the segment at LSN {first} is of epoch {descriptor.epoch}, which the superblock here does not allow"
+        )
+    # A standby whose history has a gap would look like one that has something else.
+    if not may_be_in_history(current, descriptor.epoch):
+        raise ShipmentError(
+            f"the segment at LSN {first} is of epoch {descriptor.epoch}, of which the superblock here does not know: "
+            "the owner has to send one that does first"
         )
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from wbcache_core.errors import PartedError, PeerRefusedError, SupersededError
-from wbcache_core.format.epoch import Epoch
+from wbcache_core.format.epoch import TAKEOVER_STEP, Epoch
 from wbcache_core.format.standby_state import StandbyState
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.epochs import may_follow
@@ -132,7 +132,7 @@ def _end_of_common_part(name: str, state: StandbyState, superblock: Superblock, 
     end = min(*ends, strange.first_lsn if strange else state.head, state.head)
     if end == state.head and end >= superblock.destaged:
         raise _unrelated(name, f"the two differ before LSN {end}")
-    is_own = strange is None and last == own_epoch
+    is_own = strange is None and last in known and _is_same_owner(last, own_epoch)
     if end < state.head and not is_own and end != state.given_up_from:
         last = strange.epoch if strange else last
         raise PartedError(
@@ -141,6 +141,11 @@ def _end_of_common_part(name: str, state: StandbyState, superblock: Superblock, 
             "wbcache rejoin", end,
         )  # fmt: skip
     return end
+
+
+def _is_same_owner(earlier: Epoch, later: Epoch) -> bool:
+    """Of two epochs in the history of one log: nobody took over between them. Every takeover begins a new thousand."""
+    return bool(later.number) and earlier.number // TAKEOVER_STEP == later.number // TAKEOVER_STEP
 
 
 def _unrelated(name: str, how: str) -> PeerRefusedError:

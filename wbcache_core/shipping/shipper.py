@@ -24,7 +24,7 @@ from wbcache_core.errors import (
 )
 from wbcache_core.format import standby_state
 from wbcache_core.format import superblock as superblock_format
-from wbcache_core.format.epoch import Epoch
+from wbcache_core.format.epoch import Epoch, Switch
 from wbcache_core.format.peer_standing import Standing
 from wbcache_core.format.peer_standing import encode as encode_standing
 from wbcache_core.format.superblock import Superblock
@@ -58,7 +58,6 @@ _REFUSED_PAUSE = 5.0
 _LOOK_SECONDS = 1.0
 """A peer that does not answer is looked at so often; one that does is asked for a sign of life three times in
 peer-timeout."""
-
 
 Connect = Callable[[str, Bell, float, Callable[[], bool]], "Link"]
 """Makes a connection, with the arguments of Link."""
@@ -110,6 +109,8 @@ class Shipper:
         """The number of the newest superblock that was sent whole on this connection."""
         self._is_telling = False
         """A superblock is under way."""
+        self._known_history: tuple[Switch, ...] = ()
+        """Of the last superblock that the peer has."""
         self._told_standing: tuple[bool, bool] | None = None
         """In this connection: whether the peer is complete, and whether it may be left out."""
         self._relies_on_us = False
@@ -287,6 +288,7 @@ class Shipper:
         # What it said it did not need any more it does not need now.
         place = max(self._peer.place, joined.superblock.oldest_place, oldest_place)
         self._told = joined.superblock.sequence if is_whole else 0
+        self._known_history = joined.superblock.history
         self._peers.note(
             self._peer, received=joined.lsn, committed=joined.lsn, sequence=self._told, state=CATCHING_UP,
             place=place,
@@ -343,8 +345,9 @@ class Shipper:
             parcel = self._next()
             if parcel is None:
                 return
-            if parcel.end_place > self._peer.place + self._line.data_pages:
-                self._make_room(link, superblock, parcel)
+            has_room = parcel.end_place <= self._peer.place + self._line.data_pages
+            if not (has_room and self._knows_epoch(superblock, parcel)):
+                self._tell_first(link, superblock, parcel)
                 return
             self._take(parcel)
             link.write(parcel.content, offset_of(parcel.place, self._line.data_pages), parcel.ends_commit)
@@ -387,9 +390,14 @@ class Shipper:
             self._waiting.popleft()
             self._waiting_bytes -= len(parcel.content)
 
-    def _make_room(self, link: "Link", superblock: Superblock, parcel: Parcel) -> None:
-        """The peer's superblocks still need the place of that segment: one that does not goes first. Only a peer that
-        does not count gets there."""
+    def _knows_epoch(self, superblock: Superblock, parcel: Parcel) -> bool:
+        """Whether the peer was told of each epoch that began up to there. Else its history would lack the epoch of a
+        segment that it has, if the connection ended then."""
+        return all(one in self._known_history or one.first_lsn > parcel.first_lsn for one in superblock.history)
+
+    def _tell_first(self, link: "Link", superblock: Superblock, parcel: Parcel) -> None:
+        """The peer does not know the epoch of that segment, or its superblocks still need the place, if it does not
+        count: a superblock as of there goes first, alone."""
         if link.under_way:
             return
         limit = superblock.oldest_place + self._line.data_pages
@@ -443,7 +451,7 @@ class Shipper:
         if sent.lets_go:
             self._relies_on_us = self._told_standing == (True, False)
         if sent.superblock:
-            self._is_telling = False
+            self._is_telling, self._known_history = False, sent.superblock.history
             place = max(self._peer.place, sent.superblock.oldest_place)
             return {"place": place, "sequence": sent.superblock.sequence} if sent.is_whole else {"place": place}
         if sent.is_durable:

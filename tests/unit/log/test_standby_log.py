@@ -11,10 +11,11 @@ from tests.support.standby_on_disk import StandbyOnDisk, refused
 from wbcache_core.errors import DeviceError, NotOwnerError, ShipmentError, StoppedError, SyncFailedError
 from wbcache_core.format import standby_state
 from wbcache_core.format.epoch import Epoch
-from wbcache_core.format.superblock import SLOT_OFFSETS
+from wbcache_core.format.superblock import SLOT_OFFSETS, encode
 from wbcache_core.log import standby_log as standby_log_module
 from wbcache_core.log.shipment import segment_in
 from wbcache_core.log.standby_log import Sender
+from wbcache_core.shipping.joining import as_of
 from wbcache_core.units import PAGE_BYTES
 
 
@@ -139,6 +140,15 @@ def test_a_segment_of_an_epoch_that_no_superblock_announced_is_refused(standby, 
     owner.writer.end = owner.writer.end._replace(epoch=Epoch(7, 7))
     parcels = owner.commit(3)
     refused(standby, ShipmentError, "epoch 7", lambda: standby.send(parcels))
+
+
+def test_a_segment_of_an_epoch_that_the_history_lacks_is_refused(standby, owner):
+    """It would look like one of somebody else's later."""
+    standby.send(owner.commit(3))
+    owner.next_epoch(owner.head, owner.writer.end.previous)
+    parcels = owner.commit(3)
+    standby.tell(memoryview(encode(as_of(owner.superblock, 1))))
+    refused(standby, ShipmentError, "epoch 2 .* does not know", lambda: standby.send(parcels))
 
 
 def test_blocks_beyond_the_volume_are_refused(standby, owner):

@@ -13,6 +13,7 @@ from wbcache_core.format.standby_state import StandbyState
 from wbcache_core.shipping.joining import as_of, join
 
 FIRST, SECOND, THIRD = Epoch(1, 0x11), Epoch(2, 0x22), Epoch(3, 0x33)
+TAKEN_OVER = Epoch(1000, 0x44)
 CHECKSUMS = {50: 0x50, 60: 0x60, 80: 0x80, 100: 0x100}
 """Of the owner's descriptors, by where their segments end."""
 
@@ -82,9 +83,14 @@ def test_a_tail_of_the_last_run_is_cut_off():
     assert joined(state)[:2] == ("cut", 80)
 
 
-@pytest.mark.parametrize("own_epoch", [NO_EPOCH, FIRST])
+def test_a_tail_of_the_run_before_is_cut_off():
+    """What this owner lost twice it never confirmed either."""
+    assert joined(theirs(75, 0x75, FIRST, (Switch(FIRST, 1, 0),)))[:2] == ("cut", 60)
+
+
+@pytest.mark.parametrize("own_epoch", [NO_EPOCH, TAKEN_OVER])
 def test_a_tail_of_somebody_else_is_refused(own_epoch):
-    """This log took over, or its owner was started twice since: somebody may have relied on that tail."""
+    """This log has taken over just now, or in its run before: somebody may have relied on that tail."""
     state = theirs(95, 0x95, SECOND, (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60)))
     words = r"LSN 80 to 95, of epoch 2, which this server does not have.*rejoin"
     with pytest.raises(PartedError, match=words) as raised:
@@ -96,12 +102,12 @@ def test_a_tail_of_somebody_else_is_refused(own_epoch):
 def test_it_is_refused_if_something_else_is_given_up(given_up_from):
     state = theirs(95, 0x95, SECOND, (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60)))
     with pytest.raises(PartedError):
-        joined(dataclasses.replace(state, given_up_from=given_up_from), FIRST)
+        joined(dataclasses.replace(state, given_up_from=given_up_from), NO_EPOCH)
 
 
 def test_a_tail_that_is_given_up_is_cut_off():
     state = theirs(95, 0x95, SECOND, (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60)))
-    assert joined(dataclasses.replace(state, given_up_from=80), FIRST)[:2] == ("discard-tail", 80)
+    assert joined(dataclasses.replace(state, given_up_from=80), NO_EPOCH)[:2] == ("discard-tail", 80)
 
 
 def test_a_peer_that_is_ahead_of_the_local_log_is_waited_for():

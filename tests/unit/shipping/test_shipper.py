@@ -6,18 +6,23 @@ import time
 
 import pytest
 
-from tests.support.shipped_log import disk, superblock
+from tests.support.shipped_log import ShippedLog, disk, superblock
 from tests.support.standby_on_disk import StandbyOnDisk
+from wbcache_core.format import segment as segment_format
+from wbcache_core.format import superblock as superblock_format
 from wbcache_core.format.epoch import NO_EPOCH
+from wbcache_core.format.peer_standing import is_standing
 from wbcache_core.log.recovery import line_of
 from wbcache_core.log.standby_log import Sender
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.memory.events import Events
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.server.config import Config
+from wbcache_core.shipping.parcels import Parcel
 from wbcache_core.shipping.peer import CATCHING_UP, UP_TO_DATE, PeerRules
 from wbcache_core.shipping.shipping import Shipping
 from wbcache_core.threads import StartTogether
+from wbcache_core.units import PAGE_BYTES
 
 TIMEOUT_S = 10.0
 POLICY = dataclasses.replace(Config(origin="/o", log="/l").policy(1000, 256), may_go_on=True)
@@ -41,7 +46,7 @@ class Link:
         return memoryview(self.log.state(self.sender))
 
     def write(self, data, offset, durably):
-        self.sent.append(data)
+        self.sent.append((data, offset))
 
     def wait(self, seconds):
         if not self.is_cut:
@@ -145,3 +150,37 @@ def test_one_that_is_left_out_and_still_answers_has_to_catch_up(shipping):
     peer.state = UP_TO_DATE
     be_silent(shipper, peer)
     assert peer.state == CATCHING_UP
+
+
+def what(message):
+    """The LSN of a segment, or the epochs of a superblock; None for a standing."""
+    data, offset = memoryview(message[0]), message[1]
+    if offset:
+        return segment_format.decode(data[:PAGE_BYTES]).first_lsn
+    if is_standing(data):
+        return None
+    return [switch.first_lsn for switch in superblock_format.decode(data).history]
+
+
+def test_a_peer_hears_of_an_epoch_before_its_first_segment(shipping, link):
+    """Alone, as of the end of its log: whatever becomes of the connection, it knows the epochs of what it has."""
+    (peer,), (shipper,), store = shipping.peers.all, shipping.shippers, shipping._store
+    owner, parcels = ShippedLog(store.current), []
+    for count in (3, 2):
+        first, place = owner.head, owner.writer.end.place
+        ((_, content),) = owner.commit(count)
+        parcels.append(Parcel(first, owner.head, place, owner.writer.end.place, content, True))
+        owner.next_epoch(owner.head, owner.writer.end.previous)
+    history = owner.superblock.history
+    starts = [switch.first_lsn for switch in history]
+    store.write(epoch=owner.superblock.epoch, history=history, committed=owner.head)
+    shipper._known_history, shipper._told, shipper._tail = history[:1], store.current.sequence, owner.head
+    shipper._from_log.extend(parcels)
+    sent = []
+    while peer.received < owner.head:
+        shipper._send(link)
+        shipper._send(link)
+        sent.append([found for found in map(what, link.sent) if found])
+        link.wait(0)
+        shipper._note_answers(link.answered())
+    assert [together for together in sent if together] == [[starts[0]], [starts[:2]], [starts[1]]]
