@@ -23,7 +23,7 @@ def pytest_configure():
     missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
     if missing:
         pytest.exit(f"Python modules that the tests need are missing: {', '.join(missing)}", returncode=3)
-    from hypothesis import HealthCheck, settings
+    from hypothesis import HealthCheck, Phase, settings
 
     os.environ["WBCACHE_PAIRS"] = registry = tempfile.mkdtemp(prefix="wbcache-pairs-")
     shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -34,10 +34,12 @@ def pytest_configure():
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
     # Examples are new in each run. A failing one is printed as a @reproduce_failure line. Other load on the machine
-    # makes single examples slow, which is no failure.
+    # makes single examples slow, which is no failure. Without targets there is nothing to optimise, and yet that phase
+    # runs hundreds of examples more than max_examples.
     settings.register_profile(
-        "wbcache", deadline=None, print_blob=True, derandomize=False, suppress_health_check=[HealthCheck.too_slow]
-    )
+        "wbcache", deadline=None, print_blob=True, derandomize=False, suppress_health_check=[HealthCheck.too_slow],
+        phases=[phase for phase in Phase if phase not in (Phase.target, Phase.explain)],
+    )  # fmt: skip
     settings.load_profile("wbcache")
 
 

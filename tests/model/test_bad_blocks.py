@@ -2,6 +2,7 @@
 """Bad sectors of the origin: everything else is destaged, they stay in the log, and what clients read is right."""
 
 import contextlib
+import threading
 import time
 
 import pytest
@@ -13,7 +14,7 @@ from tests.support.gated_origin import PATIENCE_S, in_background, wait_until
 from tests.support.matching import same
 from wbcache_core.device import origin
 from wbcache_core.device.file_device import FileDevice
-from wbcache_core.errors import ControlError, OriginFailedError, OutsideWindowError, SnapshotEndedError
+from wbcache_core.errors import ControlError, DeviceError, OriginFailedError, OutsideWindowError, SnapshotEndedError
 from wbcache_core.flow import bad_blocks, origin_writer
 from wbcache_core.flow.admission import only_carried_below
 from wbcache_core.flow.carrier import Carrier
@@ -188,6 +189,38 @@ def test_a_drain_at_the_end_ends_and_says_what_is_missing(bad, pair, caplog):
     assert f"does not accept 8192 bytes (the 8192 bytes at {7 * PAGE_BYTES})" in caplog.text
     assert [on_origin(pair, block) for block in (6, 7, 8, 9)] == [b"a", b"o", b"o", b"a"]
     check_pair(pair.log, pair.origin)
+
+
+@pytest.mark.parametrize("kind", ["bad sector", "whole origin"])
+def test_a_batch_that_was_under_way_is_not_the_drain_at_the_end(bad, pair, monkeypatch, kind):
+    """It failed before the stop began, and the origin has been mended since."""
+    monkeypatch.setattr(bad_blocks, "_FIRST_REST", 60.0)
+    cache, device = bad(7, on_exit="destage")
+    has_failed, may_go_on, drain_has_begun = threading.Event(), threading.Event(), threading.Event()
+    retry_all = cache._bad.retry_all
+
+    def hold_up(self):
+        has_failed.set()
+        assert may_go_on.wait(PATIENCE_S)
+        if kind == "whole origin" and not device.has_failed:
+            device.has_failed = True
+            raise DeviceError("cannot sync origin: as the test wants it")
+
+    def note_drain(self):
+        retry_all()
+        drain_has_begun.set()
+
+    device.has_failed = False
+    monkeypatch.setattr(BadSectors, "sync", hold_up)
+    monkeypatch.setattr(bad_blocks.BadBlocks, "retry_all", note_drain)
+    write(cache, 6, b"a", 3)
+    assert has_failed.wait(PATIENCE_S)
+    device.bad.clear()
+    stop = in_background(cache.stop)
+    assert drain_has_begun.wait(PATIENCE_S)
+    may_go_on.set()
+    stop.result(PATIENCE_S)
+    assert [on_origin(pair, block) for block in (6, 7, 8)] == [b"a"] * 3
 
 
 def test_who_waits_for_the_origin_is_told(bad):

@@ -340,7 +340,7 @@ class SnapshotMachine(VolumeMachine):
 
 
 @pytest.mark.parametrize(
-    ("folder", "examples", "least"), [*[("/dev/shm", 25, 834)] * 3, (None, 10, 100)], ids=["a", "b", "c", "on disk"]
+    ("folder", "examples", "least"), [*[("/dev/shm", 12, 417)] * 6, (None, 10, 100)], ids=[*"abcdef", "on disk"]
 )  # fmt: skip
 def test_snapshots_against_all_past_states(folder, examples, least, record_property):
     """So many comparisons at least; more examples where those that were drawn open few moments."""

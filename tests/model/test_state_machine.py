@@ -212,7 +212,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    ("folder", "examples"), [("/dev/shm", 75), (None, 10)], ids=["in memory", "on disk"]
+    ("folder", "examples"), [*[("/dev/shm", 25)] * 3, (None, 10)], ids=[*"abc", "on disk"]
 )  # fmt: skip
 def test_volume_against_a_plain_copy(folder, examples):
     class Machine(VolumeMachine):

@@ -49,7 +49,8 @@ _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.1, 10.0
 
 
 class Destager:
-    """All fields belong to its own thread, except `_retry_at` and `_has_ended`, which the volume lock guards."""
+    """All fields belong to its own thread, except `_retry_at`, `_turn`, `_drained_from`, `_forgiven` and `_has_ended`,
+    which the volume lock guards."""
 
     def __init__(
         self,
@@ -89,6 +90,12 @@ class Destager:
         self._superseded_below = 0
         self._idle_head, self._idle_since = 0, 0.0
         self._back_off, self._retry_at, self._reclaim_failed = 0.0, 0.0, False
+        self._turn = 0
+        """Number of the batch that is written now, or was written last."""
+        self._drained_from = 0
+        """The drain at the end began during this turn or after it."""
+        self._forgiven: OriginFailedError | None = None
+        """The failure that does not end the drain."""
         self._has_ended = False
         self._thread: threading.Thread | None = None  # only start() and join() use it
 
@@ -112,25 +119,30 @@ class Destager:
         line = self._line
         self._executor.be_patient()
         with line.lock:
-            # Whatever failed earlier may work by now: the stop makes one more attempt.
+            # Whatever failed earlier may work by now: the stop makes one more attempt. A batch that is under way is not
+            # that attempt.
+            self._drained_from = self._turn
             if not self._has_ended:
                 line.origin_error = None
             self._retry_at = 0.0
             self._bad.retry_all()
             line.destage_wanted.notify()
-            forgiven = None
             while line.destaged < (limit := self._pins.limit()) and not (line.destager_must_stop or self._has_ended):
                 if self._bad and self._bad.seconds_until_due() > 0 and only_carried_below(line, limit):
                     break
                 if line.origin_settles_at > time.monotonic():
                     # The batch is repeated after that: this failure does not end the drain, but the next one may.
-                    forgiven = line.origin_error
-                elif line.origin_error is not forgiven:
+                    self._forgiven = line.origin_error
+                elif line.origin_error is not self._forgiven:
                     break
                 line.moved.wait()
             line.draining = False
             line.destage_wanted.notify()
             return line.destaged >= line.committed
+
+    def _began_before_drain(self) -> bool:
+        """Whether the batch that is written now was under way when the drain at the end began. Lock held."""
+        return self._line.draining and self._turn == self._drained_from
 
     def cancel(self) -> None:
         """End a drain. No lock held."""
@@ -191,6 +203,7 @@ class Destager:
                     if timeout <= 0:
                         end = self._consumer.end_of_next_batch(line.destaged, limit)
                         self._pins.pass_to(end)
+                        self._turn += 1
                         return end
                 if self._reclaim_wanted() or self._sweeper.is_wanted():
                     return line.destaged
@@ -282,6 +295,8 @@ class Destager:
         written = self._executor.write(postponed, watched, self._line.policy.destage_depth)
         with self._line.lock:
             messages = self._bad.note(written.tried, written.refused)
+            if self._began_before_drain():
+                self._bad.retry_all()
         for message in messages:
             _log.error("%s", message)
         if not written.contents:
@@ -425,11 +440,14 @@ class Destager:
     def _stall(self, error: DamagedPageError | DeviceError) -> None:
         """Latch and report why destaging is stalled, and try again later."""
         self._back_off = min(max(2 * self._back_off, _FIRST_BACK_OFF), _LONGEST_BACK_OFF)
-        with self._line.lock:
-            self._retry_at = time.monotonic() + self._back_off
-            self._line.origin_settles_at = self._executor.settles_at
         message = f"destaging is stalled: {error}; it is retried, and writes go on until the log is full"
         known = self._line.origin_error
         if known is None or str(known) != message:
             _log.error("%s", message)
-        fail(self._line, OriginFailedError(message, error.errno_value))
+        failure = OriginFailedError(message, error.errno_value)
+        with self._line.lock:
+            self._retry_at = time.monotonic() + self._back_off
+            self._line.origin_settles_at = self._executor.settles_at
+            if self._began_before_drain():
+                self._retry_at, self._forgiven = 0.0, failure
+        fail(self._line, failure)
