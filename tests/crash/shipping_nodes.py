@@ -4,6 +4,7 @@
 import dataclasses
 import errno
 import time
+from bisect import bisect_left
 
 from tests.support.simulated_disk import STYLES, SimulatedDisk
 from wbcache_core import clock
@@ -32,6 +33,7 @@ from wbcache_core.units import MIB, PAGE_BYTES
 
 LOG_BYTES = 4 * MIB
 BLOCKS = 64
+_ALL_BLOCKS = range(BLOCKS)
 RING_BYTES = MIB
 _POLICY = Config(origin="/o", log="/l").policy(1000, 256)
 
@@ -52,10 +54,7 @@ class Node:
         self._rng = rng
         self.cut_in = None
         """Requests until the power goes, None for never."""
-        self._use(bytes(LOG_BYTES))
-
-    def _use(self, image):
-        self.disk = SimulatedDisk(image, self.name, pause=self._pause)
+        self.blank()
 
     def _pause(self, kind):
         if self.cut_in is not None and kind != "read":
@@ -67,12 +66,12 @@ class Node:
         """Of a power cut, or only the process: then all that was written is there."""
         style = self._rng.choice((*STYLES, "all", "all"))
         self.cut_in = None
-        self._use(self.disk.crash(self._rng.random(), style))
+        self.disk = self.disk.restart(self._rng.random(), style)
 
     def blank(self):
         """Another device in its place."""
         self.cut_in = None
-        self._use(bytes(LOG_BYTES))
+        self.disk = SimulatedDisk(LOG_BYTES, self.name, pause=self._pause)
 
 
 class SimulatedLink:
@@ -222,8 +221,8 @@ class Owner:
         for count in counts:
             segment = PendingSegment(line.head)
             for lsn in range(line.head + 1, line.head + 1 + count):
-                block = rng.randrange(BLOCKS)
-                segment.add_pages(block, 1)
+                block = rng.choice(_ALL_BLOCKS)
+                segment.entry_words.append(block)
                 stamp = self.world.new_stamp()
                 self.ring.page(lsn)[:] = stamp.to_bytes(8, "little") * (PAGE_BYTES // 8)
                 self.world.lineage.append((lsn, block, stamp))
@@ -265,7 +264,9 @@ class Owner:
             return
         if not self.shipping.is_announced():
             return
-        writes = {block: (lsn, stamp) for lsn, block, stamp in self.world.lineage if line.destaged <= lsn < self.batch}
+        lineage = self.world.lineage
+        begin, end = (bisect_left(lineage, (lsn,)) for lsn in (line.destaged, self.batch))
+        writes = {block: (lsn, stamp) for lsn, block, stamp in lineage[begin:end]}
         self.world.origin_touched = max(self.world.origin_touched, self.batch)
         for block, (_, stamp) in writes.items():
             if rng.random() < 0.5:

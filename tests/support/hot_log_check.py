@@ -26,13 +26,14 @@ def check_hot_log(log, device, blocks):
     replayed = LocationMap()
     if destaged < found.head:
         hot._covered.records.between(destaged, found.head).replay(replayed)
-    for block in range(blocks):
-        expected, entry = found.locations.get(block), hot._locations.get(block)
-        assert (entry if entry_lsn(entry) >= destaged else 0) == expected == replayed.get(block), f"block {block}"
+    expected = found.locations.entries(0, blocks)
+    assert replayed.entries(0, blocks) == expected
+    hot_entries = [entry if entry_lsn(entry) >= destaged else 0 for entry in hot._locations.entries(0, blocks)]
+    assert hot_entries == expected.tolist()
     segments = [found.table.locate(lsn) for lsn in found.table.first_lsns_between(destaged, found.head)]
     assert [hot.table.locate(lsn) for lsn in hot.table.first_lsns_between(destaged, log._head)] == segments
-    for segment in segments:
-        end = found.table.first_after(segment.first_lsn) or found.head
+    ends = [*(segment.first_lsn for segment in segments[1:]), found.head]
+    for segment, end in zip(segments, ends, strict=False):
         count = end - segment.first_lsn - 1
         sums = [table.page_sums(segment.first_lsn + 1, count) for table in (hot.table, found.table)]
         assert sums[0] == sums[1], f"segment at LSN {segment.first_lsn}"

@@ -56,7 +56,8 @@ class LogParcels:
             if lsn >= committed:
                 return []
             place = self._table.locate(lsn).place
-        image = image[: line.data_pages - place % line.data_pages << PAGE_SHIFT]
+            end = line.write_place
+        image = image[: min(line.data_pages - place % line.data_pages, end - place) << PAGE_SHIFT]
         self._log.read_uncached_into(image, self._reader.offset_of(place))
         with line.lock:
             if lsn < line.oldest:
