@@ -60,4 +60,20 @@ MUTATIONS = (
         "",
         "tests/model/test_bad_blocks.py",
     ),
+    Mutation(
+        "drain-is-the-batch-under-way",
+        "the drain at the end gives up what failed in a batch that was under way when it began",
+        "flow/destager.py",
+        "            if self._began_before_drain():\n                self._bad.retry_all()\n",
+        "",
+        "tests/model/test_bad_blocks.py::test_a_batch_that_was_under_way_is_not_the_drain_at_the_end",
+    ),
+    Mutation(
+        "drain-ends-with-the-batch-under-way",
+        "the failure of a batch that was under way when the drain at the end began ends it",
+        "flow/destager.py",
+        "                self._retry_at, self._forgiven = 0.0, failure\n",
+        "                pass\n",
+        "tests/model/test_bad_blocks.py::test_a_batch_that_was_under_way_is_not_the_drain_at_the_end",
+    ),
 )

@@ -368,4 +368,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "    return bool(later.number)\n",
         f"{_JOINING}::test_a_tail_of_somebody_else_is_refused",
     ),
+    Mutation(
+        "moment-in-the-middle-of-a-commit",
+        "a log that begins in the middle of a commit has a past moment there",
+        "log/hot_log.py",
+        "            self._covered.generations.drop_below(self._head + 1)\n",
+        "            pass\n",
+        "tests/unit/log/test_hot_log.py::test_a_log_that_begins_in_the_middle_of_a_commit",
+    ),
 )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from wbcache_core.format.segment import Descriptor
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.geometry import LogEnd
-from wbcache_core.log.recovery import Recovered
+from wbcache_core.log.recovery import Recovered, begins_commit
 
 _LAG_LSNS = 4096
 """So much is entered in the map at once, and is left to be entered at a takeover at the most."""
@@ -45,6 +45,9 @@ class HotLog:
 
     def append(self, descriptor: Descriptor, place: int) -> None:
         """The segment that follows the last one is at that position."""
+        if self._head == self._superblock.destaged and not begins_commit(self._superblock, descriptor):
+            # As long as there was no segment, the origin counted as having that generation, and nothing else.
+            self._covered.generations.drop_below(self._head + 1)
         self.table.append(descriptor.first_lsn, place, descriptor.encoding, descriptor.page_sums)
         self._covered.append(descriptor)
         self._head = descriptor.end_lsn

@@ -113,11 +113,7 @@ class _SoundChain:
     def _begin(self, first: Descriptor | None) -> None:
         """Note the generation that the origin has, if `destaged` is its end and not inside the commit after it."""
         superblock = self._superblock
-        # All segments of a commit say where the commit before it ended.
-        ends_there = first is None or (
-            first.committed == first.first_lsn and first.generation == superblock.destaged_generation + 1
-        )
-        if superblock.destaged_time_ns and ends_there:
+        if superblock.destaged_time_ns and (first is None or begins_commit(superblock, first)):
             self.covered.generations.append(
                 superblock.destaged_generation, superblock.destaged, Reading(superblock.destaged_time_ns)
             )
@@ -188,6 +184,13 @@ def recover(
             "salvage, or give up what is in the log with force=discard-log"
         )
     return sound.recovered(discarded)
+
+
+def begins_commit(superblock: Superblock, first: Descriptor) -> bool:
+    """Whether `destaged`, where that segment begins, is the end of the generation that the origin has, and not inside
+    the commit after it."""
+    # All segments of a commit say where the commit before it ended.
+    return first.committed == first.first_lsn and first.generation == superblock.destaged_generation + 1
 
 
 def without_segments(superblock: Superblock) -> Recovered:

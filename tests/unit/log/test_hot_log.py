@@ -10,8 +10,12 @@ from tests.support.shipped_log import LOG_BYTES, ShippedLog, disk
 from wbcache_core.errors import DeviceError, NotOwnerError, ShipmentError
 from wbcache_core.format.peer_standing import Standing
 from wbcache_core.format.peer_standing import encode as peer_standing_encode
+from wbcache_core.format.segment import decode
+from wbcache_core.format.superblock import encode
 from wbcache_core.log import hot_log
 from wbcache_core.log.standby_log import Sender, StandbyLog
+from wbcache_core.shipping.joining import beginning
+from wbcache_core.units import PAGE_BYTES
 
 BLOCKS = 64
 
@@ -45,6 +49,22 @@ def destaged(owner, number):
     return {"destaged": owner.heads[number], "batch_end": owner.heads[number], "destaged_place": end.place,
             "destaged_previous": end.previous, "destaged_generation": end.generation,
             "destaged_time_ns": end.time.wall_ns, "committed": owner.heads[number]}  # fmt: skip
+
+
+def test_a_log_that_begins_in_the_middle_of_a_commit(standby):
+    """The origin has part of it: there is no moment where the log begins."""
+    owner = standby.owner
+    _, second = owner.commit(2, 3)
+    began = decode(memoryview(second[1])[:PAGE_BYTES])
+    end = began.first_lsn
+    place = owner.writer.end.place - began.log_pages
+    superblock = owner.superblock.with_changes(
+        destaged=end, destaged_place=place, destaged_previous=began.previous, destaged_generation=0,
+        destaged_time_ns=1, batch_end=end, committed=end,
+    )  # fmt: skip
+    standby.log.take_superblock(standby.sender, memoryview(encode(beginning(superblock))))
+    standby.send([second])
+    standby.check()
 
 
 @pytest.mark.parametrize("lag", [1, 40, 4096])
