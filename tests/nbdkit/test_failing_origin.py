@@ -331,16 +331,20 @@ def test_mixed_load_while_it_fails_time_and_again(pair, faulty_origin):
     settings = {**SETTINGS, "compress": "zstd"}
     over = threading.Event()
 
-    def disturb():
-        while not over.wait(2):
+    def disturb(server):
+        wait_for(server, "destaging is stalled")
+        while True:
             origin.heal()
-            over.wait(2)
+            if over.wait(2):
+                return
             origin.fail("write")
-        origin.heal()
+            if over.wait(2):
+                origin.heal()
+                return
 
     origin.fail("write")
     with pair.serve(tolerate=NOISE, on_exit="destage", **settings) as server:
-        disturber = threading.Thread(target=disturb)
+        disturber = threading.Thread(target=disturb, args=(server,))
         disturber.start()
         try:
             written.run(server.uri, 12 * MIB)
