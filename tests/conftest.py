@@ -38,7 +38,7 @@ def pytest_configure():
     # runs hundreds of examples more than max_examples.
     settings.register_profile(
         "wbcache", deadline=None, print_blob=True, derandomize=False, suppress_health_check=[HealthCheck.too_slow],
-        phases=[phase for phase in Phase if phase not in (Phase.target, Phase.explain)],
+        phases=[phase for phase in Phase if phase is not Phase.target],
     )  # fmt: skip
     settings.load_profile("wbcache")
 

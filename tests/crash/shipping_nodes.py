@@ -33,7 +33,6 @@ from wbcache_core.units import MIB, PAGE_BYTES
 
 LOG_BYTES = 4 * MIB
 BLOCKS = 64
-_ALL_BLOCKS = range(BLOCKS)
 RING_BYTES = MIB
 _POLICY = Config(origin="/o", log="/l").policy(1000, 256)
 
@@ -221,8 +220,8 @@ class Owner:
         for count in counts:
             segment = PendingSegment(line.head)
             for lsn in range(line.head + 1, line.head + 1 + count):
-                block = rng.choice(_ALL_BLOCKS)
-                segment.entry_words.append(block)
+                block = rng.randrange(BLOCKS)
+                segment.add_pages(block, 1)
                 stamp = self.world.new_stamp()
                 self.ring.page(lsn)[:] = stamp.to_bytes(8, "little") * (PAGE_BYTES // 8)
                 self.world.lineage.append((lsn, block, stamp))

@@ -333,14 +333,11 @@ def test_mixed_load_while_it_fails_time_and_again(pair, faulty_origin):
 
     def disturb(server):
         wait_for(server, "destaging is stalled")
-        while True:
-            origin.heal()
-            if over.wait(2):
-                return
+        origin.heal()
+        while not over.wait(2):
             origin.fail("write")
-            if over.wait(2):
-                origin.heal()
-                return
+            over.wait(2)
+            origin.heal()
 
     origin.fail("write")
     with pair.serve(tolerate=NOISE, on_exit="destage", **settings) as server:
