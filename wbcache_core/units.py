@@ -50,6 +50,11 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def format_share(part: int, whole: int) -> str:
+    """In percent, rounded down: "100%" is all of it. `whole` is not 0."""
+    return f"{100 * part // whole}%"
+
+
 def format_size(byte_count: int) -> str:
     """A byte count for people: `4096` -> `4.0 KiB`."""
     if byte_count < KIB:

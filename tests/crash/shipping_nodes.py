@@ -73,6 +73,15 @@ class Node:
         self.disk = SimulatedDisk(LOG_BYTES, self.name, pause=self._pause)
 
 
+class Page:
+    """In place of libnbd's buffer."""
+
+    content = b""
+
+    def to_bytearray(self):
+        return bytearray(self.content)
+
+
 class SimulatedLink:
     """In place of shipping.link.Link: a connection to World.standby_log. Messages arrive in order, or never."""
 
@@ -93,6 +102,11 @@ class SimulatedLink:
 
     def break_off(self):
         self._is_broken = True
+
+    def read_report(self):
+        page = Page()
+        self._send(("report", page))
+        return page
 
     def read_state(self):
         self._send(("state",))
@@ -159,7 +173,7 @@ class Owner:
         self.pins = Pins(self.line, self.covered, self.store.current.batch_end, ())
         own_epoch = NO_EPOCH if takes_over else self._epoch_before
         self.shipping = Shipping(
-            PeerRules(("peer",), 1e9), self.line, self.table, disk, self.store,
+            PeerRules(("peer",), 1e9, world.has_own_origins), self.line, self.table, disk, self.store,
             lambda: self.pins.floor, own_epoch, self._supersede, Events(), lambda *_: world.connect(),
         )  # fmt: skip
         self.peer = self.shipping.peers.all[0]
@@ -168,7 +182,7 @@ class Owner:
     def _format(self, disk):
         blank = Superblock(
             uuid=bytes(range(16)), sequence=1, log_bytes=LOG_BYTES, origin_bytes=MIB, origin_name="origin",
-            samples=(0,) * 32,
+            samples=(0,) * 32, has_own_origins=self.world.has_own_origins,
         )  # fmt: skip
         first = blank.with_changes(**new_epoch(blank, 1, 0))
         self._epoch_before = NO_EPOCH

@@ -27,6 +27,8 @@ class World:
     """The first node is the owner at first. `lineage` has every page of the volume's present history as (LSN, block,
     stamp), `ends` each segment's end with (checksum, position after it, generation)."""
 
+    node_class, owner_class, has_own_origins = Node, Owner, False
+
     def __init__(self, seed, steps=150):
         self.rng = random.Random(seed)
         self.steps = steps
@@ -40,7 +42,7 @@ class World:
         self._acknowledged_to = 0
         """Up to where `acknowledged` has everything that `ends` has."""
         self.counts = dict.fromkeys(("commits", "cuts", "takeovers", "told", "given up", "restarts", "left out"), 0)
-        nodes = [Node(name, self.rng) for name in ("first log", "second log")]
+        nodes = [self.node_class(name, self.rng) for name in ("first log", "second log")]
         self.owner_node, self.standby_node = nodes
         self.owner = None
         self.standby_log = None
@@ -120,7 +122,7 @@ class World:
         self.steps -= 1
         if self.is_finishing:
             self.network(always=True)
-            if link.sender.has_joined:
+            if link.sender.has_joined and self._is_complete():
                 self.owner.shipper._finish_at = time.monotonic() + 1e9
             assert self.steps, "the peer does not get everything"
             return
@@ -132,6 +134,10 @@ class World:
         for _ in range(self.rng.choice((1, 1, 2, 4))):
             self._act()
             self._note_acknowledged()
+
+    def _is_complete(self):
+        """Whether the standby lacks nothing that takes its time."""
+        return True
 
     def _act(self):
         """One event of the nodes or the network."""
@@ -224,6 +230,9 @@ class World:
         log = self.standby_log
         if message[0] == "state":
             return log.state(sender)
+        if message[0] == "report":
+            message[1].content = log.report()
+            return None
         if message[0] == "flush":
             log.flush(sender)
         elif message[2] == 0 and is_standing(memoryview(message[1])):
@@ -237,7 +246,7 @@ class World:
     def _is_told_complete(self):
         """The standby knows that it may take over, and the owner waits for it."""
         standing = self.standby_log and self.standby_log.standing
-        return bool(standing and standing.is_complete and not standing.may_be_left_out)
+        return bool(standing and standing.is_complete and not standing.may_be_left_out and self._is_complete())
 
     def _note_acknowledged(self):
         """What `flush=peer` would answer now."""
@@ -273,7 +282,7 @@ class World:
         disk = self.standby_node.disk
         while True:
             slots = read_slots(disk)
-            log = StandbyLog(disk, slots if newest(slots) else None)
+            log = self._new_log(disk, slots if newest(slots) else None)
             try:
                 log.prepare()
             except PowerCut:
@@ -283,12 +292,15 @@ class World:
             self.standby_log = log
             return
 
+    def _new_log(self, disk, slots):
+        return StandbyLog(disk, slots)
+
     def _start_owner(self, takes_over):
         if self.owner:
             self.owner.shipping.finish(0.0)
         while True:
             try:
-                self.owner = Owner(self, self.owner_node, takes_over)
+                self.owner = self.owner_class(self, self.owner_node, takes_over)
                 return
             except PowerCut:
                 self.owner_node.die()
@@ -309,7 +321,7 @@ class World:
             self.standby_log = None
             self.standby_node.die()
             self.late.clear()
-            self.check_takeover(self.standby_node.disk, only_counted=True)
+            self.check_takeover(self.standby_node, only_counted=True)
             self.owner_node, self.standby_node = self.standby_node, self.owner_node
             if self.rng.random() < 0.5:
                 self._blank_standby()
@@ -318,7 +330,7 @@ class World:
             self._start_owner(takes_over=True)
             self._start_standby()
         else:
-            self.check_takeover(self.owner_node.disk, only_counted=False)
+            self.check_takeover(self.owner_node, only_counted=False)
             self.counts["restarts"] += 1
             self._start_owner(takes_over=False)
         self._forget_beyond(self.owner.line.head)
@@ -331,9 +343,10 @@ class World:
         self.ends = {end: facts for end, facts in self.ends.items() if end <= head}
         self.acknowledged = {end: facts for end, facts in self.acknowledged.items() if end <= head}
 
-    def check_takeover(self, disk, only_counted):
+    def check_takeover(self, node, only_counted):
         """A server that starts with that log and the origin as they are has everything acknowledged, and the volume as
         it stood at one moment."""
+        disk = node.disk
         superblock = newest(read_slots(disk))
         if superblock is None:
             assert not any(counted or not only_counted for _, counted in self.acknowledged.values()), "lost everything"
@@ -347,9 +360,8 @@ class World:
                 assert end <= found.head, f"LSN {end} was acknowledged, and the log ends at {found.head}"
                 if end > superblock.destaged:
                     assert ends.get(end) == checksum, f"another segment ends at LSN {end} than the acknowledged one"
-        assert self.origin_touched <= found.head, f"the origin has LSN {self.origin_touched}, the log {found.head}"
-        assert self.origin_touched <= superblock.batch_end, "the origin has a batch that this log does not announce"
-        expected, volume = [0] * BLOCKS, list(self.origin)
+        volume = self._origin_of(node, found.head, superblock)
+        expected = [0] * BLOCKS
         stamps = {lsn: stamp for lsn, _, stamp in self.lineage}
         for lsn, block, stamp in self.lineage:
             if lsn < found.head:
@@ -359,6 +371,12 @@ class World:
             if lsn:
                 volume[block] = stamps[lsn]
         assert volume == expected, "the volume is not as it stood at any moment"
+
+    def _origin_of(self, node, head, superblock):
+        """What is on the origin that a log belongs to."""
+        assert self.origin_touched <= head, f"the origin has LSN {self.origin_touched}, the log {head}"
+        assert self.origin_touched <= superblock.batch_end, "the origin has a batch that this log does not announce"
+        return list(self.origin)
 
     def finish(self):
         """Without faults the peer gets everything."""
@@ -382,7 +400,7 @@ class World:
         assert peer.sequence == owner.store.current.sequence
         if not peer.counts:
             assert owner.shipping.peers.let_in(peer), "the peer cannot be let in"
-        self.check_takeover(self.standby_node.disk, only_counted=True)
+        self.check_takeover(self.standby_node, only_counted=True)
         owner.shipping.finish(0.0)
         # All of these know the world.
         self.owner = self.link = self.standby_log = None

@@ -15,7 +15,7 @@ from wbcache_core.format.superblock import DATA_START, SLOT_OFFSETS, VERSION
 from wbcache_core.units import MIB, PAGE_BYTES
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_a_log_of_an_older_version_is_served_and_becomes_one_of_this(pair, version):
     put_images(pair, version)
     expected = states()[: 4 if version >= 3 else 3]

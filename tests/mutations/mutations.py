@@ -12,6 +12,7 @@ from tests.mutations import (
     failed_logs,
     forgetting,
     nbd_origins,
+    own_origins,
     pairs,
     peers,
     ring_memory,
@@ -37,4 +38,5 @@ MUTATIONS = (
     *detaching.MUTATIONS,
     *salvaging.MUTATIONS,
     *epochs.MUTATIONS,
+    *own_origins.MUTATIONS,
 )

@@ -30,8 +30,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "shipped-superblock-before-its-segments",
         "a standby writes a superblock before the segments that it calls committed are durable",
         "log/log_copy.py",
-        "        self.sync()\n        write_shipped(self._store, sent, begins_there=sent.oldest",
-        "        write_shipped(self._store, sent, begins_there=sent.oldest",
+        "        self.sync()\n        changes = shipped_beside(sent, current)",
+        "        changes = shipped_beside(sent, current)",
         f"{_STANDBY}::test_everything_is_durable_before_a_superblock_is_written",
     ),
     Mutation(
@@ -78,8 +78,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "state-that-may-be-lost",
         "a standby says that it has what it has not synced",
         "log/standby_log.py",
-        "            self._copy.sync()\n            return standby_state",
-        "            return standby_state",
+        "            self._copy.sync()\n            return self._state",
+        "            return self._state",
         f"{_STANDBY}::test_asking_for_the_state_makes_it_durable",
     ),
     Mutation(

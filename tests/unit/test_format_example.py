@@ -82,9 +82,10 @@ def test_the_superblock_says_what_the_text_says():
         origin_facts=OriginFacts(BLOCK, hardware="naa.5000c500a1b2c3d4", serial="S3X1"),
         epoch=EPOCH,
         history=(Switch(Epoch(2, 0x0202020202020202), 33, 0x3333333333333333), Switch(EPOCH, 97, PREVIOUS)),
+        has_own_origins=True,
     )
     assert xxh3_64_intdigest(bytes(PAGE_BYTES)) == 0x93D76FE148C689BA
-    assert int.from_bytes(page[0xFF8:], "little") == 0x21A0EEC16AEB5225
+    assert int.from_bytes(page[0xFF8:], "little") == 0xDE9B02CEA98935DF
 
 
 def test_the_descriptor_says_what_the_text_says():
@@ -117,6 +118,7 @@ def test_the_descriptor_says_what_the_text_says():
     ("kind", "offset", "content"),
     [
         ("superblock", 0x00, b"WBCACHEL"),
+        ("superblock", 0x0C, (2).to_bytes(4, "little")),
         ("superblock", 0x20, (6).to_bytes(8, "little")),
         ("superblock", 0x30, (65536).to_bytes(8, "little") + (4096).to_bytes(4, "little") + (32).to_bytes(4, "little")),
         ("superblock", 0x40, (64 * MIB).to_bytes(8, "little")),
@@ -127,6 +129,7 @@ def test_the_descriptor_says_what_the_text_says():
         ("superblock", 0xC4, (4).to_bytes(4, "little") + b"\4" * 8 + (97).to_bytes(8, "little")),
         ("superblock", 0xD8, PREVIOUS.to_bytes(8, "little")),
         ("superblock", 0x200, b"/dev/sdb\0"),
+        ("superblock", 0x2E0, bytes(32)),
         ("superblock", 0x300, xxh3_64_intdigest(bytes(PAGE_BYTES)).to_bytes(8, "little") * 32),
         ("superblock", 0x400, b"before-upgrade\0"),
         ("superblock", 0x440, (9).to_bytes(8, "little") + (97).to_bytes(8, "little")),

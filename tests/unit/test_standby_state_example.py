@@ -18,6 +18,7 @@ from wbcache_core.format import peer_standing
 from wbcache_core.format.epoch import Epoch, Switch
 from wbcache_core.format.peer_standing import Standing
 from wbcache_core.format.standby_state import StandbyState, blank, decode, encode
+from wbcache_core.format.superblock import NO_FILL, Fill
 from wbcache_core.units import MIB, PAGE_BYTES
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "standby-state.md"
@@ -27,8 +28,9 @@ EXAMPLE = StandbyState(
     origin_bytes=64 * MIB, head=99, head_place=98, previous=0x8A6B6D459AE85DE2, oldest=33, oldest_place=32,
     destaged=97, batch_end=97, epoch=EPOCH,
     history=(Switch(Epoch(2, 0x0202020202020202), 33, 0x3333333333333333), Switch(EPOCH, 97, 0x0123456789ABCDEF)),
+    has_own_origins=True, is_inconsistent=True, fill=Fill(8192, 4096, 99), own_bytes=64 * MIB,
 )  # fmt: skip
-STANDING = Standing(EXAMPLE.uuid, EPOCH, lsn=99, is_complete=True, may_be_left_out=False, sign_ms=3333)
+STANDING = Standing(EXAMPLE.uuid, EPOCH, lsn=99, is_complete=True, may_be_left_out=False, sign_ms=3333, safe=99)
 
 
 def sealed(page):
@@ -44,7 +46,9 @@ def test_the_example_is_what_the_code_writes():
 
 def test_a_blank_one():
     assert decode(memoryview(encode(blank(5 * MIB)))) == blank(5 * MIB)
-    assert blank(5 * MIB).is_blank and not EXAMPLE.is_blank
+    with_origin = blank(5 * MIB, own_bytes=MIB)
+    assert decode(memoryview(encode(with_origin))) == with_origin != blank(5 * MIB)
+    assert blank(5 * MIB).is_blank and with_origin.is_blank and not EXAMPLE.is_blank
 
 
 @given(st.integers(0, PAGE_BYTES - 1), st.integers(1, 255))
@@ -57,14 +61,60 @@ def test_any_changed_byte_is_noticed(at, change):
 
 @pytest.mark.parametrize(
     ("at", "content"),
-    [(0, b"WBCSTBY2"), (8, b"\x02"), (12, b"\x01"), (56, bytes(8)), (0x300, b"\x01"), (96, b"\xff" * 8)],
-    ids=["magic", "version", "zero", "head below oldest", "data where zeros belong", "destaged above head"],
+    [
+        (0, b"WBCSTBY2"),
+        (8, b"\x01"),
+        (8, b"\x03"),
+        (12, b"\x07"),
+        (12, b"\x16"),
+        (12, b"\x02"),
+        (12, b"\x04"),
+        (56, bytes(8)),
+        (0x300, b"\x01"),
+        (96, b"\xff" * 8),
+        (480, struct.pack("<Q", 4095)),
+        (480, struct.pack("<Q", 16385)),
+    ],
+    ids=[
+        "magic", "version 1", "version 3", "flag 1", "flag 16", "a fill without flag 4", "flag 4 without flag 2",
+        "head below oldest", "data where zeros belong", "destaged above head", "less filled than counts",
+        "more filled than there is",
+    ],
 )
 def test_what_no_wbcache_writes_is_refused(at, content):
     page = bytearray(encode(EXAMPLE))
     page[at : at + len(content)] = content
     with pytest.raises(FormatError):
         decode(sealed(page))
+
+
+@pytest.mark.parametrize("flags", [2, 4, 8], ids=str)
+def test_a_blank_one_has_no_flags_of_a_superblock(flags):
+    page = bytearray(encode(blank(5 * MIB)))
+    page[12] = flags
+    with pytest.raises(FormatError):
+        decode(sealed(page))
+
+
+@pytest.mark.parametrize(("is_own", "own_bytes"), itertools.product((False, True), (0, MIB)), ids=str)
+def test_each_flag_of_a_state_is_read_again(is_own, own_bytes):
+    state = dataclasses.replace(
+        EXAMPLE, has_own_origins=is_own, own_bytes=own_bytes, is_inconsistent=False, fill=NO_FILL
+    )
+    assert decode(memoryview(encode(state))) == state
+
+
+@given(st.integers(0, 16384).flatmap(lambda filled: st.tuples(st.just(filled), st.integers(0, filled))))
+def test_each_fill_is_read_again(blocks):
+    state = dataclasses.replace(EXAMPLE, fill=Fill(*blocks, 2**64 - 1))
+    assert decode(memoryview(encode(state))) == state
+
+
+def test_an_origin_that_fails_is_one_of_its_own():
+    failing = dataclasses.replace(EXAMPLE, is_failing=True)
+    assert decode(memoryview(encode(failing))) == failing
+    with pytest.raises(FormatError):
+        decode(memoryview(encode(dataclasses.replace(failing, own_bytes=0))))
 
 
 def test_what_is_given_up_is_read_again():
@@ -94,7 +144,9 @@ def test_any_changed_byte_of_a_standing_is_noticed(at, change):
         peer_standing.decode(memoryview(page))
 
 
-@pytest.mark.parametrize(("at", "content"), [(8, b"\x02"), (12, b"\x09"), (0x300, b"\x01")], ids=str)
+@pytest.mark.parametrize(
+    ("at", "content"), [(8, b"\x01"), (8, b"\x03"), (12, b"\x09"), (80, b"\x01"), (0x300, b"\x01")], ids=str
+)
 def test_a_standing_that_no_wbcache_writes_is_refused(at, content):
     page = bytearray(peer_standing.encode(STANDING))
     page[at : at + len(content)] = content

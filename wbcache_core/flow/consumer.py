@@ -6,10 +6,13 @@ space is reused below the lowest of them (NumberLine.needed_from()).
 """
 
 import logging
+import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from wbcache_core.errors import DamagedPageError
 from wbcache_core.flow.batch_executor import BatchExecutor, Loaded, batch_lsns
+from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.reader import LogReader
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.ring import RingBuffer
@@ -19,10 +22,26 @@ from wbcache_core.units import PAGE_SHIFT
 _log = logging.getLogger("wbcache")
 
 
+class CommittedLog(Protocol):
+    """What a consumer follows: a NumberLine, or the log of a standby."""
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Guards `committed`, and the table of segments."""
+
+    @property
+    def committed(self) -> int:
+        """The LSN that the log ends at."""
+
+    @property
+    def data_pages(self) -> int:
+        """Of the log."""
+
+
 class Consumer:
     """For one thread."""
 
-    def __init__(self, line: NumberLine, table: SegmentTable, reader: LogReader, executor: BatchExecutor) -> None:
+    def __init__(self, line: CommittedLog, table: SegmentTable, reader: LogReader, executor: BatchExecutor) -> None:
         self._line = line
         self._table = table  # guarded by the volume lock
         self._reader = reader
@@ -67,7 +86,18 @@ class Consumer:
         with self._line.lock:
             return self._table.locate(loaded.last_first_lsn).place + loaded.last_log_pages
 
-    def goes_on(self, generation: int, lsn: int) -> bool:
+    def last_whole_generation(self, batch: Loaded, batch_end: int, current: Superblock) -> tuple[int, int]:
+        """Number and time of the last commit that is completely on the origin with this batch; `current` says which one
+        was before. Raises DeviceError."""
+        before = current.destaged_generation, current.destaged_time_ns
+        if batch_end > batch.end_lsn:
+            # Something is missing that is later in the log: since then the origin has had no commit completely.
+            return before
+        if not self._goes_on(batch.generation, batch.end_lsn):
+            return batch.generation, batch.time_ns
+        return batch.earlier or before
+
+    def _goes_on(self, generation: int, lsn: int) -> bool:
         """Whether the segment at lsn is of that commit too, or cannot be read. Raises DeviceError."""
         with self._line.lock:
             if lsn >= self._line.committed:

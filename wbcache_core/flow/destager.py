@@ -253,7 +253,7 @@ class Destager:
         written, carried_end, dropped = self._write_to_origin(batch)
         # A larger batch may have failed half-way before.
         batch_end = max(batch.end_lsn, self._store.current.batch_end, carried_end)
-        generation, time_ns = self._last_whole_generation(batch, batch_end)
+        generation, time_ns = self._consumer.last_whole_generation(batch, batch_end, self._store.current)
         self._write_superblock(
             destaged=batch.end_lsn,
             destaged_place=self._consumer.place_after(batch),
@@ -311,17 +311,6 @@ class Destager:
             return self._executor.sample(block) if block in dropped else written.sample_sums.get(block)
 
         return fingerprint.updated(self._executor.origin_bytes, self._store.current.samples, checksum)
-
-    def _last_whole_generation(self, batch: Loaded, batch_end: int) -> tuple[int, int]:
-        """Number and time of the last commit that is completely on the origin with this batch. Raises DeviceError."""
-        if batch_end > batch.end_lsn:
-            # Something is missing that is later in the log: since then the origin has had no commit completely.
-            return self._store.current.destaged_generation, self._store.current.destaged_time_ns
-        if not self._consumer.goes_on(batch.generation, batch.end_lsn):
-            return batch.generation, batch.time_ns
-        if batch.earlier:
-            return batch.earlier
-        return self._store.current.destaged_generation, self._store.current.destaged_time_ns
 
     def _load(self, end: int) -> Loaded:
         """The batch from `destaged` on. Raises DamagedPageError, DeviceError."""

@@ -96,6 +96,15 @@ def differences(recorded: OriginFacts, found: OriginFacts) -> list[str]:
     return told
 
 
+def is_certainly_one(recorded: OriginFacts, found: OriginFacts) -> bool:
+    """Whether two hosts have the same disk or file. Serial numbers do not say that: virtual machines give all of their
+    disks the same."""
+    if differences(recorded, found):
+        return False
+    is_one_file = recorded.inode and recorded.inode == found.inode and recorded.birth_ns and any(recorded.filesystem)
+    return bool(is_one_file or (recorded.hardware and recorded.hardware == found.hardware))
+
+
 def _is_known(value: object) -> bool:
     return any(value) if isinstance(value, bytes) else bool(value)
 

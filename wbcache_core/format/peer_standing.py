@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The bytes of a standing: what an owner tells a standby about itself, in a write to the beginning of the export `log`.
 
-    standing := magic version flags uuid epoch_number epoch_id lsn sign_ms previous zero[4016] checksum
+    standing := magic version flags uuid epoch_number epoch_id lsn sign_ms previous safe zero[4008] checksum
 
 It is kept in memory alone. All integers are little-endian. docs/standby-state.md has a worked example.
 """
@@ -16,10 +16,10 @@ from wbcache_core.format.epoch import Epoch
 from wbcache_core.units import PAGE_BYTES
 
 MAGIC = b"WBCPEER1"
-VERSION = 1
+VERSION = 2
 _COMPLETE, _MAY_BE_LEFT_OUT, _PARTED = 1, 2, 4
 
-_HEADER = struct.Struct("<8sII16s5Q")
+_HEADER = struct.Struct("<8sII16s6Q")
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
 _ZEROS = bytes(_CHECKSUM_AT - _HEADER.size)
@@ -45,6 +45,9 @@ class Standing:
     previous: int = 0
     """If it has parted: the checksum of the last descriptor before that LSN, 0 if the owner does not have it any
     more."""
+    safe: int = 0
+    """Every LSN below is committed at the owner and at all that it counts: no later owner lacks it. A standby with an
+    origin of its own destages no further."""
 
 
 def encode(standing: Standing) -> bytes:
@@ -54,7 +57,7 @@ def encode(standing: Standing) -> bytes:
     )
     body = _HEADER.pack(
         MAGIC, VERSION, flags, standing.uuid, standing.epoch.number, standing.epoch.id, standing.lsn, standing.sign_ms,
-        standing.previous,
+        standing.previous, standing.safe,
     ) + _ZEROS  # fmt: skip
     return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
 
@@ -71,12 +74,12 @@ def decode(page: memoryview) -> Standing:
     (checksum,) = _CHECKSUM.unpack_from(page, _CHECKSUM_AT)
     if xxh3_64_intdigest(page[:_CHECKSUM_AT]) != checksum:
         raise FormatError("the standing fails its checksum")
-    _, version, flags, uuid, number, epoch_id, lsn, sign_ms, previous = _HEADER.unpack_from(page)
+    _, version, flags, uuid, number, epoch_id, lsn, sign_ms, previous, safe = _HEADER.unpack_from(page)
     if version != VERSION:
         raise FormatError(f"standing of version {version}; this wbcache reads version {VERSION}")
     if flags > _COMPLETE | _MAY_BE_LEFT_OUT | _PARTED or bytes(page[_HEADER.size : _CHECKSUM_AT]) != _ZEROS:
         raise FormatError("the standing contradicts itself")
     return Standing(
         uuid, Epoch(number, epoch_id), lsn, bool(flags & _COMPLETE), bool(flags & _MAY_BE_LEFT_OUT), sign_ms,
-        bool(flags & _PARTED), previous,
+        bool(flags & _PARTED), previous, safe,
     )  # fmt: skip

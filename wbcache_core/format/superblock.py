@@ -4,15 +4,17 @@
     superblock := magic version flags uuid sequence log_bytes data_start page_bytes sample_count
                   origin_bytes oldest oldest_place destaged destaged_place destaged_previous
                   destaged_generation destaged_time_ns batch_end committed written_ns epochs[360]
-                  origin_name[256] samples[32] tag[32] facts[248] checksum
+                  origin_name[224] fill samples[32] tag[32] facts[248] checksum
+    fill       := filled counted lsn zero
     tag        := name[64] generation end_lsn time_ns
     epochs     := see epoch.py
     facts      := see origin_facts.py
 
 Version 1 has zeros where the tags are, versions 1 and 2 where the facts are.
 Versions 1 to 3 have 104 zeros and an origin_name of 512 bytes instead of the
-epochs and the shorter name. Versions 1 to 4
-have 0 for the flags. All are written as version 5. All integers are little-endian. A
+epochs and the shorter name, versions 4 and 5 a name of 256 bytes instead of
+name and fill. Versions 1 to 4 have 0 for the flags, version 5 the first one
+alone. All are written as version 6. All integers are little-endian. A
 place, or position, is a page number in the data area that only grows: modulo
 the number of its pages it is the physical page. docs/format.md has the grammar
 and a worked example.
@@ -29,28 +31,31 @@ from wbcache_core.errors import FormatError
 from wbcache_core.format import origin_facts
 from wbcache_core.format.epoch import EPOCHS_BYTES, NO_EPOCH, Epoch, Switch, decode_epochs, encode_epochs
 from wbcache_core.format.origin_facts import FACTS_BYTES, NO_FACTS, OriginFacts
-from wbcache_core.units import KIB, MIB, PAGE_BYTES
+from wbcache_core.units import KIB, MIB, PAGE_BYTES, pages_of
 
 MAGIC = b"WBCACHEL"
-VERSION = 5
+VERSION = 6
 _VERSION_WITHOUT_TAGS, _VERSION_WITHOUT_FACTS, _VERSION_WITHOUT_EPOCHS, _VERSION_WITHOUT_FLAGS = 1, 2, 3, 4
-_COPY = 1
+_VERSION_WITHOUT_FILL = 5
+_COPY, _OWN_ORIGINS, _INCONSISTENT = 1, 2, 4
 
 SLOT_OFFSETS = (0, 32 * KIB)
 """Where the two superblocks are, in bytes; far apart, so that one bad erase block does not destroy both."""
 DATA_START = 64 * KIB
 MIN_LOG_BYTES = 4 * MIB
 SAMPLE_COUNT = 32
-NAME_BYTES = 256
+NAME_BYTES = 224
 _ZEROS_BEFORE_EPOCHS = 104
 TAG_COUNT = 32
 TAG_NAME_BYTES = 64
 
-_EPOCHS_AND_NAME_BYTES = EPOCHS_BYTES + NAME_BYTES
+_FILL = struct.Struct("<4Q")
+_EPOCHS_AND_NAME_BYTES = EPOCHS_BYTES + NAME_BYTES + _FILL.size
 _LAYOUT = struct.Struct(f"<8sII16sQQQIIQQQQQQQQQQQ{_EPOCHS_AND_NAME_BYTES}s{SAMPLE_COUNT}Q2816s{FACTS_BYTES}s")
 _TAG = struct.Struct(f"<{TAG_NAME_BYTES}sQQQ")
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
+_NO_ZEROS = "the superblock contradicts itself: it has data where zeros belong"
 
 assert _LAYOUT.size == _CHECKSUM_AT
 assert TAG_COUNT * _TAG.size == 2816
@@ -67,6 +72,20 @@ class Tag(NamedTuple):
     generation: int
     end_lsn: int
     time_ns: int
+
+
+class Fill(NamedTuple):
+    """How far an origin has been filled that was not the volume when its log began."""
+
+    filled: int = 0
+    """Blocks of 4096 bytes, from the beginning, that have been copied."""
+    counted: int = 0
+    """So many of them hold nothing that has not been destaged here as well."""
+    lsn: int = 0
+    """All that were copied count when everything below this LSN has been destaged."""
+
+
+NO_FILL = Fill()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +115,12 @@ class Superblock:
     """Where the latest epochs began, oldest first."""
     is_copy: bool = False
     """Written by a standby: its owner may have more."""
+    has_own_origins: bool = False
+    """Each node of the volume has an origin of its own; what this says of one is about that of this node."""
+    is_inconsistent: bool = False
+    """This log and the origin are no state of the volume: the origin is being filled."""
+    fill: Fill = NO_FILL
+    """How far, if it is being filled."""
     version: int = field(default=VERSION, compare=False)
     """The version it was read as; it is always written as VERSION."""
 
@@ -121,15 +146,18 @@ class Superblock:
 
 
 def encode(superblock: Superblock) -> bytes:
-    """A page. The origin's name is cut to its last 256 bytes."""
+    """A page. The origin's name is cut to its last 224 bytes."""
     assert all(superblock.batch_end <= tag.end_lsn <= superblock.committed for tag in superblock.tags)
     name = superblock.origin_name.encode("utf-8", "surrogateescape")[-NAME_BYTES:]
+    flags = _COPY * superblock.is_copy | _OWN_ORIGINS * superblock.has_own_origins
+    flags |= _INCONSISTENT * superblock.is_inconsistent
     body = _LAYOUT.pack(
-        MAGIC, VERSION, _COPY if superblock.is_copy else 0, superblock.uuid, superblock.sequence, superblock.log_bytes,
+        MAGIC, VERSION, flags, superblock.uuid, superblock.sequence, superblock.log_bytes,
         DATA_START, PAGE_BYTES, SAMPLE_COUNT, superblock.origin_bytes, superblock.oldest, superblock.oldest_place,
         superblock.destaged, superblock.destaged_place, superblock.destaged_previous, superblock.destaged_generation,
         superblock.destaged_time_ns, superblock.batch_end, superblock.committed, superblock.written_ns,
-        encode_epochs(superblock.epoch, superblock.history) + name.ljust(NAME_BYTES, b"\0"), *superblock.samples,
+        encode_epochs(superblock.epoch, superblock.history) + name.ljust(NAME_BYTES, b"\0")
+        + _FILL.pack(*superblock.fill, 0), *superblock.samples,
         _encode_tags(superblock.tags), origin_facts.encode(superblock.origin_facts),
     )  # fmt: skip
     return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
@@ -155,13 +183,33 @@ def _decode_tags(table: bytes) -> tuple[Tag, ...]:
     return tags
 
 
-def _decode_epochs_and_name(content: bytes, version: int) -> tuple[Epoch, tuple[Switch, ...], bytes]:
+def _decode_epochs_and_name(content: bytes, version: int) -> tuple[Epoch, tuple[Switch, ...], bytes, Fill]:
     """Raises FormatError."""
+    if version > _VERSION_WITHOUT_FILL:
+        *words, zero = _FILL.unpack_from(content, EPOCHS_BYTES + NAME_BYTES)
+        if zero:
+            raise FormatError(_NO_ZEROS)
+        return *decode_epochs(content[:EPOCHS_BYTES]), content[EPOCHS_BYTES : EPOCHS_BYTES + NAME_BYTES], Fill(*words)
     if version > _VERSION_WITHOUT_EPOCHS:
-        return *decode_epochs(content[:EPOCHS_BYTES]), content[EPOCHS_BYTES:]
+        return *decode_epochs(content[:EPOCHS_BYTES]), content[EPOCHS_BYTES:], NO_FILL
     if any(content[:_ZEROS_BEFORE_EPOCHS]):
-        raise FormatError("the superblock contradicts itself: it has data where zeros belong")
-    return NO_EPOCH, (), content[_ZEROS_BEFORE_EPOCHS:]
+        raise FormatError(_NO_ZEROS)
+    return NO_EPOCH, (), content[_ZEROS_BEFORE_EPOCHS:], NO_FILL
+
+
+def _are_flags_sound(flags: int, version: int) -> bool:
+    """Whether that version may have them."""
+    if version <= _VERSION_WITHOUT_FILL:
+        return flags in (0, _COPY) and (version > _VERSION_WITHOUT_FLAGS or not flags)
+    is_standby = flags & _COPY and flags & _OWN_ORIGINS
+    return flags <= _COPY | _OWN_ORIGINS | _INCONSISTENT and bool(is_standby or not flags & _INCONSISTENT)
+
+
+def is_fill_sound(is_inconsistent: bool, fill: Fill, origin_bytes: int) -> bool:
+    """Whether it can be that of an origin of so many bytes."""
+    if not is_inconsistent:
+        return fill == NO_FILL
+    return fill.counted <= fill.filled <= pages_of(origin_bytes)
 
 
 def decode(page: memoryview) -> Superblock:
@@ -183,18 +231,19 @@ def decode(page: memoryview) -> Superblock:
         raise NewerVersionError(f"log of format version {version}; this wbcache reads up to version {VERSION}")
     tags = _decode_tags(tag_table)
     facts = origin_facts.decode(fact_table)
-    epoch, history, name = _decode_epochs_and_name(epochs_and_name, version)
+    epoch, history, name, fill = _decode_epochs_and_name(epochs_and_name, version)
     superblock = Superblock(
         uuid, sequence, log_bytes, origin_bytes, name.rstrip(b"\0").decode("utf-8", "surrogateescape"),
         tuple(samples), oldest, oldest_place, destaged, destaged_place, destaged_previous, destaged_generation,
-        destaged_time_ns, batch_end, committed, written_ns, tags, facts, epoch, history, flags == _COPY, version,
+        destaged_time_ns, batch_end, committed, written_ns, tags, facts, epoch, history,
+        bool(flags & _COPY), bool(flags & _OWN_ORIGINS), bool(flags & _INCONSISTENT), fill, version,
     )  # fmt: skip
     sound = (
         version >= _VERSION_WITHOUT_TAGS
         and (version > _VERSION_WITHOUT_TAGS or not tags)
         and (version > _VERSION_WITHOUT_FACTS or not any(fact_table))
-        and flags in (0, _COPY)
-        and (version > _VERSION_WITHOUT_FLAGS or not flags)
+        and _are_flags_sound(flags, version)
+        and is_fill_sound(bool(flags & _INCONSISTENT), fill, origin_bytes)
         and (data_start, page_bytes, sample_count) == (DATA_START, PAGE_BYTES, SAMPLE_COUNT)
         and log_bytes >= MIN_LOG_BYTES
         and log_bytes % PAGE_BYTES == 0

@@ -12,6 +12,7 @@ from wbcache_core.format.segment import Descriptor
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.geometry import LogEnd
 from wbcache_core.log.recovery import Recovered, begins_commit
+from wbcache_core.memory.block_map import LocationMap
 
 _LAG_LSNS = 4096
 """So much is entered in the map at once, and is left to be entered at a takeover at the most."""
@@ -42,6 +43,17 @@ class HotLog:
         self._superblock = superblock
         self._swept_to = superblock.destaged
         self._sweep_next: int | None = None
+
+    @property
+    def head(self) -> int:
+        """The LSN after the last segment."""
+        return self._head
+
+    @property
+    def locations(self) -> LocationMap:
+        """Where the newest version of each block is, entries below `destaged` among them."""
+        self._enter()
+        return self._locations
 
     def append(self, descriptor: Descriptor, place: int) -> None:
         """The segment that follows the last one is at that position."""

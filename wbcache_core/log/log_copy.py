@@ -9,6 +9,7 @@ generation is synced before the next one is written, and everything before a
 superblock. docs/peers-model.md says what goes wrong otherwise.
 """
 
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +31,8 @@ from wbcache_core.log.hot_log import HotLog, Taken
 from wbcache_core.log.owner_claims import (
     check_epoch,
     check_geometry,
+    check_on_origin,
+    check_origins,
     check_parting,
     check_segment,
     end_before,
@@ -37,7 +40,15 @@ from wbcache_core.log.owner_claims import (
 )
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.recovery import Recovered, recover, without_segments
-from wbcache_core.log.shipped_superblock import destaged_as, write_destaged, write_shipped
+from wbcache_core.log.shipped_superblock import (
+    OwnOrigin,
+    destaged_as,
+    shipped,
+    shipped_beside,
+    to_be_filled,
+    write_destaged,
+    write_shipped,
+)
 from wbcache_core.log.superblocks import SuperblockStore, newest
 from wbcache_core.log.tail import Tail
 from wbcache_core.log.takeover import FoundData, bury, bury_chain, bury_discarded, take_over
@@ -45,14 +56,18 @@ from wbcache_core.units import PAGE_BYTES
 
 _log = logging.getLogger("wbcache")
 
+_beginnings = itertools.count()
 
-def recovered_copy(device: Device, slots: list[Superblock | None] | None) -> "LogCopy":
-    """What the device has; `slots` are its superblocks, None for a blank one. Writes nothing. Raises DamagedLogError,
-    LogVersionError, DeviceError."""
+
+def recovered_copy(
+    device: Device, slots: list[Superblock | None] | None, own: OwnOrigin | None = None
+) -> "LogCopy":  # fmt: skip
+    """What the device has; `slots` are its superblocks, None for a blank one; `own` as for LogCopy. Writes nothing.
+    Raises DamagedLogError, LogVersionError, DeviceError."""
     superblock = newest(slots) if slots else None
     if slots is None or superblock is None:
-        return LogCopy(device)
-    return LogCopy(device, slots, _recovered(device, superblock))
+        return LogCopy(device, own=own)
+    return LogCopy(device, slots, _recovered(device, superblock), own)
 
 
 def _recovered(device: Device, superblock: Superblock) -> Recovered:
@@ -64,10 +79,13 @@ class LogCopy:
     """StandbyLog's lock guards every field, and is held while a method runs; properties may be read without it."""
 
     def __init__(
-        self, device: Device, slots: list[Superblock | None] | None = None, found: Recovered | None = None
-    ) -> None:
-        """As recovery found it, or a blank one."""
+        self, device: Device, slots: list[Superblock | None] | None = None, found: Recovered | None = None,
+        own: OwnOrigin | None = None,
+    ) -> None:  # fmt: skip
+        """As recovery found it, or a blank one. `own` is the origin that this node destages to, None on a shared
+        one."""
         self._device = device
+        self._own = own
         self._store = SuperblockStore(device, slots) if slots else None
         self._order = EpochOrder(self._store.current) if self._store else None
         self._hot: HotLog | None = None
@@ -79,6 +97,10 @@ class LogCopy:
             self._go_on_from(self._store.current, found)
         self._synced = self._head
         """Everything below is durable."""
+        self.is_destaging = False
+        """A batch is on its way to the origin of this node: the log does not begin anew meanwhile."""
+        self.beginning = next(_beginnings)
+        """Another number whenever the log has been read, or has begun anew."""
         self.failure: BaseException | None = None
         """The device may have another state than the fields say: the log has to be recovered again."""
 
@@ -105,21 +127,34 @@ class LogCopy:
         return self._head
 
     @property
+    def end_place(self) -> int:
+        """The position after its last segment."""
+        return self._end.place
+
+    @property
+    def is_short_of_room(self) -> bool:
+        """Whether less than a quarter of the log is free."""
+        current = self.superblock
+        return current is not None and self._end.place - current.oldest_place > current.data_pages * 3 // 4
+
+    @property
     def synced(self) -> int:
         """Everything below is durable."""
         return self._synced
 
     def state(self, given_up_from: int) -> StandbyState:
-        """What the owner is told; a tail from that LSN on is given up, 0 for none."""
+        """What the owner is told, but for how the origin does; a tail from that LSN on is given up, 0 for none."""
         room = self._device.size - self._device.size % PAGE_BYTES
+        own_bytes = self._own.byte_count if self._own else 0
         if self._store is None:
-            return standby_state.blank(room)
+            return standby_state.blank(room, own_bytes)
         current = self._store.current
         lowest = min((slot for slot in self._store.slots if slot), key=lambda slot: slot.oldest)
         return StandbyState(
             current.uuid, room, current.log_bytes, current.origin_bytes, self._head, self._end.place,
             self._end.previous, lowest.oldest, self._store.reclaimed_place, current.destaged, current.batch_end,
-            current.epoch, current.history, given_up_from,
+            current.epoch, current.history, given_up_from, current.has_own_origins, current.is_inconsistent,
+            current.fill, own_bytes,
         )  # fmt: skip
 
     def append(self, run: Sequence[Arrived[Any]]) -> int:
@@ -183,11 +218,14 @@ class LogCopy:
     def _note(self, sent: Superblock, given_up_from: int) -> bool:
         """The same."""
         check_geometry(sent, self.superblock, self._device)
+        check_origins(sent, self._own)
         if self._store is None:
             return self._begin(sent)
         current = self._store.current
         check_epoch(sent, current)
-        if sent.destaged < current.destaged or sent.batch_end < current.batch_end:
+        if sent.is_inconsistent:
+            return self._begin(sent)
+        if self._own is None and (sent.destaged < current.destaged or sent.batch_end < current.batch_end):
             if sent.epoch.number == current.epoch.number:
                 raise ShipmentError("the superblock is older than the one here")
             current = self._reach_back(sent)
@@ -198,7 +236,10 @@ class LogCopy:
         if sent.committed > end:
             raise ShipmentError(f"the superblock calls LSN {sent.committed} committed, and the log here ends at {end}")
         self.sync()
-        write_shipped(self._store, sent, begins_there=sent.oldest > current.oldest, cuts=cut is not None)
+        changes = shipped_beside(sent, current) if self._own else shipped(sent)
+        if not self._own and sent.oldest > current.oldest:
+            changes |= {"oldest": sent.oldest, "oldest_place": sent.oldest_place}
+        write_shipped(self._store, changes, cuts=cut is not None)
         self._order = EpochOrder(self._store.current)
         assert self._hot
         self._hot.note(self._store.current)
@@ -238,6 +279,7 @@ class LogCopy:
         assert self._hot
         table, lsn = self._hot.table, given_up_from
         if lsn and sent.committed <= lsn:
+            check_on_origin(lsn, current)
             return lsn, end_before(lsn, current, table, self._device)
         return find_cut(sent, current, table, self._head, self._last_epoch, self._device)
 
@@ -245,14 +287,18 @@ class LogCopy:
         """The log begins at `destaged` of that superblock: whatever it had is given up. Returns True."""
         if not sent.oldest == sent.destaged == sent.committed:
             raise ShipmentError(f"the log here ends before LSN {sent.destaged}, where the superblock does not begin")
-        first = sent.with_changes(is_copy=True, sequence=1)
+        if self.is_destaging:
+            raise ShipmentError("the log begins anew, and a batch is on its way to the origin: connect again")
+        changes = to_be_filled(sent, self._own) if self._own else shipped(sent)
+        changes |= {"oldest": sent.oldest, "oldest_place": sent.oldest_place}
         if self._store is None:
+            first = sent.with_changes(sequence=1, **changes)
             store = SuperblockStore(self._device, None, first)
             store.format(first)
         else:
             store = self._store
             self.sync()
-            write_shipped(store, sent, begins_there=True, cuts=True)
+            write_shipped(store, changes, cuts=True)
         current = store.current
         bury_chain(self._device, current)
         bury_discarded(
@@ -263,6 +309,7 @@ class LogCopy:
         self._last_epoch = NO_EPOCH
         # No generation has this number, so the first segment needs no sync.
         self._end = LogEnd(current.destaged_place, current.destaged_previous, 0, self._end.time)
+        self.beginning = next(_beginnings)
         _log.info("the log begins at LSN %d", self._head)
         return True
 
@@ -297,6 +344,20 @@ class LogCopy:
             )
         self._go_on_from(self._store.current, found)
 
+    @property
+    def hot(self) -> HotLog | None:
+        """Where its segments are; another one after a cut, or when it begins anew."""
+        return self._hot
+
+    def change(self, twice: bool = False, **changes: Any) -> None:
+        """Say something else about the origin of this node, or give up log space, which takes both superblocks. Raises
+        DeviceError."""
+        assert self._store and self._hot
+        self.sync()
+        for _ in range(1 + twice):
+            self._store.write(**changes)
+        self._hot.note(self._store.current)
+
     def check_parting(self, standing: Standing) -> None:
         """Whether the log of an owner can part from this one where it says. Raises FormatError, DeviceError,
         DamagedPageError."""
@@ -304,18 +365,21 @@ class LogCopy:
         check_parting(standing, self.superblock, table, self._head, self._device)
 
     def tail_from(self, lsn: int) -> Tail | None:
-        """What the log has from there on, None if nothing. Raises DeviceError, DamagedPageError."""
+        """What this node has from there on, None if nothing. Raises DeviceError, DamagedPageError."""
         current = self.superblock
-        if not (lsn and current and self._hot and current.destaged <= lsn < self._head):
+        if not (lsn and current and self._hot and lsn < self._head):
+            return None
+        if lsn < current.destaged and not current.has_own_origins:
             return None
         return tail.look_at(self._device, current, self._hot.table, lsn, self._head)
 
     def save_tail(self, lsn: int, target: str) -> None:
-        """Copy what tail_from() found to a new file. Raises ConfigError, DeviceError, DamagedPageError."""
+        """Copy what tail_from() found in the log, which is something, to a new file. Raises ConfigError, DeviceError,
+        DamagedPageError."""
         current = self.superblock
         assert current and self._hot
         self.sync()
-        tail.save(self._device, current, self._hot.table, lsn, self._head, target)
+        tail.save(self._device, current, self._hot.table, max(lsn, current.destaged), self._head, target)
 
     def taken(self) -> Taken:
         """Everything it has, durable, for a server that goes on from there. Raises SyncFailedError."""

@@ -5,12 +5,14 @@ from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device
 from wbcache_core.errors import FormatError, NotOwnerError, ShipmentError
 from wbcache_core.format.epoch import Epoch
+from wbcache_core.format.origin_facts import is_certainly_one
 from wbcache_core.format.peer_standing import Standing
 from wbcache_core.format.segment import Descriptor
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.epochs import EpochOrder, may_be_in_history, may_follow
 from wbcache_core.log.geometry import LogEnd, offset_of
 from wbcache_core.log.reader import LogReader
+from wbcache_core.log.shipped_superblock import OwnOrigin
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.units import pages_of
 
@@ -31,6 +33,26 @@ def check_geometry(sent: Superblock, current: Superblock | None, device: Device)
         )
     if sent.log_bytes != current.log_bytes or sent.origin_bytes < current.origin_bytes:
         raise ShipmentError("the log or the origin of the owner has another size than before")
+
+
+def check_origins(sent: Superblock, own: OwnOrigin | None) -> None:
+    """Whether both sides mean the same by an origin. Raises ShipmentError."""
+    if sent.has_own_origins != (own is not None):
+        words = ("own", "shared") if sent.has_own_origins else ("shared", "own")
+        raise ShipmentError(
+            "the owner has origins={}, and this standby origins={}: give both the same".format(*words)
+        )  # fmt: skip
+    if own and own.byte_count != sent.origin_bytes:
+        raise ShipmentError(
+            f"origin '{own.name}' of this standby has {own.byte_count} bytes, and the owner's {sent.origin_bytes}: "
+            "they have to be of the same size"
+        )
+    if own and not own.may_be_in_use and is_certainly_one(sent.origin_facts, own.facts):
+        told = ", ".join(own.facts.described())
+        raise ShipmentError(
+            f"origin '{own.name}' of this standby is the disk that the owner uses ({told}): with origins=own, give "
+            "each host a disk of its own; if this one is a clone that only looks the same, add force=in-use"
+        )
 
 
 def check_segment(
@@ -83,8 +105,12 @@ def check_parting(
     """Whether the two logs can part there. Raises FormatError, DeviceError, DamagedPageError."""
     if current is None or table is None or standing.uuid != current.uuid:
         raise FormatError("it is of another volume")
-    if standing.epoch.number < current.epoch.number or not current.destaged <= standing.lsn < head:
+    lowest = 1 if current.has_own_origins else current.destaged
+    if standing.epoch.number < current.epoch.number or not lowest <= standing.lsn < head:
         raise FormatError(f"it says that the logs part at LSN {standing.lsn}, which they cannot")
+    if standing.lsn < current.destaged:
+        # The origin of this node has it already, and the log may not.
+        return
     if table.locate(standing.lsn).first_lsn != standing.lsn:
         raise FormatError(f"no segment of this log begins at LSN {standing.lsn}, where it is said to part")
     if standing.previous not in (0, end_before(standing.lsn, current, table, device).previous):
@@ -105,6 +131,13 @@ def end_before(lsn: int, current: Superblock, table: SegmentTable, device: Devic
     return LogEnd(before.place + descriptor.log_pages, descriptor.checksum, descriptor.generation, Reading(0))
 
 
+def check_on_origin(lsn: int, current: Superblock) -> None:
+    """Whether the log can be cut there. Raises NotOwnerError."""
+    on_origin = current.batch_end if current.has_own_origins else current.destaged
+    if lsn < on_origin:
+        raise NotOwnerError(f"the log would be cut at LSN {lsn}, and the origin has it up to {on_origin}")
+
+
 def find_cut(
     sent: Superblock, current: Superblock, table: SegmentTable, head: int, last_epoch: Epoch, device: Device
 ) -> tuple[int, LogEnd] | None:
@@ -117,8 +150,7 @@ def find_cut(
     if not switches:
         return None
     lsn, previous = switches[0].first_lsn, switches[0].previous
-    if lsn < current.destaged:
-        raise NotOwnerError(f"the log would be cut at LSN {lsn}, and the origin has it up to {current.destaged}")
+    check_on_origin(lsn, current)
     end = end_before(lsn, current, table, device)
     if end.previous != previous:
         raise NotOwnerError(f"the log is no copy of the owner's: the two differ before LSN {lsn}")

@@ -175,7 +175,10 @@ def recover(
                 sound.append(unsure.popleft())
         discarded = _take_whole(reader, unsure, sound)
         end, head = sound.end, sound.head
-        known = max(known, _committed_according_to_later_segments(window, superblock, end.place, head))
+        if not superblock.is_inconsistent:
+            # The log of a standby may have begun anew below its end, with the remains of the other one in its place. As
+            # long as its origin is filled, what is missing is had from the owner.
+            known = max(known, _committed_according_to_later_segments(window, superblock, end.place, head))
     if known > head:
         raise DamagedLogError(
             f"log '{device.name}' is damaged at LSN {head} (byte {reader.offset_of(end.place)}): what was durable "

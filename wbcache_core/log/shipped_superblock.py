@@ -1,8 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How the superblocks of a standby follow those of its owner."""
+"""How the superblocks of a standby follow those of its owner.
 
-from wbcache_core.format.superblock import Superblock
+On a shared origin they say of it what the owner says. With an origin of its own
+a standby destages by itself, and has only from the owner what is the same in
+all logs of the volume.
+"""
+
+from typing import Any, NamedTuple
+
+from wbcache_core.format.origin_facts import OriginFacts
+from wbcache_core.format.superblock import NO_FILL, SAMPLE_COUNT, Fill, Superblock
 from wbcache_core.log.superblocks import SuperblockStore
+from wbcache_core.units import PAGE_SHIFT
 
 _DESTAGED = ("destaged", "destaged_place", "destaged_previous", "destaged_generation", "destaged_time_ns")
 _SHIPPED = (
@@ -10,16 +19,66 @@ _SHIPPED = (
     "history",
 )  # fmt: skip
 """What a superblock has from the owner. The rest is this log's own."""
+_NOT_SAMPLED = (0,) * SAMPLE_COUNT
 
 
-def write_shipped(store: SuperblockStore, sent: Superblock, begins_there: bool, cuts: bool) -> None:
-    """Write what a superblock says, and again if the other slot has an older epoch or another beginning of the log;
-    with begins_there that of this one. `cuts`: the log ends earlier from now on. Raises DeviceError."""
-    changes = {name: getattr(sent, name) for name in _SHIPPED} | {"is_copy": True}
-    if begins_there:
-        changes |= {"oldest": sent.oldest, "oldest_place": sent.oldest_place}
+class OwnOrigin(NamedTuple):
+    """The origin that a standby has of its own."""
+
+    name: str
+    byte_count: int
+    facts: OriginFacts
+    may_be_in_use: bool = False
+    """The user has said that it is not what the owner uses, although it looks so."""
+
+
+def shipped(sent: Superblock) -> dict[str, Any]:
+    """What a superblock of the owner changes, on a shared origin."""
+    return {name: getattr(sent, name) for name in _SHIPPED} | {"is_copy": True}
+
+
+def shipped_beside(sent: Superblock, current: Superblock) -> dict[str, Any]:
+    """The same for a log with an origin of its own, whose newest superblock is `current`."""
+    fill = current.fill if sent.epoch == current.epoch else counted_only(current.fill)
+    has_grown = sent.origin_bytes > current.origin_bytes
+    if has_grown and not current.is_inconsistent:
+        fill = up_to(current.origin_bytes)
+    return {
+        "origin_bytes": sent.origin_bytes, "is_inconsistent": has_grown or current.is_inconsistent,
+        "committed": max(sent.committed, current.batch_end),
+        "tags": tuple(tag for tag in sent.tags if tag.end_lsn >= current.batch_end),
+        "epoch": sent.epoch, "history": sent.history, "is_copy": True, "fill": fill,
+        "has_own_origins": True,
+    }  # fmt: skip
+
+
+def up_to(origin_bytes: int) -> Fill:
+    """Of an origin that was the volume when it had that size, and has grown: the rest is copied."""
+    blocks = origin_bytes >> PAGE_SHIFT
+    return Fill(blocks, blocks, 0)
+
+
+def counted_only(fill: Fill) -> Fill:
+    """In another epoch: the owner may have lost what it had when it copied the rest."""
+    return Fill(fill.counted, fill.counted, 0)
+
+
+def to_be_filled(sent: Superblock, own: OwnOrigin) -> dict[str, Any]:
+    """The log begins where that superblock ends, and the origin lacks what was before."""
+    return shipped(sent) | {
+        "batch_end": sent.destaged, "tags": (), "origin_name": own.name, "origin_facts": own.facts,
+        "samples": _NOT_SAMPLED, "has_own_origins": True, "is_inconsistent": True, "fill": NO_FILL,
+    }  # fmt: skip
+
+
+def write_shipped(store: SuperblockStore, changes: dict[str, Any], cuts: bool) -> None:
+    """Write these changes, and again if the other slot has an older epoch, another beginning of the log, or another
+    kind of origin. `cuts`: the log ends earlier from now on. Raises DeviceError."""
     store.write(cuts, **changes)
-    kept = {(slot.oldest, slot.epoch, slot.is_copy) for slot in store.slots if slot}
+    kept = {
+        (slot.oldest, slot.epoch, slot.is_copy, slot.has_own_origins, slot.is_inconsistent)
+        for slot in store.slots if slot
+    }  # fmt: skip
     if len(kept) > 1 or None in store.slots:
         store.write(cuts, **changes)
 

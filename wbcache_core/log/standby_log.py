@@ -26,9 +26,10 @@ from wbcache_core.format.peer_standing import Standing
 from wbcache_core.format.superblock import Superblock, decode
 from wbcache_core.log.arrivals import Arrivals, Arrived
 from wbcache_core.log.hot_log import Taken
-from wbcache_core.log.log_copy import recovered_copy
+from wbcache_core.log.log_copy import LogCopy, recovered_copy
 from wbcache_core.log.owner_claims import check_standing
 from wbcache_core.log.shipment import segment_in
+from wbcache_core.log.shipped_superblock import OwnOrigin
 from wbcache_core.log.superblocks import read_slots
 from wbcache_core.log.tail import Tail
 
@@ -51,12 +52,17 @@ class Sender:
 class StandbyLog:
     """`_lock` guards every field, and is held across I/O: all writes of this log come one after another."""
 
-    def __init__(self, device: Device, slots: list[Superblock | None] | None) -> None:
-        """What the device has; `slots` are its superblocks, None for a blank one. Writes nothing. Raises
-        DamagedLogError, LogVersionError, DeviceError."""
+    def __init__(
+        self, device: Device, slots: list[Superblock | None] | None, own: OwnOrigin | None = None
+    ) -> None:  # fmt: skip
+        """What the device has; `slots` are its superblocks, None for a blank one; `own` is the origin of this node,
+        None on a shared one. Writes nothing. Raises DamagedLogError, LogVersionError, DeviceError."""
         self._lock = threading.Lock()
+        self.destage_wanted = threading.Condition(self._lock)
+        """Notified when `safe` has moved, and at the stop."""
         self._device = device
-        self._copy = recovered_copy(device, slots)
+        self._own = own
+        self._copy = recovered_copy(device, slots, own)
         self._arrivals: Arrivals[Sender] = Arrivals(self._lock)
         self._sender: Sender | None = None
         self._stopping = self._is_taken = False
@@ -65,6 +71,10 @@ class StandbyLog:
         self.parts_at = self._given_up_from = 0
         """The LSN from which on the owner does not have what is here, as it says, which may be read without the lock;
         and the one from which on somebody has given that up. 0 for none."""
+        self.safe = 0
+        """What is below is in the log of the owner and of all that count, as it said: no owner to come lacks it."""
+        self.is_failing = False
+        """The origin of this node takes nothing. Whoever destages to it writes this."""
         self._parted_in = 0
         """Number of the epoch of the owner that says so."""
         self.last_sign = 0.0
@@ -93,6 +103,7 @@ class StandbyLog:
         with self._lock:
             self._stopping = True
             self._arrivals.wake_all()
+            self.destage_wanted.notify_all()
 
     def state(self, sender: Sender) -> bytes:
         """The state page. From now on only this sender is heard. Raises DeviceError, NotOwnerError, StoppedError."""
@@ -104,10 +115,17 @@ class StandbyLog:
                 before.refusal = "another connection has taken its place"
                 self._arrivals.wake_all()
             sender.has_joined, sender.refusal = False, ""
+            # That was said of another connection, perhaps by another owner.
+            self.safe = 0
             self.last_sign = time.monotonic()
             self._recover_if_failed()
             self._copy.sync()
-            return standby_state.encode(self._copy.state(self._given_up_from))
+            return self._state()
+
+    def _state(self) -> bytes:
+        """The state page. Lock held."""
+        state = self._copy.state(self._given_up_from)
+        return standby_state.encode(dataclasses.replace(state, is_failing=self.is_failing and not state.is_blank))
 
     def _recover_if_failed(self) -> None:
         """Find out what the device has, if that is not certain. Lock held. Raises DeviceError, always after a sync that
@@ -117,7 +135,7 @@ class StandbyLog:
         self._copy.check_syncs()
         try:
             # One that was blank may have been discarded: what is there does not count.
-            copy = recovered_copy(self._device, read_slots(self._device) if self.superblock else None)
+            copy = recovered_copy(self._device, read_slots(self._device) if self.superblock else None, self._own)
         except LogRefusedError as error:
             raise DeviceError(str(error)) from None
         copy.prepare()
@@ -185,6 +203,8 @@ class StandbyLog:
             one.is_taken = True
             self._arrivals.wake(one.descriptor.first_lsn)
         self._arrivals.wake(self._copy.head)
+        if self._own and self._copy.is_short_of_room:
+            self.destage_wanted.notify_all()
 
     def take_superblock(self, sender: Sender, page: memoryview) -> None:
         """Make a superblock of the owner's durable. Raises ShipmentError, NotOwnerError, DeviceError: from then on
@@ -206,6 +226,8 @@ class StandbyLog:
                 raise
             sender.has_joined = True
             self.last_sign = time.monotonic()
+            # A tag may have gone that held the origin back.
+            self.destage_wanted.notify_all()
 
     def take_standing(self, sender: Sender, page: memoryview) -> None:
         """What the owner says about itself. Raises ShipmentError, NotOwnerError: from then on nothing of this sender is
@@ -219,11 +241,35 @@ class StandbyLog:
                     self.parts_at, self._parted_in = standing.lsn, standing.epoch.number
                 else:
                     check_standing(standing, self.superblock, self._copy.head)
-                    self._standing = standing
+                    self._standing, self.safe = standing, standing.safe
+                    self.destage_wanted.notify_all()
             except FormatError as error:
                 self._refuse(sender, str(error))
                 raise ShipmentError(f"what was sent is no standing: {error}") from None
             self.last_sign = time.monotonic()
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Guards the cursors and the segments of the copy."""
+        return self._lock
+
+    @property
+    def copy(self) -> LogCopy:
+        """What the log has. Its lock is held, or one field is read that may be a moment old."""
+        return self._copy
+
+    def check_usable(self) -> None:
+        """Lock held. Raises StoppedError, NotOwnerError if the log is taken, DeviceError if it has to be read again."""
+        self._check_running()
+        if self._copy.failure:
+            raise DeviceError(f"log '{self._device.name}' has to be read again")
+
+    def report(self) -> bytes:
+        """The state page, for whoever is heard already, and a sign of life; it makes nothing durable."""
+        with self._lock:
+            self._check_running()
+            self.last_sign = time.monotonic()
+            return self._state()
 
     def tail(self) -> Tail | None:
         """What the owner does not have, and says that it does not; None if there is nothing. Raises DeviceError,
@@ -232,16 +278,18 @@ class StandbyLog:
             return self._copy.tail_from(self.parts_at)
 
     def give_up_tail(self, target: str) -> Tail:
-        """Copy it to a new file, and let the owner have it cut off. Raises ShipmentError if there is none, ConfigError,
-        DeviceError, DamagedPageError."""
+        """Copy what the log has of it to a new file, and let the owner have it cut off. Raises ShipmentError if there
+        is none, ConfigError, DeviceError, DamagedPageError."""
         with self._lock:
             self._check_running()
             found = self._copy.tail_from(self.parts_at)
             if found is None:
                 raise ShipmentError("the owner has not said that this log has anything that it lacks")
-            self._copy.save_tail(found.lsn, target)
+            if found.is_in_log:
+                self._copy.save_tail(found.lsn, target)
             self._given_up_from = found.lsn
-        _log.warning("LSN %d to %d are given up, as asked; a copy is in '%s'", found.lsn, found.head, target)
+        kept = f"a copy is in '{target}'" if found.is_in_log else "they were on the origin alone"
+        _log.warning("LSN %d to %d are given up, as asked; %s", found.lsn, found.head, kept)
         return found
 
     @property

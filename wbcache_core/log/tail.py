@@ -18,7 +18,7 @@ from wbcache_core.units import PAGE_SHIFT
 
 
 class Tail(NamedTuple):
-    """LSN `lsn` to `head`; times are ns since 1970, of its first and its last commit."""
+    """LSN `lsn` to `head`; times are ns since 1970, of the first and the last commit of what the log has of it."""
 
     lsn: int
     head: int
@@ -27,9 +27,16 @@ class Tail(NamedTuple):
     since_ns: int
     until_ns: int
     epoch_number: int
-    ack: str
-    flush: str
-    """The weakest levels at which writes and flushes may have been answered."""
+    ack: str | None
+    flush: str | None
+    """The weakest levels at which writes and flushes may have been answered; None if the log has nothing of it."""
+    on_origin: int
+    """Up to which LSN the origin of the node has it; 0 if it has nothing of it."""
+
+    @property
+    def is_in_log(self) -> bool:
+        """Whether the log has any of it."""
+        return self.on_origin < self.head
 
 
 def _descriptors(
@@ -43,12 +50,18 @@ def _descriptors(
 
 
 def look_at(device: Device, superblock: Superblock, table: SegmentTable, lsn: int, head: int) -> Tail:
-    """What is in the log from LSN `lsn`, where a segment begins, to its end. Raises DeviceError, DamagedPageError."""
-    found = [one for one, _ in _descriptors(device, superblock, table, lsn, head)]
+    """What is in the log from LSN `lsn`, where a segment begins, to its end; what the origin of the node has is not
+    looked for in the log. Raises DeviceError, DamagedPageError."""
+    on_origin = superblock.destaged if superblock.destaged > lsn else 0
+    found = [one for one, _ in _descriptors(device, superblock, table, max(lsn, on_origin), head)]
+    if not found:
+        time_ns = superblock.destaged_time_ns
+        return Tail(lsn, head, 0, 0, time_ns, time_ns, superblock.epoch.number, None, None, on_origin)
     return Tail(
         lsn, head, sum(one.page_count for one in found) << PAGE_SHIFT, len({one.generation for one in found}),
         found[0].reading.wall_ns, found[-1].reading.wall_ns, found[-1].epoch.number,
         ANSWER_NAMES[min(one.answers.ack for one in found)], ANSWER_NAMES[min(one.answers.flush for one in found)],
+        on_origin,
     )  # fmt: skip
 
 

@@ -101,6 +101,11 @@ def check_no_copy(superblock: Superblock, log: Device, force: Collection[str] = 
     """Raises CopyError for the log of a standby, unless it is to take over."""
     if not superblock.is_copy:
         return
+    if superblock.is_inconsistent:
+        raise CopyError(
+            f"log '{log.name}' is of a standby whose origin was being filled: the two are not the volume yet; nothing "
+            "has been changed; start it with role=standby and origins=own until it has been filled"
+        )
     written = datetime.fromtimestamp(superblock.written_ns // 10**9, timezone.utc)
     if TAKE_OVER not in force:
         raise CopyError(

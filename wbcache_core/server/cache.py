@@ -64,6 +64,7 @@ from wbcache_core.server.ring_memory import RingMemory
 from wbcache_core.server.stopping import commit_and_drain, tell_undrained
 from wbcache_core.server.succession import Succession
 from wbcache_core.units import PAGE_SHIFT
+from wbcache_core.volume.fill_source import FillSource
 from wbcache_core.volume.reader import VolumeReader
 from wbcache_core.volume.snapshots import Snapshots
 from wbcache_core.volume.volume import Volume
@@ -174,6 +175,7 @@ class Cache:
         self._destager = self._new_destager()
         self._movers = Movers(line, self._committer, self._destager, self._keeper, self._shipping)
         reader = VolumeReader(line, ring, self._locations, self._table, self._reader, self._origin, counters)
+        self._shipping.fill_from(FillSource(line, self._locations, reader, self._origin))
         self._snapshots = Snapshots(line, self._covered, self._pins, reader, self._origin)
         past = Past(
             line, self._covered, self._pins, self._snapshots, self._committer, self._found if pair else None, self._log
@@ -243,6 +245,7 @@ class Cache:
             self._log, self._store, self._found, self._line, self._pair, self._origin, self._side, self._writer.end,
             self._covered,
         )  # fmt: skip
+        log_preparation.set_origins(self._store, self._config.has_own_origins)
         self._pair, self._is_prepared = None, True
 
     def _start(self) -> None:

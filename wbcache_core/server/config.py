@@ -27,6 +27,7 @@ DROP, HOLD = "drop", "hold"
 OWNER, STANDBY = "owner", "standby"
 WAIT, CONTINUE = "wait", "continue"
 REFUSE, ALLOW = "refuse", "allow"
+ONE_ORIGIN, OWN_ORIGINS = "shared", "own"
 SHARED, PRIVATE = "shared", "private"
 IN_USE = "in-use"
 LOG_LEVELS = {"errors": logging.ERROR, "warnings": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
@@ -143,6 +144,8 @@ class Config:
     """Host and port."""
     peer: tuple[str, ...] = ()
     """URIs of the export `log` of each."""
+    origins: str = ONE_ORIGIN
+    """Whether all nodes have one origin, or each one of its own."""
     peer_lost: str = WAIT
     peer_timeout: float = 10.0
     plain_tcp: str = REFUSE
@@ -191,6 +194,7 @@ class Config:
             "control": absolute_path,
             "metrics": _parse_address,
             "peer": self._with_peer,
+            "origins": lambda text: _choice(text, (ONE_ORIGIN, OWN_ORIGINS)),
             "peer_lost": lambda text: _choice(text, (WAIT, CONTINUE)),
             "peer_timeout": parse_duration,
             "plain_tcp": lambda text: _choice(text, (REFUSE, ALLOW)),
@@ -218,7 +222,12 @@ class Config:
 
     @property
     def peer_rules(self) -> PeerRules:
-        return PeerRules(self.peer, self.peer_timeout)
+        return PeerRules(self.peer, self.peer_timeout, self.has_own_origins)
+
+    @property
+    def has_own_origins(self) -> bool:
+        """Whether each node has an origin of its own."""
+        return self.origins == OWN_ORIGINS
 
     @property
     def nbd_times(self) -> NbdTimes:
@@ -254,6 +263,8 @@ class Config:
             raise ConfigError("parameter 'log' is missing: a standby needs log=PATH")
         if self.peer and not self.origin:
             raise ConfigError("a standby has no peers, and one without an origin cannot take over: add origin=")
+        if self.has_own_origins and not self.origin:
+            raise ConfigError("parameter 'origin' is missing: with origins=own a standby has an origin, too")
 
     def check(self) -> None:
         """Check what must hold between parameters; fill in defaults that depend on others. Raises ConfigError."""

@@ -106,6 +106,12 @@ def prepare(
     return end._replace(time=now, epoch=store.current.epoch)
 
 
+def set_origins(store: SuperblockStore, are_own: bool) -> None:
+    """Whether all nodes have one origin, or each its own: both superblocks say so. Raises DeviceError."""
+    while any(slot and slot.has_own_origins != are_own for slot in store.slots):
+        store.write(has_own_origins=are_own)
+
+
 def format_blank(log: Device, store: SuperblockStore, origin: Device) -> Reading:
     """Format a log. Generation 0 is the origin as it is; returns the time of that. Raises DeviceError."""
     now = clock.read()

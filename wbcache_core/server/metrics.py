@@ -54,6 +54,10 @@ _PEER_GAUGES: tuple[tuple[str, str, Callable[[Facts], float]], ...] = (
     ("up_to_date", "1 if it has everything that is committed, or nearly so.", lambda p: p["state"] == "up-to-date"),
     ("behind_bytes", "Bytes of log that it does not have durably.", lambda p: p["behind"] * PAGE_BYTES),
     ("silent_seconds", "For how long it has not answered.", lambda p: p["silent_seconds"]),
+    # An older server does not say.
+    ("inconsistent", "1 while the origin that it has of its own is being filled.", lambda p: p.get("inconsistent", 0)),
+    ("copied_bytes", "Bytes of the volume that have been copied to it meanwhile.",
+     lambda p: (p.get("copied_blocks") or 0) * PAGE_BYTES),
 )  # fmt: skip
 
 
@@ -84,13 +88,23 @@ def standby_exposition(facts: Facts) -> bytes:
     client = load_client()
     registry = client.CollectorRegistry()
     volume = facts["volume"] or ""
-    for name, what, value in (
+    gauges = [
         ("received_lsn", "LSN up to which the log has been received.", facts["cursors"]["received"]),
         ("committed_lsn", "LSN up to which it is durable.", facts["cursors"]["committed"]),
         ("dirty_data_bytes", "Bytes of log that the origin still needs.", facts["bytes"]["dirty"]),
         ("refused_shipments", "What the owner sent and was not taken.", facts["refused"]["count"]),
         ("owner_silent_seconds", "Since when the owner has asked for nothing.", facts["owner_silent_seconds"] or 0.0),
-    ):
+    ]
+    if "consistent" in facts:
+        gauges += [
+            ("inconsistent", "1 while the origin that it has of its own lacks something.", not facts["consistent"]),
+            ("copied_bytes", "Bytes of the volume that have been copied to it meanwhile.",
+             (facts["filled_blocks"] or 0) * PAGE_BYTES),
+            ("destaged_lsn", "LSN up to which the origin that it has of its own has the log.",
+             facts["cursors"]["destaged"]),
+            ("origin_failing", "1 while that origin cannot be written.", facts["errors"]["origin"] is not None),
+        ]  # fmt: skip
+    for name, what, value in gauges:
         client.Gauge(f"wbcache_standby_{name}", what, _LABELS, registry=registry).labels(volume).set(value)
     text: bytes = client.generate_latest(registry)
     return text

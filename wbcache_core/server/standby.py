@@ -16,16 +16,20 @@ from contextlib import ExitStack
 from wbcache_core import __version__
 from wbcache_core.device.log_file import LogFile
 from wbcache_core.errors import (
+    ConfigError,
     ControlError,
     ExportNameError,
     ExposedError,
+    FormatError,
     LogRefusedError,
     OutOfRangeError,
     ShipmentError,
     StoppedError,
 )
-from wbcache_core.format import standby_state
+from wbcache_core.flow.standby_destager import StandbyDestager
+from wbcache_core.format import fill_piece, standby_state
 from wbcache_core.format.epoch import Epoch
+from wbcache_core.format.fill_piece import is_fill_piece
 from wbcache_core.format.peer_standing import is_standing
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.hot_log import Taken
@@ -37,6 +41,8 @@ from wbcache_core.server import status as status_facts
 from wbcache_core.server.config import ALLOW, IN_USE, Config
 from wbcache_core.server.history import Facts
 from wbcache_core.server.metrics import standby_exposition
+from wbcache_core.server.opening import check_distinct
+from wbcache_core.server.own_origin import StandbyOrigin
 from wbcache_core.server.settings import Settings
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, quoted
 
@@ -58,21 +64,30 @@ def check_reads_state(buffer: memoryview | bytearray, offset: int) -> None:
 class LogExport:
     """What one connection calls. Offsets and lengths are bytes; raises RequestError and DeviceError."""
 
-    def __init__(self, log: StandbyLog, size: int, description: str) -> None:
+    def __init__(
+        self, log: StandbyLog, size: int, description: str, destager: StandbyDestager | None = None
+    ) -> None:  # fmt: skip
+        """`destager` is that of an origin of its own."""
+        self._destager = destager
         self.size = size
         self.description = description
         self._log = log
         self._sender = Sender()
 
     def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
-        """The state page, which is all that can be read."""
+        """The state page; or, from the second page, the same without any effect."""
+        if offset == PAGE_BYTES and len(buffer) == PAGE_BYTES:
+            buffer[:] = self._log.report()
+            return
         check_reads_state(buffer, offset)
         buffer[:] = self._log.state(self._sender)
 
     def write(self, data: bytes | bytearray | memoryview, offset: int, fua: bool = False) -> None:
-        """A superblock or a standing at offset 0, or a segment at its place."""
+        """A superblock, a standing or a piece of the volume at offset 0, or a segment at its place."""
         view = memoryview(data)
-        if offset:
+        if offset == 0 and is_fill_piece(view):
+            self._take_piece(view)
+        elif offset:
             self._log.take_segment(self._sender, view, offset, fua)
         elif len(view) == PAGE_BYTES and is_standing(view):
             self._log.take_standing(self._sender, view)
@@ -80,6 +95,15 @@ class LogExport:
             self._log.take_superblock(self._sender, view)
         else:
             raise ShipmentError(f"a write of {len(view)} bytes at 0 is no superblock")
+
+    def _take_piece(self, view: memoryview) -> None:
+        try:
+            piece = fill_piece.decode(view[:PAGE_BYTES])
+        except FormatError as error:
+            raise ShipmentError(f"what was sent is no piece of the volume: {error}") from None
+        if self._destager is None:
+            raise ShipmentError("a piece of the volume was sent to a standby without an origin of its own")
+        self._destager.take_piece(piece, view[PAGE_BYTES:])
 
     def flush(self) -> None:
         """Everything taken before is durable when this returns."""
@@ -91,7 +115,8 @@ class LogExport:
 
 
 class Standby:
-    """The log has a lock of its own, and so has `_stopped`; `_device` and `_log` are replaced by go_on() alone."""
+    """The log has a lock of its own, and so have `_stopped` and `_origin`; `_device`, `_log` and `_origin` are replaced
+    by go_on() alone."""
 
     def __init__(self, config: Config) -> None:
         """Open, create, lock and recover the log, and make durable what it has. Raises WbcacheError."""
@@ -100,7 +125,7 @@ class Standby:
         self._may_be_exposed = config.plain_tcp == ALLOW
         self.settings = Settings(config)
         self._description = standby_state.describe(str(uuid.uuid4()))
-        self._device, self._log = _opened(config)
+        self._device, self._log, self._origin = _opened(config)
 
     def open_export(self, name: str, is_exposed: bool) -> LogExport:
         """What a connection to the export with that name gets. `is_exposed`: others may read and change what it sends.
@@ -117,7 +142,10 @@ class Standby:
                 "--tls-certificates and --tls-verify-peer, and the owner with peer=nbds://...; or add plain-tcp=allow "
                 "if only the two hosts are in that network"
             )
-        return LogExport(self._log, self._device.size, self._description)
+        if not self._origin:
+            return LogExport(self._log, self._device.size, self._description)
+        self._origin.start(self._log, self._device, self._config.policy(self._device.size // PAGE_BYTES))
+        return LogExport(self._log, self._device.size, self._description, self._origin.destager)
 
     def check_take(self, force: Collection[str]) -> None:
         """Raises ControlError if it may not take over, or only with a word that is not in `force`."""
@@ -128,6 +156,11 @@ class Standby:
             )
         if self._log.superblock is None:
             raise ControlError("the log of this standby is blank: no owner has connected yet, there is nothing to take")
+        if self._log.superblock.is_inconsistent:
+            raise ControlError(
+                "the origin of this standby is being filled: it and the log are not the volume yet; wait until "
+                "wbcache status says that it is consistent"
+            )
         silent = time.monotonic() - self._log.last_sign
         if self._log.is_connected and silent < self._alive_seconds and OWNER_ALIVE not in force:
             raise ControlError(
@@ -164,17 +197,20 @@ class Standby:
         """What the log has that the owner does not; with `discard` it is copied to a new file, and then given up.
         Without a target the file is beside the log. Raises ControlError, ConfigError, DeviceError, RequestError."""
         if not discard:
-            return {"tail": _facts(self._log.tail()), "saved": None}
+            return {"tail": _facts(self._log.tail()), "given_up": False, "saved": None}
         if not target and self._device.is_block_device:
             raise ControlError(
                 f"log '{self._device.name}' is a device: say where to keep a copy of what is given up, with --save FILE"
             )
         target = target or f"{self._device.name}.tail-{self._log.parts_at}"
-        return {"tail": _facts(self._log.give_up_tail(target)), "saved": target}
+        found = self._log.give_up_tail(target)
+        return {"tail": _facts(found), "given_up": True, "saved": target if found.is_in_log else None}
 
     def take(self) -> tuple[LogFile, Taken]:
         """The log with all that it has, for the owner that this server becomes: nothing more is taken from others.
         Raises DeviceError, RequestError."""
+        if self._origin:
+            self._origin.close()
         return self._device, self._log.take()
 
     @property
@@ -189,8 +225,8 @@ class Standby:
         config = copy.copy(self._config)
         config.force &= {IN_USE}
         standing = self._log.standing
-        self._device.close()
-        self._device, self._log = _opened(config)
+        self._close()
+        self._device, self._log, self._origin = _opened(config)
         self._log.keep(standing)
 
     def status(self) -> Facts:
@@ -208,8 +244,13 @@ class Standby:
             "refused": {"count": self._log.refused, "last": self._log.last_refusal or None},
             "errors": {"log": None, "origin": None}, "bad_blocks": {"bytes": 0, "ranges": []},
         }  # fmt: skip
+        if self._origin:
+            facts |= self._origin.facts_of(superblock)
+            if self._origin.destager:
+                facts["errors"]["origin"] = self._origin.destager.error or None
         facts["parted_at"] = self._log.parts_at or None
-        facts["takeover"] = {"complete": bool(superblock) and not lack, "lacks": lack or None}
+        may_take = superblock is not None and not superblock.is_inconsistent
+        facts["takeover"] = {"complete": may_take and not lack, "lacks": lack or None}
         if superblock:
             facts |= status_facts.epochs(superblock)
             facts["volume"] = str(uuid.UUID(bytes=superblock.uuid))
@@ -250,6 +291,11 @@ class Standby:
     def stop(self) -> None:
         """Close the log. Idempotent."""
         self.finish()
+        self._close()
+
+    def _close(self) -> None:
+        if self._origin:
+            self._origin.close()
         self._device.close()
 
 
@@ -261,21 +307,34 @@ def _facts(tail: Tail | None) -> Facts | None:
     return {"bytes": facts.pop("byte_count"), "epoch": facts.pop("epoch_number"), **facts}
 
 
-def _opened(config: Config) -> tuple[LogFile, StandbyLog]:
-    """Open, create, lock and recover the log, and make durable what it has. Raises WbcacheError."""
+def _opened(config: Config) -> tuple[LogFile, StandbyLog, StandbyOrigin | None]:
+    """Open, create, lock and recover the log, and make durable what it has; the origin as well, if it is this node's
+    own. Raises WbcacheError."""
     with ExitStack() as stack:
+        origin = None
+        if config.has_own_origins:
+            origin = StandbyOrigin(config, config.log)
+            stack.callback(origin.close)
+            check_distinct(config, origin.device)
         device = LogFile(config.log, IN_USE in config.force)
         stack.callback(device.close)
         if not device.exists:
             device.create(config.log_size)
         elif device.size == 0:
             device.grow(config.log_size)
-        log = StandbyLog(device, _slots(device, DISCARD_LOG in config.force))
+        log = StandbyLog(device, _slots(device, DISCARD_LOG in config.force), origin.facts if origin else None)
+        if origin:
+            origin.check(log.superblock, log.copy.hot, device)
+        elif log.superblock and log.superblock.is_copy and log.superblock.has_own_origins:
+            raise ConfigError(
+                f"log '{device.name}' is of a standby with an origin of its own, and this one was started without "
+                "origins=own: add that, and origin="
+            )
         if log.superblock:
             _tell(device.name, log.superblock, log.cursors[0])
         log.prepare()
         stack.pop_all()
-    return device, log
+    return device, log, origin
 
 
 def _slots(device: LogFile, discards: bool) -> list[Superblock | None] | None:

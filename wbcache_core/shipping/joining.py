@@ -2,6 +2,7 @@
 """How a standby's log goes on with this one: named rules for what the two have in common.
 
     new              it is blank: it begins where the origin ends
+    fill             the same with an origin of its own, or it ends before this log begins: its origin is filled
     catch-up         its end is in this log: it gets what follows
     begin-again      it ends before the origin does, which has what it lacks
     cut              behind its end in this log it has what no flush was answered for: that goes
@@ -27,6 +28,9 @@ from wbcache_core.units import format_size
 _DISCARD_HINT = "to give up what its log holds, stop that server and start it once with force=discard-log"
 
 
+FILL = "fill"
+
+
 class Joined(NamedTuple):
     """`superblock` goes first, then the segments from `lsn` on."""
 
@@ -35,9 +39,24 @@ class Joined(NamedTuple):
     superblock: Superblock
 
 
+def told(superblock: Superblock) -> Superblock:
+    """What of it a peer is told: nothing about an origin that is this node's alone."""
+    if not superblock.has_own_origins:
+        return superblock
+    return superblock.with_changes(
+        oldest=1, oldest_place=0, destaged=1, destaged_place=0, destaged_previous=0, destaged_generation=0,
+        destaged_time_ns=0, batch_end=1,
+    )  # fmt: skip
+
+
 def as_of(superblock: Superblock, lsn: int) -> Superblock:
-    """What can be said to a log that ends at lsn, which is not below `destaged`."""
+    """What can be said to a log that ends at lsn, which is not below `destaged` of a shared origin."""
+    superblock = told(superblock)
     assert superblock.destaged <= lsn
+    return _cut_to(superblock, lsn)
+
+
+def _cut_to(superblock: Superblock, lsn: int) -> Superblock:
     return superblock.with_changes(
         committed=min(superblock.committed, lsn),
         tags=tuple(tag for tag in superblock.tags if tag.end_lsn <= lsn),
@@ -46,9 +65,13 @@ def as_of(superblock: Superblock, lsn: int) -> Superblock:
 
 
 def beginning(superblock: Superblock) -> Superblock:
-    """For a log that has nothing, and needs nothing that the origin has."""
-    only = as_of(superblock, superblock.destaged)
-    return only.with_changes(oldest=superblock.destaged, oldest_place=superblock.destaged_place, tags=())
+    """For a log that has nothing, and needs nothing that the origin has, or is given all of that: an origin of the
+    peer's own counts as inconsistent."""
+    only = _cut_to(superblock, superblock.destaged)
+    return only.with_changes(
+        oldest=superblock.destaged, oldest_place=superblock.destaged_place, tags=(),
+        is_copy=superblock.has_own_origins, is_inconsistent=superblock.has_own_origins,
+    )  # fmt: skip
 
 
 def join(
@@ -65,17 +88,27 @@ def join(
         # Before everything else: whoever was overtaken may not go on without this peer.
         _check_epoch(name, state.epoch, superblock.epoch)
     _check_sizes(name, state, superblock)
+    _check_origins(name, state, superblock)
     if state.is_blank:
-        return Joined("new", superblock.destaged, beginning(superblock))
-    if superblock.destaged <= state.head <= committed:
+        return Joined(FILL if superblock.has_own_origins else "new", superblock.destaged, beginning(superblock))
+    lowest = superblock.oldest if superblock.has_own_origins else superblock.destaged
+    if lowest <= state.head <= committed:
         known = state.head == superblock.destaged
         if (superblock.destaged_previous if known else checksum_before(state.head)) == state.previous:
             return Joined("catch-up", state.head, as_of(superblock, state.head))
     elif state.epoch == superblock.epoch and state.head > committed:
         return None
     end = _end_of_common_part(name, state, superblock, own_epoch)
-    if end < superblock.destaged:
-        return Joined("begin-again", superblock.destaged, beginning(superblock))
+    if superblock.has_own_origins:
+        # What its origin has, and this log lacks, only copying undoes.
+        is_there = end >= state.batch_end and (end == superblock.destaged or checksum_before(end) is not None)
+    else:
+        is_there = end >= superblock.destaged
+    if not is_there:
+        rule = FILL if superblock.has_own_origins else "begin-again"
+        return Joined(rule, superblock.destaged, beginning(superblock))
+    if end == state.head:
+        raise _unrelated(name, f"the two differ before LSN {end}")
     # The standby compares what it has there.
     return Joined("discard-tail" if end == state.given_up_from else "cut", end, as_of(superblock, end))
 
@@ -105,6 +138,18 @@ def _check_sizes(name: str, state: StandbyState, superblock: Superblock) -> None
         )
 
 
+def _check_origins(name: str, state: StandbyState, superblock: Superblock) -> None:
+    """Raises PeerRefusedError."""
+    if bool(state.own_bytes) != superblock.has_own_origins:
+        here, there = ("own", "shared") if superblock.has_own_origins else ("shared", "own")
+        raise PeerRefusedError(f"this server has origins={here}, and peer '{name}' origins={there}: give both the same")
+    if state.own_bytes not in (0, superblock.origin_bytes):
+        raise PeerRefusedError(
+            f"the origin of peer '{name}' has {state.own_bytes} bytes, and the one here {superblock.origin_bytes}: "
+            "they have to be of the same size"
+        )
+
+
 def _check_epoch(name: str, other: Epoch, mine: Epoch) -> None:
     """Raises SupersededError, also if another server began an epoch with the same number."""
     if not may_follow(mine, other):
@@ -130,8 +175,6 @@ def _end_of_common_part(name: str, state: StandbyState, superblock: Superblock, 
     last = shared[-1].epoch if shared else state.epoch
     ends = [switch.first_lsn for switch in mine if switch.epoch.number > last.number][:1]
     end = min(*ends, strange.first_lsn if strange else state.head, state.head)
-    if end == state.head and end >= superblock.destaged:
-        raise _unrelated(name, f"the two differ before LSN {end}")
     is_own = strange is None and last in known and _is_same_owner(last, own_epoch)
     if end < state.head and not is_own and end != state.given_up_from:
         last = strange.epoch if strange else last

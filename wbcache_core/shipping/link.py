@@ -98,6 +98,12 @@ class Link:
             self.wait(self._seconds)
         return memoryview(page.to_bytearray())
 
+    def read_report(self) -> nbd.Buffer:
+        """Ask for the second page of the export, which is returned: it is filled when this has been answered."""
+        page = nbd.Buffer(PAGE_BYTES)
+        self._send("aio_pread", page, PAGE_BYTES)
+        return page
+
     def write(self, data: bytes | memoryview, offset: int, durably: bool) -> None:
         """Send a write; the data stays as it is until the answer has come."""
         self._send("aio_pwrite", data, offset, flags=nbd.CMD_FLAG_FUA if durably else 0)

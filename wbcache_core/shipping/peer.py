@@ -21,6 +21,8 @@ class PeerRules(NamedTuple):
 
     names: tuple[str, ...] = ()
     timeout: float = 10.0
+    own_origins: bool = False
+    """Each node has an origin of its own."""
 
 
 class Peer:
@@ -42,6 +44,8 @@ class Peer:
         """0.0 while it answers."""
         self.is_complete = False
         """It has everything that was answered and announced, and counts since then: it may take over."""
+        self.is_inconsistent = False
+        """It has an origin of its own, which lacks something that its log does not have either."""
         self.identity = ""
         """Of the standby to which there is a connection; empty if there is none, or it does not say."""
 
@@ -57,6 +61,8 @@ class Peers:
         self._line = line
         self._floor = floor
         self._current = current
+        self._have_own_origins = rules.own_origins
+        """Then the beginnings of their logs are their own business, too."""
         self.timeout = rules.timeout
         """In seconds."""
         self.all = tuple(map(Peer, rules.names))
@@ -113,16 +119,25 @@ class Peers:
         """Count it from now on, if the origin is not ahead of it, and its superblocks are the newest."""
         with self._line.lock:
             sequence, place = self._current()
-            if peer.counts or peer.committed < self._floor() or peer.sequence != sequence or peer.place < place:
+            if peer.counts or peer.committed < self._floor() or peer.sequence != sequence:
+                return False
+            if peer.place < place and not self._have_own_origins:
                 return False
             peer.counts = True
             self._refresh()
             return True
 
-    def leave_out(self, peer: Peer) -> bool:
-        """No longer count it, if that is wanted and it has been silent for so long."""
+    def holds_up(self, peer: Peer) -> bool:
+        """Whether writers wait because its log has no room."""
         with self._line.lock:
-            is_due = peer.silent_since and time.monotonic() - peer.silent_since >= self.timeout
+            is_lowest = peer.counts and peer.place <= self._line.peers_place
+            return is_lowest and self._line.room_waiters > 0 and peer.place < self._line.reclaimed_place
+
+    def leave_out(self, peer: Peer, is_stuck: bool = False) -> bool:
+        """No longer count it, if that is wanted and it has been silent for so long, or takes nothing any more."""
+        with self._line.lock:
+            is_silent = peer.silent_since and time.monotonic() - peer.silent_since >= self.timeout
+            is_due = is_silent or is_stuck
             if not (is_due and peer.counts and self.may_go_on):
                 return False
             peer.counts = peer.is_complete = False
@@ -137,7 +152,7 @@ class Peers:
                 "peer": peer.name, "state": peer.state, "counts": peer.counts, "received": peer.received,
                 "committed": peer.committed, "behind": max(line.committed - peer.committed, 0),
                 "silent_seconds": now - peer.silent_since if peer.silent_since else 0.0,
-                "complete": peer.is_complete, "problem": peer.problem or None,
+                "complete": peer.is_complete, "inconsistent": peer.is_inconsistent, "problem": peer.problem or None,
             }
             for peer in self.all
         ]  # fmt: skip

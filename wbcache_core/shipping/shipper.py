@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from wbcache_core.errors import (
     DeviceError,
@@ -27,16 +27,20 @@ from wbcache_core.format import superblock as superblock_format
 from wbcache_core.format.epoch import Epoch, Switch
 from wbcache_core.format.peer_standing import Standing
 from wbcache_core.format.peer_standing import encode as encode_standing
+from wbcache_core.format.standby_state import StandbyState
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.geometry import offset_of
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.events import Events
 from wbcache_core.shipping.bell import Bell
-from wbcache_core.shipping.joining import Joined, as_of, join
+from wbcache_core.shipping.filling import Filler
+from wbcache_core.shipping.joining import FILL, Joined, as_of, join, told
+from wbcache_core.shipping.parcel_queue import ParcelQueue
 from wbcache_core.shipping.parcels import LogParcels, Parcel
 from wbcache_core.shipping.peer import CATCHING_UP, CONNECTING, LOST, REFUSED, UP_TO_DATE, Peer, Peers
-from wbcache_core.shipping.read_ahead import ReadAhead
+from wbcache_core.shipping.peer_room import PeerRoom
+from wbcache_core.shipping.sent import Sent
 from wbcache_core.threads import InternalErrors, StartTogether
 from wbcache_core.units import MIB
 
@@ -47,50 +51,30 @@ if TYPE_CHECKING:
 _log = logging.getLogger("wbcache")
 
 _MOST_REQUESTS = 64
-"""Under way at once. nbdkit works on 16 of a connection, the oldest; the others wait there, so that a peer that is far
-away gets more than 16 segments in the time of an answer."""
+"""Under way at once. nbdkit works on the oldest 16 of a connection; with more, one that is far away is never idle."""
 _MOST_BYTES = 8 * MIB
-_MOST_WAITING_BYTES = 64 * MIB
-"""Of generations that a peer in step has not been sent; beyond that it falls behind."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 """Seconds between attempts to connect."""
 _REFUSED_PAUSE = 5.0
+_REPORT_SECONDS = 0.25
+"""A peer with an origin of its own is told how far it may destage, and asked how far it is, not more often."""
 _LOOK_SECONDS = 1.0
-"""A peer that does not answer is looked at so often; one that does is asked for a sign of life three times in
-peer-timeout."""
+"""A peer that does not answer is looked at so often."""
 
 Connect = Callable[[str, Bell, float, Callable[[], bool]], "Link"]
 """Makes a connection, with the arguments of Link."""
 
 
-class _Sent(NamedTuple):
-    """A request under way: what the answer means."""
-
-    received: int = 0
-    is_durable: bool = False
-    superblock: Superblock | None = None
-    is_whole: bool = False
-    """Whether that superblock says everything that this server's does."""
-    byte_count: int = 0
-    lets_go: bool = False
-    """It tells the peer that it may lack something, or be left out."""
-
-
 class Shipper:
-    """`_lock` guards `_waiting`, `_waiting_bytes` and `_tail`; nothing is taken while it is held. All other fields are
-    the thread's, except `_finish_at`, which is written once, before the bell rings."""
+    """All fields are the thread's, except `_finish_at`, which is written once, before the bell rings, and `queue` and
+    `filler`, which have locks of their own."""
 
     def __init__(
         self, peer: Peer, peers: Peers, line: NumberLine, parcels: LogParcels, store: SuperblockStore, events: Events,
-        own_epoch: Epoch, supersede: Callable[[str], None], connect: Connect,
+        own_epoch: Epoch, supersede: Callable[[str], None], connect: Connect, filler: Filler | None = None,
     ) -> None:  # fmt: skip
-        """`own_epoch` as for join(); `supersede` is told why this server must stop."""
-        self._lock = threading.Lock()
-        self._waiting: deque[Parcel] = deque()
-        """Generations that are being committed or were just now, in step."""
-        self._waiting_bytes = 0
-        self._tail = 0
-        """The LSN after everything that was sent or waits; 0 while there is no connection."""
+        """`own_epoch` as for join(); `supersede` is told why this server must stop; `filler` is for peers with origins
+        of their own."""
         self._peer = peer
         self._peers = peers
         self._line = line
@@ -100,21 +84,29 @@ class Shipper:
         self._own_epoch = own_epoch
         self._supersede = supersede
         self._connect = connect
+        self.filler = filler
         self._bell = Bell()
-        self._ahead = ReadAhead(parcels, self._bell.ring)
-        self._sent: deque[_Sent] = deque()
+        self.queue = ParcelQueue(peer.name, line, parcels, self._bell.ring)
+        self._sent: deque[Sent] = deque()
         self._sent_bytes = 0
-        self._from_log: deque[Parcel] = deque()
-        self._told = 0
-        """The number of the newest superblock that was sent whole on this connection."""
-        self._is_telling = False
-        """A superblock is under way."""
+        self._told, self._is_telling = 0, False
+        """The number of the newest superblock that was sent whole on this connection; whether one is under way."""
         self._known_history: tuple[Switch, ...] = ()
         """Of the last superblock that the peer has."""
         self._told_standing: tuple[bool, bool] | None = None
         """In this connection: whether the peer is complete, and whether it may be left out."""
+        self._told_safe, self._safe_told_at = 0, 0.0
+        """How far the peer may destage to its own origin, as it was told, and when."""
+        self.report_seconds = _REPORT_SECONDS
+        self._report: Any = None
+        """The page that a report of the peer comes in, while it is under way."""
+        self._reported_at, self._has_news = 0.0, False
+        """When it was asked last, and whether it is to be asked soon."""
+        self._waits_for_answers = False
+        """What goes next goes alone."""
         self._relies_on_us = False
         """It was told that it has everything and is waited for, and has not answered to anything else since."""
+        self._room = PeerRoom(peers.timeout)
         self._goal = (0, 0)
         """What the peer has to have to be up to date: LSN and superblock of when it was connected or let in."""
         self._reported = ""
@@ -129,7 +121,9 @@ class Shipper:
         """The threads, as some of several. Raises NoThreadError."""
         # A server may have been up for long without a writer.
         self._peers.note_silence(self._peer, time.monotonic())
-        self._ahead.start(together)
+        self.queue.start(together)
+        if self.filler:
+            self.filler.start(together)
         self._thread = together.add("wbcache-ship", self._run)
 
     def finish(self, patience: float) -> None:
@@ -144,30 +138,10 @@ class Shipper:
         if self._thread:
             self._thread.join()
             self._thread = None
-        self._ahead.join()
+        self.queue.join()
+        if self.filler:
+            self.filler.join()
         self._bell.close()
-
-    def wants(self, first_lsn: int) -> bool:
-        """Whether the generation that begins there is to be offered. If not, it is served from the log."""
-        with self._lock:
-            return self._tail == first_lsn and self._waiting_bytes <= _MOST_WAITING_BYTES
-
-    def offer(self, parcels: list[Parcel]) -> None:
-        """A generation that wants() was asked about, now that it is prepared."""
-        with self._lock:
-            if self._tail != parcels[0].first_lsn:
-                return
-            self._waiting.extend(parcels)
-            self._waiting_bytes += sum(len(parcel.content) for parcel in parcels)
-            self._tail = parcels[-1].end_lsn
-        self._bell.ring()
-
-    def note_commit(self) -> None:
-        """A generation is in the log. One that was not taken is read from there."""
-        with self._lock:
-            is_behind = 0 < self._tail < self._line.committed
-        if is_behind:
-            self._bell.ring()
 
     def look(self) -> None:
         """There may be a new superblock."""
@@ -218,19 +192,17 @@ class Shipper:
                     "peer="
                 )
             joined = self._join(link)
-            with self._lock:
-                self._tail = joined.lsn
+            self.queue.begin(joined.lsn)
             self._ship(link)
         finally:
             link.close()
             self._peers.release(self._peer)
-            with self._lock:
-                self._tail = self._waiting_bytes = 0
-                self._waiting.clear()
+            self.queue.end()
+            if self.filler:
+                self.filler.rest()
             self._sent.clear()
-            self._from_log.clear()
-            self._ahead.forget()
             self._sent_bytes, self._is_telling, self._told_standing = 0, False, None
+            self._told_safe, self._report, self._waits_for_answers = 0, None, False
 
     def _join(self, link: "Link") -> Joined:
         """Compare, until both can go on, and send the first superblock. Raises WbcacheError."""
@@ -253,7 +225,7 @@ class Shipper:
                 raise
             if joined:
                 self._write_and_wait(link, superblock_format.encode(joined.superblock))
-                self._note_joined(joined, joined.superblock == superblock, state.oldest_place)
+                self._note_joined(joined, joined.superblock == told(superblock), state)
                 return joined
             link.wait(_LOOK_SECONDS)
         raise StoppedError("the server is shutting down")
@@ -271,7 +243,8 @@ class Shipper:
         superblock, peers, peer = self._store.current, self._peers, self._peer
         sign_ms = round(peers.timeout / 3 * 1000)
         return Standing(
-            superblock.uuid, superblock.epoch, peer.committed, peer.is_complete, peers.may_go_on, sign_ms
+            superblock.uuid, superblock.epoch, peer.committed, peer.is_complete, peers.may_go_on, sign_ms,
+            safe=self._told_safe,
         )  # fmt: skip
 
     def _parting(self, lsn: int) -> Standing:
@@ -283,20 +256,26 @@ class Shipper:
             previous = self._parcels.checksum_before(lsn) or 0
         return replace(self._standing(), lsn=lsn, is_complete=False, has_parted=True, previous=previous)
 
-    def _note_joined(self, joined: Joined, is_whole: bool, oldest_place: int) -> None:
+    def _note_joined(self, joined: Joined, is_whole: bool, state: StandbyState) -> None:
         """`is_whole`: its superblock says all that this server's said."""
-        # What it said it did not need any more it does not need now.
-        place = max(self._peer.place, joined.superblock.oldest_place, oldest_place)
+        if self.filler and joined.rule != FILL:
+            place = state.oldest_place
+        else:
+            # What it said it did not need any more it does not need now.
+            place = max(self._peer.place, joined.superblock.oldest_place, state.oldest_place)
         self._told = joined.superblock.sequence if is_whole else 0
         self._known_history = joined.superblock.history
         self._peers.note(
             self._peer, received=joined.lsn, committed=joined.lsn, sequence=self._told, state=CATCHING_UP,
             place=place,
             # It may be another log device.
-            is_complete=self._peer.is_complete and joined.lsn >= self._peer.committed,
+            is_complete=self._peer.is_complete and joined.lsn >= self._peer.committed and joined.rule != FILL,
             **self._sign_of_health(joined.lsn, made_durable=False),
         )  # fmt: skip
         self._set_goal()
+        if self.filler:
+            is_inconsistent = self.filler.begin(joined.superblock, state, joined.rule == FILL)
+            self._peers.note(self._peer, is_inconsistent=is_inconsistent)
         _log.info("peer '%s' is connected (%s): it gets the log from LSN %d on", self._peer.name, *joined[:2])
         self._events.note("peer-connected", peer=self._peer.name, rule=joined.rule, lsn=joined.lsn)
 
@@ -305,7 +284,7 @@ class Shipper:
         while not self._is_done(link):
             self._send(link)
             silence = link.silent_for
-            link.wait(_LOOK_SECONDS if link.under_way else self._peers.timeout / 3)
+            link.wait(_LOOK_SECONDS if link.under_way else self._longest_pause())
             answered = link.answered()
             if answered:
                 self._note_answers(answered)
@@ -313,18 +292,37 @@ class Shipper:
                 if not self._is_on_trial:
                     self._peers.note_silence(self._peer, time.monotonic() - max(silence, link.silent_for))
                 self._leave_out_if_due()
-            elif not self._has_ended() and not self._more_to_send():
+            elif not self._has_ended() and not self.queue.has_more:
                 self._ask_for_life(link)
 
-    def _more_to_send(self) -> bool:
-        with self._lock:
-            return bool(self._waiting or self._from_log) or self._tail < self._line.committed
+    def _longest_pause(self) -> float:
+        """In seconds, while nothing is under way."""
+        if self.filler and (self._has_news or self._peer.is_inconsistent or self._safe() > self._told_safe):
+            return self.report_seconds
+        return self._peers.timeout / 3
 
     def _ask_for_life(self, link: "Link") -> None:
         """Nothing has been sent for a while, and nothing is to be sent."""
-        if time.monotonic() - link.last_sign >= self._peers.timeout / 3:
+        if time.monotonic() - link.last_sign < self._peers.timeout / 3:
+            return
+        if self.filler:
+            self._ask_for_report(link)
+        else:
             link.flush()
-            self._sent.append(_Sent())
+            self._sent.append(Sent())
+
+    def _ask_for_report(self, link: "Link") -> None:
+        """What of its log the peer needs, and whether its origin is filled."""
+        if self._report is None:
+            self._report = link.read_report()
+            self._sent.append(Sent(is_report=True))
+            self._reported_at, self._has_news = time.monotonic(), False
+
+    def _safe(self) -> int:
+        """The LSN below which everything is in all logs that count, and in what is being copied to this peer."""
+        assert self.filler
+        committed = min(self._line.committed, self._line.peers_committed)
+        return min(committed, self.filler.floor())
 
     def _is_done(self, link: "Link") -> bool:
         if not self._has_ended():
@@ -337,58 +335,26 @@ class Shipper:
     def _send(self, link: "Link") -> None:
         """Everything that may be sent now. Raises WbcacheError."""
         self._tell_standing(link)
+        is_wanted = (self._has_news or self._peer.is_inconsistent) and not self._waits_for_answers
+        if self.filler and is_wanted and time.monotonic() - self._reported_at >= self.report_seconds:
+            self._ask_for_report(link)
         while len(self._sent) < _MOST_REQUESTS and self._sent_bytes < _MOST_BYTES:
             superblock = self._store.current
             is_due = superblock.sequence != self._told and superblock.committed <= self._peer.received
             if is_due and not self._is_telling:
                 self._tell(link, superblock, is_whole=True)
-            parcel = self._next()
+            parcel = self.queue.next(self._peer.received)
             if parcel is None:
                 return
             has_room = parcel.end_place <= self._peer.place + self._line.data_pages
             if not (has_room and self._knows_epoch(superblock, parcel)):
                 self._tell_first(link, superblock, parcel)
                 return
-            self._take(parcel)
+            self._room.found()
+            self.queue.take(parcel)
             link.write(parcel.content, offset_of(parcel.place, self._line.data_pages), parcel.ends_commit)
-            self._sent.append(_Sent(parcel.end_lsn, parcel.ends_commit, byte_count=len(parcel.content)))
+            self._sent.append(Sent(parcel.end_lsn, parcel.ends_commit, byte_count=len(parcel.content)))
             self._sent_bytes += len(parcel.content)
-
-    def _next(self) -> Parcel | None:
-        """The next segment, which stays where it is until _take(). Raises DeviceError, DamagedPageError."""
-        if self._from_log:
-            return self._from_log[0]
-        with self._lock:
-            if self._waiting:
-                return self._waiting[0]
-            tail = self._tail
-        committed = self._line.committed
-        if tail >= committed:
-            self._ahead.forget()
-            return None
-        found = self._ahead.after(tail, committed, self._peer.received)
-        if found is None:
-            raise DeviceError(
-                f"peer '{self._peer.name}' has fallen so far behind that the log does not have what it needs any more; "
-                "it begins again where the origin ends"
-            )
-        if not found:
-            return None
-        with self._lock:
-            if self._tail != tail:
-                # It got in step meanwhile.
-                return self._waiting[0] if self._waiting else None
-            self._tail = found[-1].end_lsn
-        self._from_log.extend(found)
-        return found[0]
-
-    def _take(self, parcel: Parcel) -> None:
-        if self._from_log:
-            self._from_log.popleft()
-            return
-        with self._lock:
-            self._waiting.popleft()
-            self._waiting_bytes -= len(parcel.content)
 
     def _knows_epoch(self, superblock: Superblock, parcel: Parcel) -> bool:
         """Whether the peer was told of each epoch that began up to there. Else its history would lack the epoch of a
@@ -398,29 +364,46 @@ class Shipper:
     def _tell_first(self, link: "Link", superblock: Superblock, parcel: Parcel) -> None:
         """The peer does not know the epoch of that segment, or its superblocks still need the place, if it does not
         count: a superblock as of there goes first, alone."""
+        self._waits_for_answers = bool(link.under_way)
         if link.under_way:
             return
+        has_room = parcel.end_place <= self._peer.place + self._line.data_pages
+        if self.filler and not has_room:
+            # It frees places when it has destaged.
+            self._has_news = True
+            self._room.lacks()
+            self._leave_out_if_due()
+            return
         limit = superblock.oldest_place + self._line.data_pages
-        if superblock.destaged > self._peer.received or parcel.end_place > limit:
+        if not self.filler and (superblock.destaged > self._peer.received or parcel.end_place > limit):
             raise DeviceError(f"peer '{self._peer.name}' has fallen behind the origin; it begins again where that ends")
         self._tell(link, as_of(superblock, self._peer.received), is_whole=False)
 
     def _tell(self, link: "Link", superblock: Superblock, is_whole: bool) -> None:
-        link.write(superblock_format.encode(superblock), 0, durably=True)
-        self._sent.append(_Sent(superblock=superblock, is_whole=is_whole))
+        link.write(superblock_format.encode(told(superblock)), 0, durably=True)
+        self._sent.append(Sent(superblock=told(superblock), is_whole=is_whole))
         self._is_telling = True
         if is_whole:
             self._told = superblock.sequence
 
     def _tell_standing(self, link: "Link") -> None:
         """What the peer needs to know when somebody has it take over, if that has changed."""
-        told = self._peer.is_complete, self._peers.may_go_on
-        if told == self._told_standing:
+        state = self._peer.is_complete, self._peers.may_go_on
+        if state == self._told_standing and not self._is_safe_due():
             return
+        if self.filler:
+            self._told_safe, self._safe_told_at = self._safe(), time.monotonic()
+            self._has_news = True
         link.write(encode_standing(self._standing()), 0, durably=False)
-        relies_on_us = told == (True, False)
-        self._sent.append(_Sent(lets_go=not relies_on_us))
-        self._told_standing, self._relies_on_us = told, self._relies_on_us or relies_on_us
+        relies_on_us = state == (True, False)
+        self._sent.append(Sent(lets_go=not relies_on_us))
+        self._told_standing, self._relies_on_us = state, self._relies_on_us or relies_on_us
+
+    def _is_safe_due(self) -> bool:
+        """Whether the peer may destage further than it knows, and was not told so just now."""
+        if self.filler is None or time.monotonic() - self._safe_told_at < self.report_seconds:
+            return False
+        return self._safe() > self._told_safe
 
     def _note_answers(self, count: int) -> None:
         """So many of the oldest requests under way have been answered: one change for all of them."""
@@ -430,11 +413,13 @@ class Shipper:
             changes |= self._meaning_of(self._sent.popleft())
         changes |= self._sign_of_health(changes["committed"], changes["committed"] > peer.committed)
         self._peers.note(peer, **changes)
-        if not peer.counts and not self._is_on_trial and self._is_in_step() and self._peers.let_in(peer):
+        may_count = not self._is_on_trial and not self._room.problem and self.queue.is_in_step
+        if not peer.counts and may_count and self._peers.let_in(peer):
             _log.warning("peer '%s' counts again: flushes wait for it as the parameters say", peer.name)
             self._events.note("peer-counts", peer=peer.name)
             self._set_goal()
-        if peer.state != UP_TO_DATE and peer.counts and self._has_reached_goal():
+        is_whole = peer.counts and not peer.is_inconsistent
+        if peer.state != UP_TO_DATE and is_whole and self._has_reached_goal():
             self._peers.note(peer, state=UP_TO_DATE, is_complete=True)
             self._events.note("peer-up-to-date", peer=peer.name)
 
@@ -445,11 +430,13 @@ class Shipper:
         self._is_on_trial, self._reported = False, ""
         return {"problem": "", "silent_since": 0.0}
 
-    def _meaning_of(self, sent: _Sent) -> dict[str, Any]:
+    def _meaning_of(self, sent: Sent) -> dict[str, Any]:
         """What an answer changes in what is known of the peer."""
         self._sent_bytes -= sent.byte_count
         if sent.lets_go:
             self._relies_on_us = self._told_standing == (True, False)
+        if sent.is_report:
+            return self._what_it_reports(standby_state.decode(memoryview(self._report.to_bytearray())))
         if sent.superblock:
             self._is_telling, self._known_history = False, sent.superblock.history
             place = max(self._peer.place, sent.superblock.oldest_place)
@@ -457,6 +444,17 @@ class Shipper:
         if sent.is_durable:
             return {"received": sent.received, "committed": sent.received}
         return {"received": sent.received} if sent.received else {}
+
+    def _what_it_reports(self, state: StandbyState) -> dict[str, Any]:
+        """The same of a report. Raises FormatError."""
+        self._report = None
+        self._room.note(state)
+        if self.filler and not state.is_inconsistent:
+            self.filler.rest()
+        if self._peers.holds_up(self._peer):
+            self._room.lacks()
+            self._leave_out_if_due()
+        return {"place": state.oldest_place, "is_inconsistent": state.is_inconsistent}
 
     def _set_goal(self) -> None:
         """Nothing that was answered without the peer is beyond it, nor what the origin has."""
@@ -466,19 +464,17 @@ class Shipper:
         lsn, sequence = self._goal
         return self._peer.committed >= lsn and self._peer.sequence >= sequence
 
-    def _is_in_step(self) -> bool:
-        with self._lock:
-            return not self._from_log and self._tail >= self._line.committed
-
     def _leave_out_if_due(self) -> None:
-        if self._peers.leave_out(self._peer):
+        problem = self._room.problem
+        if self._peers.leave_out(self._peer, is_stuck=bool(problem)):
             belief = (
                 ". It believes that it has everything: it must not take over before it has been connected again"
                 if self._relies_on_us else ""
             )  # fmt: skip
             _log.error(
-                "peer '%s' is left out (peer-lost=continue): it has been silent for %.3g s; from now on nothing waits "
-                "for it, and the newest data is on one host less%s", self._peer.name, self._peers.timeout, belief,
+                "peer '%s' is left out (peer-lost=continue): %s; from now on nothing waits for it, and the newest data "
+                "is on one host less%s", self._peer.name,
+                problem or f"it has been silent for {self._peers.timeout:.3g} s", belief,
             )  # fmt: skip
             self._events.note("peer-left-out", peer=self._peer.name)
             if self._peer.state == UP_TO_DATE:

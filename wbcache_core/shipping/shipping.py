@@ -14,10 +14,12 @@ from wbcache_core.log.writer import LogWriter
 from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.events import Events
 from wbcache_core.memory.segment_table import SegmentTable
+from wbcache_core.shipping.filling import Filler, VolumeSource
 from wbcache_core.shipping.parcels import LogParcels, parcels_of
 from wbcache_core.shipping.peer import PeerRules, Peers
 from wbcache_core.shipping.shipper import Connect, Shipper
 from wbcache_core.threads import StartTogether
+from wbcache_core.units import pages_of
 
 
 class Shipping:
@@ -37,12 +39,22 @@ class Shipping:
         self.peers = Peers(rules, line, floor, newest_superblock)
         connect = connect or (_connect() if rules.names else _nowhere)
         parcels = LogParcels(line, table, log, LogReader(log, line.data_pages, store.current.uuid))
-        self.shippers = tuple(
-            Shipper(peer, self.peers, line, parcels, store, events, own_epoch, supersede, connect)
+        self._fillers = tuple(
+            Filler(peer, line, rules.timeout, connect, store.current.uuid) if rules.own_origins else None
             for peer in self.peers.all
+        )
+        self.shippers = tuple(
+            Shipper(peer, self.peers, line, parcels, store, events, own_epoch, supersede, connect, filler)
+            for peer, filler in zip(self.peers.all, self._fillers, strict=True)
         )
         if self.shippers:
             store.note_written = self._look
+
+    def fill_from(self, source: VolumeSource) -> None:
+        """What origins of peers are filled from. Before any thread runs."""
+        for filler in self._fillers:
+            if filler:
+                filler.source = source
 
     def _look(self) -> None:
         for shipper in self.shippers:
@@ -57,21 +69,22 @@ class Shipping:
         """By the leader of a commit, before it writes what it has prepared. No lock held."""
         if not self.shippers:
             return
-        takers = [shipper for shipper in self.shippers if shipper.wants(writer.prepared_first_lsn)]
+        takers = [shipper for shipper in self.shippers if shipper.queue.wants(writer.prepared_first_lsn)]
         if takers:
             parcels = parcels_of(writer.copies())
             for shipper in takers:
-                shipper.offer(parcels)
+                shipper.queue.offer(parcels)
 
     def note_commit(self) -> None:
         """By the leader of a commit, when the line knows of it. No lock held."""
         for shipper in self.shippers:
-            shipper.note_commit()
+            shipper.queue.note_commit()
 
     def wait_until_announced(self) -> None:
         """Return when all peers that count have the newest superblock durably. For the destager. Raises StoppedError
         if the server stops and they do not answer. No lock held."""
-        if not self.shippers:
+        if not self.shippers or self._store.current.has_own_origins:
+            # What is done to an origin of one's own is nobody else's business.
             return
         line = self._line
         with line.lock:
@@ -110,7 +123,12 @@ class Shipping:
     def facts(self) -> dict[str, Any]:
         """Ready for JSON. Takes the volume lock."""
         with self._line.lock:
-            return {"peers": self.peers.facts()}
+            peers = self.peers.facts()
+        for peer, filler in zip(peers, self._fillers, strict=True):
+            is_filling = filler is not None and filler.source is not None and peer["inconsistent"]
+            peer["copied_blocks"] = filler.done_to if filler and is_filling else None
+            peer["blocks"] = pages_of(filler.source.size) if filler and filler.source else None
+        return {"peers": peers}
 
 
 def _connect() -> Connect:

@@ -15,11 +15,14 @@ from wbcache_core.memory.generations import Generation
 from wbcache_core.pairing import pairing
 from wbcache_core.pairing.mark import OriginSide
 from wbcache_core.server import history, status
+from wbcache_core.server.config import ONE_ORIGIN, OWN_ORIGINS
 from wbcache_core.server.history import Facts
 from wbcache_core.server.ring_memory import describe_uncommitted
 from wbcache_core.tools.offline_devices import ForgivingLog
 from wbcache_core.tools.standard_streams import say
-from wbcache_core.units import PAGE_SHIFT, format_size
+from wbcache_core.units import PAGE_SHIFT, format_share, format_size, pages_of
+
+_FILLING = "the origin alone is not the volume of any moment: it is being filled"
 
 
 def run_info(path: str, as_json: bool) -> int:
@@ -76,6 +79,9 @@ def _identity(superblock: Superblock) -> Facts:
         "volume": str(uuid.UUID(bytes=superblock.uuid)),
         "format": superblock.version,
         "copy": superblock.is_copy,
+        "origins": OWN_ORIGINS if superblock.has_own_origins else ONE_ORIGIN,
+        "inconsistent": superblock.is_inconsistent,
+        "filled_blocks": superblock.fill.filled if superblock.is_inconsistent else None,
         "log_bytes": superblock.log_bytes,
         **status.epochs(superblock),
         "origin": {
@@ -117,7 +123,7 @@ def _origin_alone(superblock: Superblock) -> Facts:
         "time": moments.iso(superblock.destaged_time_ns) if generation else None,
         "batch_under_way": superblock.batch_end > superblock.destaged,
         "batch_end": superblock.batch_end,
-        "text": superblock.describe_origin(),
+        "text": _FILLING if superblock.is_inconsistent else superblock.describe_origin(),
     }
 
 
@@ -159,6 +165,11 @@ def _lines(facts: Facts) -> list[str]:
         add("volume", f"{facts['volume']}, format {facts['format']}")
         if facts["copy"]:
             add("", "the copy of a standby, whose owner may have more")
+        if facts["origins"] == OWN_ORIGINS:
+            add("", "each node has an origin of its own")
+        if facts["inconsistent"]:
+            copied = format_share(facts["filled_blocks"], pages_of(origin["bytes"]))
+            add("", f"it and the origin are not the volume: the origin is being filled, {copied} copied")
         add("origin", f"'{origin['name']}', {format_size(origin['bytes'])} ({origin['bytes']} bytes)")
         add("identity", ", ".join(origin["identity"]))
         if origin["mark"]:

@@ -8,6 +8,7 @@ from wbcache_core.server.control.client import ask, check_socket
 from wbcache_core.server.history import Facts
 
 _HEADINGS = ("node", "role", "state", "epoch", "committed", "behind", "takeover")
+LEFT_OUT, FILLING = "left out", "being filled"
 
 
 def run_nodes(paths: Sequence[str], as_json: bool) -> int:
@@ -36,12 +37,16 @@ def _rows(path: str, facts: Facts) -> Iterator[Facts]:
     epoch = facts["epoch"] and facts["epoch"]["number"]
     is_standby = facts.get("role") == "standby"
     takeover = _answer(facts["takeover"]["complete"]) if is_standby else None
-    yield _row(path, "standby" if is_standby else "owner", facts["state"], epoch, facts["cursors"]["committed"], None,
+    state = f"{facts['state']}, {FILLING}" if facts.get("filled_blocks") is not None else facts["state"]
+    yield _row(path, "standby" if is_standby else "owner", state, epoch, facts["cursors"]["committed"], None,
                takeover)  # fmt: skip
     for peer in facts.get("peers", ()):
-        state = peer["state"] if peer["counts"] else f"{peer['state']}, left out"
-        yield _row(peer["peer"], "peer", state, epoch if peer["complete"] else None, peer["committed"], peer["behind"],
-                   _answer(peer["complete"]))  # fmt: skip
+        # An older server does not say.
+        is_filling = peer.get("inconsistent", False)
+        state = ", ".join([peer["state"], *[LEFT_OUT] * (not peer["counts"]), *[FILLING] * is_filling])
+        may_take = peer["complete"] and not is_filling
+        yield _row(peer["peer"], "peer", state, epoch if may_take else None, peer["committed"], peer["behind"],
+                   _answer(may_take))  # fmt: skip
 
 
 def _answer(is_complete: bool) -> str:

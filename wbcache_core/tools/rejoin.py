@@ -21,20 +21,29 @@ def run_rejoin(path: str, discard: bool, target: str | None, as_json: bool) -> i
     elif facts["tail"] is None:
         print("the owner has not said that this standby has anything that it lacks")
     else:
-        _tell(facts["tail"], facts["saved"])
-    return 1 if facts["tail"] and not facts["saved"] else 0
+        _tell(facts["tail"], facts["given_up"], facts["saved"])
+    return 1 if facts["tail"] and not facts["given_up"] else 0
 
 
-def _tell(tail: Facts, saved: str | None) -> None:
+def _tell(tail: Facts, is_given_up: bool, saved: str | None) -> None:
     commits = "one commit" if tail["commits"] == 1 else f"{tail['commits']} commits"
-    print(
-        f"LSN {tail['lsn']} to {tail['head']}, of epoch {tail['epoch']}: {format_size(tail['bytes'])} in "
-        f"{commits}, from {words(tail['since_ns'])} to {words(tail['until_ns'])}"
-    )
-    print(f"Writes among them may have been answered at level {tail['ack']}, flushes at level {tail['flush']}.")
-    if saved:
-        print(f"given up; a copy is in '{saved}', for wbcache info and wbcache dump")
+    found = f"LSN {tail['lsn']} to {tail['head']}, of epoch {tail['epoch']}"
+    if tail["commits"]:
+        found += (
+            f": {format_size(tail['bytes'])} in {commits}, from {words(tail['since_ns'])} to {words(tail['until_ns'])}"
+        )
+    print(found)
+    if tail["ack"]:
+        print(f"Writes among them may have been answered at level {tail['ack']}, flushes at level {tail['flush']}.")
+    if is_given_up:
+        copy = f"a copy is in '{saved}', for wbcache info and wbcache dump" if saved else "the log had nothing of it"
+        print(f"given up; {copy}")
         return
+    if tail["on_origin"]:
+        print(
+            f"The origin of this host has them already up to LSN {tail['on_origin']}, and a copy of the log will lack "
+            "those:\ncopy the origin first if anybody may need them. It is filled again when they are given up."
+        )
     print(
         "The owner does not have them: they were written by the owner before, and never reached it. Clients may have "
         "been\ntold that they are durable. This standby takes nothing until they are given up: wbcache rejoin "

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from wbcache_core.server.bypass import DETACHED
 from wbcache_core.server.control.client import ask, check_socket
 from wbcache_core.server.drain import DRAINED, DRAINING, INCOMPLETE
-from wbcache_core.units import PAGE_BYTES, format_size
+from wbcache_core.units import PAGE_BYTES, format_share, format_size
 
 Facts: TypeAlias = dict[str, Any]
 
@@ -38,18 +38,34 @@ def _standby_lines(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "server", f"wbcache {facts['version']}, process {facts['pid']}, {facts['state']}"
     volume = f"volume {facts['volume']}" if facts["volume"] else "blank: no owner has connected yet"
     yield "log", f"'{facts['log']}', {volume}"
+    if "consistent" in facts:
+        yield "origin", f"'{facts['origin']}', {_origin_of_standby(facts)}"
     yield "cursors", ", ".join(f"{name} {lsn}" for name, lsn in facts["cursors"].items()) + " (LSN)"
     yield "dirty", f"{format_size(facts['bytes']['dirty'])} of {format_size(facts['bytes']['log'])}"
     silent = facts["owner_silent_seconds"]
     connected = "connected, " if facts["owner_connected"] else ""
     heard = "has not connected since the start" if silent is None else f"{connected}last heard of {silent:.1f} s ago"
     yield "owner", heard
-    lacks = facts["takeover"]["lacks"]
-    yield "takeover", f"needs --force=incomplete: {lacks}" if lacks else "has everything (wbcache promote)"
+    yield "takeover", _takeover(facts)
     if facts["parted_at"]:
         yield "parted", f"the owner lacks what is here from LSN {facts['parted_at']} on: see wbcache rejoin"
     if facts["refused"]["count"]:
         yield "refused", f"{facts['refused']['count']} times, at last: {facts['refused']['last']}"
+    yield from _failures(facts)
+
+
+def _origin_of_standby(facts: Facts) -> str:
+    """The origin that it has of its own."""
+    if facts["filled_blocks"] is not None:
+        return f"being filled, {format_share(facts['filled_blocks'], facts['blocks'])} copied"
+    return "consistent" if facts["consistent"] else "to be filled"
+
+
+def _takeover(facts: Facts) -> str:
+    if facts.get("filled_blocks") is not None:
+        return "not before its origin has been filled"
+    lacks = facts["takeover"]["lacks"]
+    return f"needs --force=incomplete: {lacks}" if lacks else "has everything (wbcache promote)"
 
 
 def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
@@ -107,8 +123,16 @@ def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
     for one in facts.get("peers", ()):
         what = f"{one['state']}, {'counts' if one['counts'] else 'LEFT OUT'}, committed {one['committed']} (LSN)"
         behind = f", {format_size(one['behind'] * PAGE_BYTES)} behind" if one["behind"] else ""
-        yield "peer", f"'{one['peer']}': {what}{behind}" + (f"; {one['problem']}" if one["problem"] else "")
+        filled = f", {_origin_of_peer(one)}" if one.get("inconsistent") else ""
+        yield "peer", f"'{one['peer']}': {what}{behind}{filled}" + (f"; {one['problem']}" if one["problem"] else "")
     yield from _failures(facts)
+
+
+def _origin_of_peer(peer: Facts) -> str:
+    """While it is being filled."""
+    copied = peer["copied_blocks"]
+    share = f", {format_share(copied, peer['blocks'])} copied" if copied is not None else ""
+    return f"its origin INCONSISTENT{share}"
 
 
 def _failures(facts: Facts) -> Iterator[tuple[str, str]]:

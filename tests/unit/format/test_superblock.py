@@ -17,11 +17,13 @@ from wbcache_core.format.superblock import (
     MAGIC,
     MIN_LOG_BYTES,
     NAME_BYTES,
+    NO_FILL,
     SAMPLE_COUNT,
     SLOT_OFFSETS,
     TAG_COUNT,
     TAG_NAME_BYTES,
     VERSION,
+    Fill,
     NewerVersionError,
     Superblock,
     Tag,
@@ -58,7 +60,11 @@ FIELDS_AT = {
 }
 FACTS_AT = 3840
 EPOCHS_AT = 152
-RESERVED = (*range(156, 160), *range(504, 512), *range(FACTS_AT + 4, FACTS_AT + 8), *range(FACTS_AT + 224, CHECKSUM_AT))
+FILL_AT = 736
+RESERVED = (
+    *range(156, 160), *range(504, 512), *range(FILL_AT + 24, FILL_AT + 32), *range(FACTS_AT + 4, FACTS_AT + 8),
+    *range(FACTS_AT + 224, CHECKSUM_AT),
+)  # fmt: skip
 TAGS_AT, TAG_BYTES = 1024, TAG_NAME_BYTES + 3 * 8
 TAG_NAMES = st.text("aZ09 .-_@é→漢🙂", min_size=1, max_size=16)
 
@@ -71,11 +77,13 @@ def superblocks(draw):
     oldest_place = draw(st.integers(0, 2**60))
     names = draw(st.lists(TAG_NAMES, max_size=3, unique=True))
     batch_end = draw(st.integers(destaged, committed if names else 2**63))
+    origin_bytes, is_inconsistent = draw(U64), draw(st.booleans())
+    counted, filled = sorted(draw(st.tuples(*[st.integers(0, -(-origin_bytes // PAGE_BYTES))] * 2)))
     return Superblock(
         uuid=draw(st.binary(min_size=16, max_size=16)),
         sequence=draw(U64),
         log_bytes=log_bytes,
-        origin_bytes=draw(U64),
+        origin_bytes=origin_bytes,
         origin_name=draw(NAMES),
         samples=draw(SAMPLES),
         oldest=oldest,
@@ -90,6 +98,10 @@ def superblocks(draw):
         written_ns=draw(U64),
         tags=tuple(Tag(name, draw(U64), draw(st.integers(batch_end, committed)), draw(U64)) for name in names),
         **dict(zip(("epoch", "history"), draw(epochs(committed)), strict=True)),
+        is_copy=is_inconsistent or draw(st.booleans()),
+        has_own_origins=is_inconsistent or draw(st.booleans()),
+        is_inconsistent=is_inconsistent,
+        fill=Fill(filled, counted, draw(U64)) if is_inconsistent else NO_FILL,
     )
 
 
@@ -164,7 +176,8 @@ def test_where_fields_are():
     for name, (layout, position) in FIELDS_AT.items():
         expected = constants[name] if name in constants else getattr(superblock, name)
         assert struct.unpack_from(layout, page, position) == (expected,), name
-    assert page[512:768] == b"/dev/sdb".ljust(NAME_BYTES, b"\0")
+    assert page[512:FILL_AT] == b"/dev/sdb".ljust(NAME_BYTES, b"\0")
+    assert not any(page[FILL_AT:768])
     assert struct.unpack_from("<IIQ", page, EPOCHS_AT) == (12, 0, 0xABCDEF)
     assert struct.unpack_from("<IQQQIQQQ", page, EPOCHS_AT + 16) == (9, 0x123, 950, 0x99, 11, 0x456, 1000, 0x88)
     assert not any(page[EPOCHS_AT + 16 + 2 * 28 : 512])
@@ -210,6 +223,14 @@ def test_reserved_bytes_have_to_be_zero():
         page[position] = 0
 
 
+def with_old_name(version, name):
+    """The example as version 4 or 5 writes it, with another name, of up to 256 bytes."""
+    page = bytearray(encode(example()))
+    struct.pack_into("<I", page, 8, version)
+    page[512:768] = name.ljust(256, b"\0")
+    return memoryview(sealed(page))
+
+
 def without_tags(version):
     """The example as that version writes it when there are no tags."""
     page = bytearray(encode(example().with_changes(tags=())))
@@ -241,7 +262,16 @@ def test_a_name_that_was_longer_keeps_its_end():
     page[256:768] = b"/" + b"x" * 255 + b"y" * 256
     old = decode(memoryview(sealed(page)))
     assert old.origin_name == "/" + "x" * 255 + "y" * 256
-    assert decode(memoryview(encode(old))).origin_name == "y" * 256
+    assert decode(memoryview(encode(old))).origin_name == "y" * NAME_BYTES
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_name_of_256_bytes_keeps_its_end(version):
+    old = decode(with_old_name(version, b"/" + b"x" * 100 + b"y" * 155))
+    assert (old.origin_name, old.fill) == ("/" + "x" * 100 + "y" * 155, NO_FILL)
+    assert old.with_changes(origin_name="/dev/sdb") == example()
+    written = decode(memoryview(encode(old)))
+    assert (written.origin_name, written.version) == ("x" * (NAME_BYTES - 155) + "y" * 155, VERSION)
 
 
 def test_the_longest_history():
@@ -322,7 +352,12 @@ def test_a_newer_version_is_told_from_damage(version):
     "changes",
     [
         {"version": 0},
-        {"flags": 2},
+        {"flags": 4},
+        {"flags": 5},
+        {"flags": 6},
+        {"flags": 8},
+        {"flags": 15},
+        {"flags": 2**31},
         {"data_start": DATA_START * 2},
         {"page_bytes": 8192},
         {"sample_count": 31},
@@ -358,6 +393,10 @@ def decode_or_refuse(page):
         return
     again = bytearray(encode(superblock))
     again[8:12] = page[8:12]
+    if len(superblock.origin_name.encode("utf-8", "surrogateescape")) > NAME_BYTES:
+        # Only an older version has so long a name. It is cut when it is written.
+        assert superblock.version < VERSION
+        again[256:768] = page[256:768]
     assert sealed(again) == page, "it is valid, so writing it again gives the same bytes, but for an older version"
 
 
@@ -379,6 +418,52 @@ def test_changed_bytes_under_a_right_checksum_are_decoded_or_refused(superblock,
     for position, value in changes:
         page[position] = value
     decode_or_refuse(sealed(page))
+
+
+@pytest.mark.parametrize(("flags", "is_copy", "has_own_origins"), [(0, 0, 0), (1, 1, 0), (2, 0, 1), (3, 1, 1)])
+def test_each_flag_is_read_again(flags, is_copy, has_own_origins):
+    superblock = example().with_changes(is_copy=bool(is_copy), has_own_origins=bool(has_own_origins))
+    page = encode(superblock)
+    assert struct.unpack_from("<I", page, 12) == (flags,)
+    assert decode(memoryview(page)) == superblock
+
+
+def being_filled(**changes):
+    """The example as the standby writes it whose origin is being filled; it has 1000 whole blocks and a part of one."""
+    return example().with_changes(
+        is_copy=True, has_own_origins=True, is_inconsistent=True, origin_bytes=1000 * PAGE_BYTES + 512, **changes
+    )
+
+
+@pytest.mark.parametrize("fill", [NO_FILL, Fill(7), Fill(7, 7), Fill(1001, 9, 1300), Fill(1001, 1001, 2**64 - 1)])
+def test_how_far_an_origin_has_been_filled(fill):
+    page = encode(being_filled(fill=fill))
+    assert struct.unpack_from("<I", page, 12) == (7,)
+    assert struct.unpack_from("<4Q", page, FILL_AT) == (*fill, 0)
+    assert decode(memoryview(page)) == being_filled(fill=fill)
+
+
+@pytest.mark.parametrize("fill", [Fill(7, 8), Fill(1002), Fill(1002, 1001), Fill(0, 1)], ids=str)
+def test_an_impossible_fill_is_refused(fill):
+    with pytest.raises(FormatError, match="contradicts"):
+        decode(memoryview(encode(being_filled(fill=fill))))
+
+
+@pytest.mark.parametrize("fill", [Fill(1), Fill(1, 1), Fill(0, 0, 1)], ids=str)
+def test_an_origin_that_is_complete_has_no_fill(fill):
+    for is_copy in (False, True):
+        page = encode(example().with_changes(is_copy=is_copy, has_own_origins=True, fill=fill))
+        with pytest.raises(FormatError, match="contradicts"):
+            decode(memoryview(page))
+
+
+@pytest.mark.parametrize("flags", range(2, 8))
+def test_version_5_has_one_flag(flags):
+    page = bytearray(altered(version=5, flags=1))
+    assert decode(memoryview(page)) == example().with_changes(is_copy=True)
+    struct.pack_into("<I", page, 12, flags)
+    with pytest.raises(FormatError, match="contradicts"):
+        decode(memoryview(sealed(page)))
 
 
 def test_the_copy_of_a_standby():

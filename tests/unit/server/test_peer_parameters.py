@@ -36,6 +36,7 @@ def test_levels_of_peers():
         ([("flush", "ram"), ("peer", "nbd://b")], "not one of log, peer-ram, peer, origin"),
         ([("peer-lost", "stop")], "not one of wait, continue"),
         ([("peer-timeout", "0")], "peer-timeout has to be longer than 0"),
+        ([("origins", "mine")], "not one of shared, own"),
         ([("plain-tcp", "yes")], "not one of refuse, allow"),
         ([("plain-tcp", "allow")], "plain-tcp is for a standby"),
         ([("role", "master")], "not one of owner, standby"),
@@ -45,6 +46,15 @@ def test_levels_of_peers():
 def test_what_is_refused(pairs, words):
     with pytest.raises(ConfigError, match=words):
         Config.from_pairs([*OWNER, *pairs])
+
+
+def test_origins_of_their_own():
+    assert not Config.from_pairs(OWNER).has_own_origins
+    config = Config.from_pairs([*OWNER, ("origins", "own"), ("peer", "nbd://b")])
+    assert config.has_own_origins and config.peer_rules.own_origins
+    assert Config.from_pairs([*OWNER, ("role", "standby"), ("origins", "own")]).has_own_origins
+    with pytest.raises(ConfigError, match="with origins=own a standby has an origin, too"):
+        Config.from_pairs([("role", "standby"), ("log", "/l"), ("origins", "own")])
 
 
 def test_a_standby():

@@ -10,7 +10,7 @@ from wbcache_core.errors import PartedError, PeerRefusedError, SupersededError
 from wbcache_core.format import standby_state
 from wbcache_core.format.epoch import NO_EPOCH, Epoch, Switch
 from wbcache_core.format.standby_state import StandbyState
-from wbcache_core.shipping.joining import as_of, join
+from wbcache_core.shipping.joining import as_of, beginning, join
 
 FIRST, SECOND, THIRD = Epoch(1, 0x11), Epoch(2, 0x22), Epoch(3, 0x33)
 TAKEN_OVER = Epoch(1000, 0x44)
@@ -112,6 +112,59 @@ def test_a_tail_that_is_given_up_is_cut_off():
 
 def test_a_peer_that_is_ahead_of_the_local_log_is_waited_for():
     assert joined(theirs(120, 0x120, THIRD, mine().history), committed=100) is None
+
+
+def with_own_origins(state, **changes):
+    """Found by an owner that has the log above, and an origin of its own."""
+    superblock = mine(has_own_origins=True)
+    changes = {"own_bytes": superblock.origin_bytes, **changes}
+    state = dataclasses.replace(state, has_own_origins=not state.is_blank, **changes)
+    return join("them", state, superblock, SECOND, 100, (CHECKSUMS | {40: 0x40}).get)
+
+
+def test_a_blank_one_with_an_origin_of_its_own_is_filled():
+    rule, lsn, first = with_own_origins(standby_state.blank(LOG_BYTES))
+    assert (rule, lsn) == ("fill", 50) and first == beginning(mine(has_own_origins=True))
+
+
+def test_with_an_origin_of_its_own_it_catches_up_from_wherever_the_log_begins():
+    """It is told nothing about the origin of this node."""
+    rule, lsn, first = with_own_origins(theirs(40, 0x40, FIRST, (Switch(FIRST, 1, 0),)))
+    assert (rule, lsn) == ("catch-up", 40)
+    assert (first.oldest, first.destaged, first.batch_end, first.committed) == (1, 1, 1, 40)
+
+
+def test_one_that_ends_before_the_log_begins_is_filled():
+    assert with_own_origins(theirs(30, 0x30, FIRST, (Switch(FIRST, 1, 0),)))[:2] == ("fill", 50)
+
+
+def test_a_tail_is_cut_off_that_its_origin_does_not_have():
+    state = theirs(95, 0x95, SECOND, (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60)), destaged=70, batch_end=80)
+    assert with_own_origins(state)[:2] == ("cut", 80)
+
+
+def test_an_origin_that_has_what_the_owner_lacks_is_filled():
+    state = theirs(95, 0x95, SECOND, (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60)), destaged=70, batch_end=81)
+    assert with_own_origins(state)[:2] == ("fill", 50)
+
+
+def test_another_log_with_an_origin_of_its_own_is_refused():
+    with pytest.raises(PeerRefusedError, match="is no copy of this one"):
+        with_own_origins(theirs(80, 0x81, SECOND, (Switch(FIRST, 1, 0), Switch(SECOND, 60, 0x60))))
+
+
+def test_the_origins_have_to_be_of_the_same_size():
+    size = mine().origin_bytes
+    with pytest.raises(PeerRefusedError, match=f"peer 'them' has {size - 512} bytes, and the one here {size}"):
+        with_own_origins(standby_state.blank(LOG_BYTES), own_bytes=size - 512)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_both_have_to_mean_the_same_by_an_origin(own):
+    superblock = mine(has_own_origins=own)
+    state = standby_state.blank(LOG_BYTES, own_bytes=0 if own else superblock.origin_bytes)
+    with pytest.raises(PeerRefusedError, match="give both the same"):
+        join("them", state, superblock, SECOND, 100, CHECKSUMS.get)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 import dataclasses
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from wbcache_core.format import segment as segment_format
 from wbcache_core.format import superblock as superblock_format
 from wbcache_core.format.epoch import NO_EPOCH
 from wbcache_core.format.peer_standing import is_standing
+from wbcache_core.format.standby_state import blank
 from wbcache_core.log.recovery import line_of
 from wbcache_core.log.standby_log import Sender
 from wbcache_core.log.superblocks import SuperblockStore
@@ -22,7 +24,7 @@ from wbcache_core.shipping.parcels import Parcel
 from wbcache_core.shipping.peer import CATCHING_UP, UP_TO_DATE, PeerRules
 from wbcache_core.shipping.shipping import Shipping
 from wbcache_core.threads import StartTogether
-from wbcache_core.units import PAGE_BYTES
+from wbcache_core.units import MIB, PAGE_BYTES
 
 TIMEOUT_S = 10.0
 POLICY = dataclasses.replace(Config(origin="/o", log="/l").policy(1000, 256), may_go_on=True)
@@ -174,8 +176,9 @@ def test_a_peer_hears_of_an_epoch_before_its_first_segment(shipping, link):
     history = owner.superblock.history
     starts = [switch.first_lsn for switch in history]
     store.write(epoch=owner.superblock.epoch, history=history, committed=owner.head)
-    shipper._known_history, shipper._told, shipper._tail = history[:1], store.current.sequence, owner.head
-    shipper._from_log.extend(parcels)
+    shipper._known_history, shipper._told = history[:1], store.current.sequence
+    shipper.queue.begin(owner.head)
+    shipper.queue._from_log.extend(parcels)
     sent = []
     while peer.received < owner.head:
         shipper._send(link)
@@ -184,3 +187,13 @@ def test_a_peer_hears_of_an_epoch_before_its_first_segment(shipping, link):
         link.wait(0)
         shipper._note_answers(link.answered())
     assert [together for together in sent if together] == [[starts[0]], [starts[:2]], [starts[1]]]
+
+
+@pytest.mark.parametrize("is_inconsistent", [False, True])
+def test_a_peer_that_says_that_it_is_filled_is_left_alone(shipping, is_inconsistent):
+    """The answers to the last pieces may have been lost, and it takes no more."""
+    (shipper,) = shipping.shippers
+    rested = []
+    shipper.filler = SimpleNamespace(rest=lambda: rested.append(True), join=lambda: None)
+    shipper._what_it_reports(dataclasses.replace(blank(MIB, MIB), is_inconsistent=is_inconsistent))
+    assert bool(rested) != is_inconsistent

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The schedules of shipping_world.py with an origin at each node: the standby destages too, and is filled.
+
+Its destager and the owner's filler take a step when the schedule says so, instead of having threads.
+"""
+
+import dataclasses
+
+from tests.crash.shipping_nodes import BLOCKS, Node, Owner, PowerCut
+from tests.crash.shipping_world import World
+from tests.support.simulated_disk import STYLES, SimulatedDisk
+from wbcache_core import clock
+from wbcache_core.errors import DeviceError, RequestError
+from wbcache_core.flow.standby_destager import StandbyDestager
+from wbcache_core.format import fill_piece
+from wbcache_core.format.origin_facts import NO_FACTS
+from wbcache_core.log.shipped_superblock import OwnOrigin
+from wbcache_core.log.standby_log import StandbyLog
+from wbcache_core.log.superblocks import newest, read_slots
+from wbcache_core.server.config import Config
+from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
+
+ORIGIN_BYTES = MIB
+_POLICY = dataclasses.replace(Config(origin="/o", log="/l").policy(1000, 256), destage_depth=1)
+_PIECE_BLOCKS = 32
+_REST = bytes(ORIGIN_BYTES - (BLOCKS << PAGE_SHIFT))
+
+
+def page_of(stamp):
+    return memoryview(stamp.to_bytes(8, "little") * (PAGE_BYTES // 8))
+
+
+class OwnOriginNode(Node):
+    """With an origin, which fails together with the log."""
+
+    def __init__(self, name, rng):
+        self.origin = None
+        super().__init__(name, rng)
+        self._put(bytes(ORIGIN_BYTES))
+
+    def _put(self, image):
+        self.origin = SimulatedDisk(image, self.name, pause=self._pause)
+
+    def die(self):
+        style = self._rng.choice((*STYLES, "all", "all"))
+        super().die()
+        self.origin = self.origin.restart(self._rng.random(), style)
+
+    def blank(self):
+        super().blank()
+        # The disk that replaces it has been in use for something else.
+        self._put(self._rng.randbytes(64) * (ORIGIN_BYTES // 64))
+
+    def blocks(self):
+        """The stamp in each block."""
+        image = self.origin.content
+        return [int.from_bytes(image[at : at + 8], "little") for at in range(0, BLOCKS << PAGE_SHIFT, PAGE_BYTES)]
+
+
+class Source:
+    """The owner's volume, with everything that was written."""
+
+    size = ORIGIN_BYTES
+
+    def __init__(self, world):
+        self._world = world
+
+    def read_into(self, buffer, offset):
+        newest_stamps = {block: stamp for _, block, stamp in self._world.lineage}
+        first = offset >> PAGE_SHIFT
+        for index in range(len(buffer) >> PAGE_SHIFT):
+            stamp = newest_stamps.get(first + index, 0)
+            buffer[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT] = page_of(stamp)
+
+    def extents(self, count, offset, only_one=False):
+        return [(offset, count, False, False)]
+
+
+class FillLink:
+    """In place of the filler's connection: pieces that are under way, and which of them have arrived. They are carried
+    out in any order, and their answers count in theirs."""
+
+    def __init__(self):
+        self.pieces = {}
+        self._count = 0
+
+    def write(self, data, offset, durably):
+        assert offset == 0 and not durably
+        self.pieces[self._count] = memoryview(data)
+        self._count += 1
+
+
+class OwnOriginOwner(Owner):
+    """It destages to the origin of its node."""
+
+    def __init__(self, world, node, takes_over):
+        super().__init__(world, node, takes_over)
+        self.shipping.fill_from(Source(world))
+        self.filler = self.shipper.filler
+        self.filler.most_blocks, self.shipper.report_seconds = _PIECE_BLOCKS, 0.0
+        self.fill_link, self.wanted, self.block = FillLink(), None, 0
+
+    def _write_origin(self, writes):
+        for block, (_, stamp) in writes.items():
+            self.node.origin.write([page_of(stamp)], block << PAGE_SHIFT)
+
+    def destage(self):
+        line, store, rng = self.line, self.store, self.world.rng
+        if self.batch is None:
+            super().destage()
+            return
+        writes = {block: (lsn, stamp) for lsn, block, stamp in self.world.lineage if line.destaged <= lsn < self.batch}
+        self._write_origin({block: write for block, write in writes.items() if rng.random() < 0.5})
+        if rng.random() < 0.5:
+            return
+        self._write_origin(writes)
+        self.node.origin.sync()
+        checksum, place, generation = self.world.ends[self.batch]
+        store.write(
+            destaged=self.batch, destaged_place=place, destaged_previous=checksum, destaged_generation=generation,
+            destaged_time_ns=clock.read().wall_ns, batch_end=max(self.batch, store.current.batch_end),
+            committed=line.committed,
+        )  # fmt: skip
+        with line.lock:
+            line.note_destaged(self.batch, place)
+            self.covered.records.drop_below(self.batch)
+        self.batch = None
+
+    def fill(self):
+        """One step of it: a piece is sent, if one is wanted, and answers come."""
+        filler = self.filler
+        if self.world.rng.random() < 0.5:
+            self.take_answers()
+        if filler._wanted != self.wanted:
+            self.break_off()
+            self.wanted, self.block = filler._wanted, filler._done_to
+        if self.wanted is None or self.block >= filler._block_count or len(filler._under_way) >= 4:
+            return
+        self.block = filler._send(self.fill_link, self.block, self.wanted.epoch)
+
+    def take_answers(self):
+        """Those of the oldest pieces. Before, they may be lost with the connection."""
+        pieces = self.fill_link.pieces
+        while pieces and pieces[next(iter(pieces))] is None:
+            del pieces[next(iter(pieces))]
+            done_to = self.filler._under_way.popleft().end_block
+            if self.filler._wanted == self.wanted:
+                self.filler._done_to = done_to
+
+    def break_off(self):
+        """The filler's connection is made anew; what is under way may arrive yet."""
+        self.world.late_pieces += filter(None, self.fill_link.pieces.values())
+        self.fill_link.pieces = {}
+        self.filler._under_way.clear()
+        self.block = self.filler._done_to
+
+
+class OwnOriginsWorld(World):
+    """Invariant: an origin is what the log of its node says, unless that says that it is not."""
+
+    node_class, owner_class, has_own_origins = OwnOriginNode, OwnOriginOwner, True
+
+    def __init__(self, seed, steps=400):
+        super().__init__(seed, steps)
+        self._later_fault_rate = self.rng.choice((0.0, 0.01, 0.03, 0.06))
+        self.fault_rate = self.rng.choice((0.0, self._later_fault_rate))
+        """Until the standby has been filled for the first time: so most schedules get there."""
+        self.standby_node.blank()
+        self.late_pieces = []
+        self.destager = None
+        self.counts |= {"pieces": 0, "batches": 0, "filled": 0}
+
+    def _new_log(self, disk, slots):
+        log = StandbyLog(disk, slots, OwnOrigin("origin", ORIGIN_BYTES, NO_FACTS))
+        self.destager = StandbyDestager(log, disk, self.standby_node.origin, _POLICY, lambda _: None)
+        return log
+
+    def _is_complete(self):
+        superblock = self.standby_log and self.standby_log.superblock
+        return bool(superblock and not superblock.is_inconsistent)
+
+    def _act(self):
+        draw = self.rng.random()
+        if draw < 0.55:
+            super()._act()
+        elif draw < 0.7:
+            self._at_standby(self._destage_standby)
+        elif draw < 0.85:
+            self.owner.fill()
+        elif draw < 0.98 or not self.fault_rate:
+            self._at_standby(self._deliver_piece)
+        else:
+            self.owner.break_off()
+        if self.rng.random() < 0.05:
+            self.check_origins()
+
+    def network(self, always=False):
+        super().network(always)
+        if self.is_finishing:
+            self.owner.fill()
+            self._at_standby(self._deliver_piece)
+            self._at_standby(self._destage_standby)
+
+    def _destage_standby(self):
+        log, destager = self.standby_log, self.destager
+        try:
+            with log.lock:
+                log.check_usable()
+                destager.reclaim()
+                end, _ = destager._end_of_next_batch()
+            if end:
+                was = log.superblock.is_inconsistent
+                destager._destage()
+                self.counts["batches"] += 1
+                self._note_whole(was)
+            elif destager._has_news():
+                was = log.superblock.is_inconsistent
+                destager._note_filled()
+                self._note_whole(was)
+        except (RequestError, DeviceError) as error:
+            self.note_refusal(error)
+
+    def _note_whole(self, was_inconsistent):
+        if was_inconsistent and not self.standby_log.superblock.is_inconsistent:
+            self.counts["filled"] += 1
+            self.fault_rate = self._later_fault_rate
+        if not self.is_finishing and self.rng.random() < self.fault_rate:
+            raise PowerCut(self.standby_node.name)
+
+    def _deliver_piece(self):
+        """One of those under way arrives, or a late one."""
+        late = self.late_pieces and self.rng.random() < 0.3
+        pieces = self.owner.fill_link.pieces
+        if late:
+            data = self.late_pieces.pop(0)
+        elif here := [number for number, piece in pieces.items() if piece]:
+            number = self.rng.choice(here)
+            data = pieces[number]
+        else:
+            return
+        try:
+            self.destager.take_piece(fill_piece.decode(data[:PAGE_BYTES]), data[PAGE_BYTES:])
+            self.counts["pieces"] += 1
+        except (RequestError, DeviceError) as error:
+            if not late:
+                self.note_refusal(error)
+                self.owner.break_off()
+            return
+        if not late:
+            pieces[number] = None
+
+    def _kill_standby(self):
+        self.owner.break_off()
+        super()._kill_standby()
+        self.check_origins()
+
+    def _replace_owner(self):
+        self.owner.break_off()
+        super()._replace_owner()
+        self.check_origins()
+
+    def _check_origin(self):
+        _, committed = self.standby_log.cursors
+        touched = self.owner.store.current.batch_end
+        assert touched <= committed, f"the owner's origin has LSN {touched}, the standby {committed}"
+
+    def _origin_of(self, node, head, superblock):
+        assert not superblock.is_inconsistent, "who takes over has an origin that is no state of the volume"
+        return node.blocks()
+
+    def check_origins(self):
+        """Each is as its log says. Blocks beyond those that are written are zeros."""
+        for node in (self.owner_node, self.standby_node):
+            superblock = newest(read_slots(node.disk))
+            if superblock is None or superblock.is_inconsistent:
+                continue
+            before, batch = [0] * BLOCKS, [set() for _ in range(BLOCKS)]
+            for lsn, block, stamp in self.lineage:
+                if lsn < superblock.destaged:
+                    before[block] = stamp
+                elif lsn < superblock.batch_end:
+                    batch[block].add(stamp)
+            assert node.origin.content[BLOCKS << PAGE_SHIFT :] == _REST
+            for block, stamp in enumerate(node.blocks()):
+                allowed = {before[block]} | batch[block]
+                assert stamp in allowed, f"block {block} of {node.name} has {stamp}, not {allowed}"
