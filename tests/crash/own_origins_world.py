@@ -5,12 +5,13 @@ Its destager and the owner's filler take a step when the schedule says so, inste
 """
 
 import dataclasses
+import errno
 
-from tests.crash.shipping_nodes import BLOCKS, Node, Owner, PowerCut
+from tests.crash.shipping_nodes import BLOCKS, Node, Owner, OwnerDied, PowerCut
 from tests.crash.shipping_world import World
 from tests.support.simulated_disk import STYLES, SimulatedDisk
 from wbcache_core import clock
-from wbcache_core.errors import DeviceError, RequestError
+from wbcache_core.errors import DeviceError, DeviceLostError, RequestError
 from wbcache_core.flow.standby_destager import StandbyDestager
 from wbcache_core.format import fill_piece
 from wbcache_core.format.origin_facts import NO_FACTS
@@ -22,7 +23,9 @@ from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
 
 ORIGIN_BYTES = MIB
 _POLICY = dataclasses.replace(Config(origin="/o", log="/l").policy(1000, 256), destage_depth=1)
-_PIECE_BLOCKS = 32
+_PIECES = 16, 32, 64, 256
+"""Blocks, of 256 that the origin has: from one after another to all in one."""
+_LIKELY = 0.4
 _REST = bytes(ORIGIN_BYTES - (BLOCKS << PAGE_SHIFT))
 
 
@@ -66,11 +69,19 @@ class Source:
         self._world = world
 
     def read_into(self, buffer, offset):
+        """A part of it may be older than something that is written meanwhile, and the rest newer."""
+        first, end = offset >> PAGE_SHIFT, offset + len(buffer) >> PAGE_SHIFT
+        middle = self._world.rng.randint(first, end)
+        self._read_blocks(buffer, first, first, middle)
+        if middle < end and first < BLOCKS:
+            self._world.write_during_read()
+        self._read_blocks(buffer, first, middle, end)
+
+    def _read_blocks(self, buffer, first, start, end):
         newest_stamps = {block: stamp for _, block, stamp in self._world.lineage}
-        first = offset >> PAGE_SHIFT
-        for index in range(len(buffer) >> PAGE_SHIFT):
-            stamp = newest_stamps.get(first + index, 0)
-            buffer[index << PAGE_SHIFT : index + 1 << PAGE_SHIFT] = page_of(stamp)
+        for block in range(start, end):
+            at = block - first << PAGE_SHIFT
+            buffer[at : at + PAGE_BYTES] = page_of(newest_stamps.get(block, 0))
 
     def extents(self, count, offset, only_one=False):
         return [(offset, count, False, False)]
@@ -82,12 +93,32 @@ class FillLink:
 
     def __init__(self):
         self.pieces = {}
+        self.is_broken = False
         self._count = 0
 
     def write(self, data, offset, durably):
         assert offset == 0 and not durably
+        if self.is_broken:
+            raise DeviceLostError("the connection was lost", errno.EIO)
         self.pieces[self._count] = memoryview(data)
         self._count += 1
+
+
+class Destager(StandbyDestager):
+    """Something comes from the owner after what has been written to the origin is durable, and before a superblock says
+    so: its threads wait for no other."""
+
+    def __init__(self, world, *parts):
+        super().__init__(*parts)
+        self._world = world
+
+    def _changes(self, *batch):
+        self._world.arrive()
+        return super()._changes(*batch)
+
+    def _note(self, *copied):
+        self._world.arrive()
+        super()._note(*copied)
 
 
 class OwnOriginOwner(Owner):
@@ -97,8 +128,9 @@ class OwnOriginOwner(Owner):
         super().__init__(world, node, takes_over)
         self.shipping.fill_from(Source(world))
         self.filler = self.shipper.filler
-        self.filler.most_blocks, self.shipper.report_seconds = _PIECE_BLOCKS, 0.0
+        self.filler.most_blocks, self.shipper.report_seconds = world.piece_blocks, 0.0
         self.fill_link, self.wanted, self.block = FillLink(), None, 0
+        self._is_sending = False
 
     def _write_origin(self, writes):
         for block, (_, stamp) in writes.items():
@@ -136,7 +168,13 @@ class OwnOriginOwner(Owner):
             self.wanted, self.block = filler._wanted, filler._done_to
         if self.wanted is None or self.block >= filler._block_count or len(filler._under_way) >= 4:
             return
-        self.block = filler._send(self.fill_link, self.block, self.wanted.epoch)
+        self._is_sending = True
+        try:
+            self.block = filler._send(self.fill_link, self.block, self.wanted.epoch)
+        except DeviceLostError:
+            self._connect_again()
+        finally:
+            self._is_sending = False
 
     def take_answers(self):
         """Those of the oldest pieces. Before, they may be lost with the connection."""
@@ -151,6 +189,12 @@ class OwnOriginOwner(Owner):
         """The filler's connection is made anew; what is under way may arrive yet."""
         self.world.late_pieces += filter(None, self.fill_link.pieces.values())
         self.fill_link.pieces = {}
+        self.fill_link.is_broken = True
+        if not self._is_sending:
+            self._connect_again()
+
+    def _connect_again(self):
+        self.fill_link = FillLink()
         self.filler._under_way.clear()
         self.block = self.filler._done_to
 
@@ -166,13 +210,18 @@ class OwnOriginsWorld(World):
         self.fault_rate = self.rng.choice((0.0, self._later_fault_rate))
         """Until the standby has been filled for the first time: so most schedules get there."""
         self.standby_node.blank()
+        self.piece_blocks = self.rng.choice(_PIECES)
+        self._break_rate = self.rng.choice((0.0, 0.02, 0.06))
+        """Of the filler's connection, with the answers: what they were for comes again."""
         self.late_pieces = []
         self.destager = None
+        self._is_ahead = False
+        """A piece has come between the origin's last sync and the superblock about it."""
         self.counts |= {"pieces": 0, "batches": 0, "filled": 0}
 
     def _new_log(self, disk, slots):
         log = StandbyLog(disk, slots, OwnOrigin("origin", ORIGIN_BYTES, NO_FACTS))
-        self.destager = StandbyDestager(log, disk, self.standby_node.origin, _POLICY, lambda _: None)
+        self.destager = Destager(self, log, disk, self.standby_node.origin, _POLICY, lambda _: None)
         return log
 
     def _is_complete(self):
@@ -187,12 +236,18 @@ class OwnOriginsWorld(World):
             self._at_standby(self._destage_standby)
         elif draw < 0.85:
             self.owner.fill()
-        elif draw < 0.98 or not self.fault_rate:
+        elif draw < 1 - self._break_rate:
             self._at_standby(self._deliver_piece)
         else:
             self.owner.break_off()
         if self.rng.random() < 0.05:
             self.check_origins()
+
+    def write_during_read(self):
+        """The owner commits, perhaps, while it reads what it copies."""
+        if self.rng.random() < 0.3 and not (self.is_finishing or self.owner.writer.is_prepared):
+            self.owner.commit()
+            self.counts["commits"] += 1
 
     def network(self, always=False):
         super().network(always)
@@ -212,23 +267,39 @@ class OwnOriginsWorld(World):
                 was = log.superblock.is_inconsistent
                 destager._destage()
                 self.counts["batches"] += 1
-                self._note_whole(was)
+                self._after_note(was)
             elif destager._has_news():
                 was = log.superblock.is_inconsistent
                 destager._note_filled()
-                self._note_whole(was)
+                self._after_note(was)
         except (RequestError, DeviceError) as error:
             self.note_refusal(error)
 
-    def _note_whole(self, was_inconsistent):
-        if was_inconsistent and not self.standby_log.superblock.is_inconsistent:
+    def _after_note(self, was_inconsistent):
+        """A superblock of the standby says what its origin has. It is looked at, or somebody dies, most likely when
+        more has been copied than that can say, or than the owner has in its log."""
+        superblock, is_ahead, self._is_ahead = self.standby_log.superblock, self._is_ahead, False
+        if was_inconsistent and not superblock.is_inconsistent:
             self.counts["filled"] += 1
+            self.check_origins()
             self.fault_rate = self._later_fault_rate
-        if not self.is_finishing and self.rng.random() < self.fault_rate:
+        if self.is_finishing or not self.fault_rate:
+            return
+        if self.rng.random() < (_LIKELY if is_ahead else self.fault_rate):
             raise PowerCut(self.standby_node.name)
+        if superblock.fill.lsn > self.owner.line.committed and self.rng.random() < _LIKELY:
+            raise OwnerDied
+
+    def arrive(self):
+        """At the standby, perhaps, while it destages."""
+        draw = self.rng.random()
+        if draw < 0.2:
+            self._is_ahead |= self._deliver_piece()
+        elif draw < 0.4 and self.link and self.link.messages:
+            self.link.deliver()
 
     def _deliver_piece(self):
-        """One of those under way arrives, or a late one."""
+        """One of those under way arrives, or a late one. Returns whether it is taken."""
         late = self.late_pieces and self.rng.random() < 0.3
         pieces = self.owner.fill_link.pieces
         if late:
@@ -237,17 +308,30 @@ class OwnOriginsWorld(World):
             number = self.rng.choice(here)
             data = pieces[number]
         else:
-            return
+            return False
+        piece = fill_piece.decode(data[:PAGE_BYTES])
+        if not late:
+            self._check_waited_for(piece)
         try:
-            self.destager.take_piece(fill_piece.decode(data[:PAGE_BYTES]), data[PAGE_BYTES:])
+            self.destager.take_piece(piece, data[PAGE_BYTES:])
             self.counts["pieces"] += 1
         except (RequestError, DeviceError) as error:
             if not late:
                 self.note_refusal(error)
                 self.owner.break_off()
-            return
+            return False
         if not late:
             pieces[number] = None
+        if not self.is_finishing and self.rng.random() < self.fault_rate:
+            raise PowerCut(self.standby_node.name)
+        return True
+
+    def _check_waited_for(self, piece):
+        """The standby has not destaged past a piece that is under way."""
+        superblock = self.standby_log.superblock
+        if superblock and superblock.is_inconsistent and superblock.epoch == piece.epoch:
+            end = superblock.batch_end
+            assert end <= piece.first_lsn, f"a piece has LSN {piece.first_lsn}, and the origin is at {end}"
 
     def _kill_standby(self):
         self.owner.break_off()

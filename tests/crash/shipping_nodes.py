@@ -246,9 +246,11 @@ class Owner:
         for _ in range(rng.choice((0, 0, 1, 3))):
             # It goes out while the local write is under way.
             self.world.network()
-        self._write()
+        if rng.random() >= self.world.slow_write_rate:
+            self.write()
 
-    def _write(self):
+    def write(self):
+        """What has been prepared goes to the log."""
         line = self.line
         for segment in self.writer.write():
             descriptor = segment.descriptor

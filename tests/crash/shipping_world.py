@@ -34,6 +34,8 @@ class World:
         self.steps = steps
         self.may_go_on = self.rng.random() < 0.4
         self.fault_rate = self.rng.choice((0.0, 0.01, 0.04))
+        self.slow_write_rate = self.rng.choice((0.0, 0.3))
+        """Of the owner's commits: they go out, and the node does other things, before they are in its own log."""
         self.lineage, self.ends = [], {}
         self.origin, self.origin_touched = [0] * BLOCKS, 1
         self._stamp = 0
@@ -148,6 +150,8 @@ class World:
         act = rng.random()
         if act < 0.25:
             if self.owner.writer.is_prepared:
+                if rng.random() < 0.4:
+                    self.owner.write()
                 return
             self.owner.commit()
             self.counts["commits"] += 1
@@ -383,7 +387,7 @@ class World:
         self.owner_node.cut_in = self.standby_node.cut_in = None
         owner, peer = self.owner, self.owner.peer
         if owner.writer.is_prepared:
-            owner._write()
+            owner.write()
         for _ in range(4):
             self.steps = 3000
             owner.shipper._finish_at = 0.0
