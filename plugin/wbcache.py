@@ -83,7 +83,7 @@ from wbcache_core.server.control.server import ControlServer
 from wbcache_core.server.control.socket import ControlSocket
 from wbcache_core.server.metrics import load_client
 from wbcache_core.server.metrics_server import MetricsServer
-from wbcache_core.server.node import Node
+from wbcache_core.server.node import MOMENT, Node
 from wbcache_core.server.standby import EXPORT as LOG_EXPORT
 from wbcache_core.units import MIB, PAGE_BYTES, quoted
 from wbcache_core.volume.export import descriptions, level_of
@@ -98,8 +98,6 @@ _FUA = nbdkit.FLAG_FUA
 _LARGEST_REQUEST = 32 * MIB
 _LONGEST_DESCRIPTION = 1000
 """Characters; NBD has room for 4096 bytes."""
-_SNAPSHOT = "@"
-"""The name of an export that is a past moment: this, and WHEN; or of what changed from A to B: this, and A..B."""
 
 _config = Config()
 _node = None
@@ -316,8 +314,8 @@ def open(readonly):
         name = _export_name()
         if log := _node.open_log(name, is_exposed):
             return LogConnection(log)
-        if name.startswith(_SNAPSHOT):
-            return Connection(_node.served.now.open_export(name[len(_SNAPSHOT) :]))
+        if name.startswith(MOMENT):
+            return Connection(_node.open_past(name[len(MOMENT) :]))
         level = level_of(name, bool(_config.peer)) if name else None
         # nbdkit has no way to tell a client why it is refused. Of a read-only export each client says that itself.
         connection = Connection(read_only="" if readonly else _node.writers.admit())
@@ -341,15 +339,16 @@ def close(h):
 
 
 def list_exports(readonly, is_tls):
-    if not _node.served:
-        return [(LOG_EXPORT, LOG_DESCRIPTION)]
-    oldest, newest, tags = _node.served.now.window_ends()
-    exports = [("", "the live volume; " + moments.describe_window(oldest, newest))]
-    exports += [(name, f"the live volume; {description}") for name, description in descriptions(bool(_config.peer))]
+    oldest, newest, tags = _node.window_ends()
+    if _node.served:
+        exports = [("", "the live volume; " + moments.describe_window(oldest, newest))]
+        exports += [(name, f"the live volume; {description}") for name, description in descriptions(bool(_config.peer))]
+    else:
+        exports = [(LOG_EXPORT, LOG_DESCRIPTION)]
     for which, generation in (("oldest", oldest), ("newest", newest)):
         if generation:
-            exports.append((f"{_SNAPSHOT}{generation.number}", f"{which}: {moments.describe(generation)}"))
-    exports += [(f"{_SNAPSHOT}{tag.name}", f"tag: {moments.describe_tag(tag)}") for tag in tags]
+            exports.append((f"{MOMENT}{generation.number}", f"{which}: {moments.describe(generation)}"))
+    exports += [(f"{MOMENT}{tag.name}", f"tag: {moments.describe_tag(tag)}") for tag in tags]
     return exports
 
 
@@ -358,7 +357,7 @@ def export_description(h):
         return h.snapshot.description
     if h.read_only:
         return f"the live volume; read-only: {h.read_only}"[:_LONGEST_DESCRIPTION]
-    oldest, newest, _ = _node.served.now.window_ends()
+    oldest, newest, _ = _node.window_ends()
     return "the live volume; " + moments.describe_window(oldest, newest)
 
 

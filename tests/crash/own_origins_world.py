@@ -11,14 +11,16 @@ from tests.crash.shipping_nodes import BLOCKS, Node, Owner, OwnerDied, PowerCut
 from tests.crash.shipping_world import World
 from tests.support.simulated_disk import STYLES, SimulatedDisk
 from wbcache_core import clock
-from wbcache_core.errors import DeviceError, DeviceLostError, RequestError
+from wbcache_core.errors import DeviceError, DeviceLostError, OutsideWindowError, RequestError, SnapshotEndedError
 from wbcache_core.flow.standby_destager import StandbyDestager
+from wbcache_core.flow.standby_retention import StandbyRetention
 from wbcache_core.format import fill_piece
 from wbcache_core.format.origin_facts import NO_FACTS
 from wbcache_core.log.shipped_superblock import OwnOrigin
 from wbcache_core.log.standby_log import StandbyLog
 from wbcache_core.log.superblocks import newest, read_slots
 from wbcache_core.server.config import Config
+from wbcache_core.server.standby_past import StandbyPast
 from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
 
 ORIGIN_BYTES = MIB
@@ -217,11 +219,15 @@ class OwnOriginsWorld(World):
         self.destager = None
         self._is_ahead = False
         """A piece has come between the origin's last sync and the superblock about it."""
-        self.counts |= {"pieces": 0, "batches": 0, "filled": 0}
+        self.past, self.opened = None, []
+        """The standby's past, and what is open of it: each with what it has to be."""
+        self.counts |= {"pieces": 0, "batches": 0, "filled": 0, "moments": 0, "looks": 0}
 
     def _new_log(self, disk, slots):
         log = StandbyLog(disk, slots, OwnOrigin("origin", ORIGIN_BYTES, NO_FACTS))
-        self.destager = Destager(self, log, disk, self.standby_node.origin, _POLICY, lambda _: None)
+        origin, retention = self.standby_node.origin, StandbyRetention(log, _POLICY)
+        self.destager = Destager(self, log, disk, origin, retention, lambda _: None)
+        self.past, self.opened = StandbyPast(log, disk, origin, retention), []
         return log
 
     def _is_complete(self):
@@ -242,6 +248,8 @@ class OwnOriginsWorld(World):
             self.owner.break_off()
         if self.rng.random() < 0.05:
             self.check_origins()
+        if self.rng.random() < 0.1:
+            self._at_standby(self._look_back)
 
     def write_during_read(self):
         """The owner commits, perhaps, while it reads what it copies."""
@@ -255,6 +263,51 @@ class OwnOriginsWorld(World):
             self.owner.fill()
             self._at_standby(self._deliver_piece)
             self._at_standby(self._destage_standby)
+
+    def _look_back(self):
+        """Open a moment at the standby, or read or close one that is open."""
+        if len(self.opened) < 3 and self.rng.random() < 0.5:
+            self._open_moment()
+        elif self.opened:
+            export, content = self.rng.choice(self.opened)
+            if self._is_as(export, content) and self.rng.random() < 0.7:
+                return
+            self.opened.remove((export, content))
+            export.close()
+
+    def _open_moment(self):
+        oldest, newest_shown, _ = self.past.window_ends()
+        if newest_shown is None:
+            return
+        number = self.rng.randint(oldest.number, newest_shown.number)
+        try:
+            export = self.past.open_export(str(number))
+        except OutsideWindowError as error:
+            raise AssertionError(f"generation {number} is not to be had: {error}") from error
+        (moment,) = self.past.resolve(str(number))
+        ends = [end for end, (_, _, generation) in self.ends.items() if generation == number]
+        assert not ends or max(ends) == moment.end_lsn, f"{moment} is not the end of a commit: {ends}"
+        content = [0] * BLOCKS
+        for lsn, block, stamp in self.lineage:
+            if lsn < moment.end_lsn:
+                content[block] = stamp
+        self.counts["moments"] += 1
+        self.opened.append((export, content))
+
+    def _is_as(self, export, content):
+        """Whether it is still open, and then it is right."""
+        image = bytearray(BLOCKS << PAGE_SHIFT)
+        try:
+            export.read_into(image, 0)
+        except SnapshotEndedError:
+            return False
+        except DeviceError as error:
+            self.note_refusal(error)
+            return False
+        found = [int.from_bytes(image[at : at + 8], "little") for at in range(0, len(image), PAGE_BYTES)]
+        assert found == content, f"{export.description} is {found}, not {content}"
+        self.counts["looks"] += 1
+        return True
 
     def _destage_standby(self):
         log, destager = self.standby_log, self.destager

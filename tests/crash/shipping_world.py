@@ -235,7 +235,7 @@ class World:
         if message[0] == "state":
             return log.state(sender)
         if message[0] == "report":
-            message[1].content = log.report()
+            message[1].content = log.report(sender)
             return None
         if message[0] == "flush":
             log.flush(sender)

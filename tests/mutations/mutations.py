@@ -18,6 +18,7 @@ from tests.mutations import (
     ring_memory,
     salvaging,
     shared_ring,
+    standby_past,
     workers,
 )
 
@@ -39,4 +40,5 @@ MUTATIONS = (
     *salvaging.MUTATIONS,
     *epochs.MUTATIONS,
     *own_origins.MUTATIONS,
+    *standby_past.MUTATIONS,
 )

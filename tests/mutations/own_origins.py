@@ -10,9 +10,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "own-origin-above-safe",
         "a standby destages to its own origin what another log that counts may lack",
-        "flow/standby_destager.py",
-        "        limit = min(self._log.safe, copy.head, ",
-        "        limit = min(copy.head, copy.head, ",
+        "flow/standby_retention.py",
+        "            return min(self._log.safe, self._log.copy.head)\n",
+        "            return self._log.copy.head\n",
         f"{_DESTAGER}::test_nothing_is_destaged_beyond_what_all_have",
     ),
     Mutation(
@@ -154,17 +154,17 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "tag-holds-back-a-filling",
         "a tag below the end of a filling keeps the origin from ever being the volume",
-        "flow/standby_destager.py",
-        "        return () if superblock.is_inconsistent else superblock.tags\n",
-        "        return superblock.tags\n",
+        "flow/standby_retention.py",
+        "        if superblock.is_inconsistent:\n",
+        "        if False:\n",
         f"{_DESTAGER}::test_a_tag_does_not_hold_back_an_origin_that_is_filled",
     ),
     Mutation(
         "tag-passed-by-a-standby",
         "a standby destages past a tag, whose moment cannot be opened after a takeover",
-        "flow/standby_destager.py",
-        "        return () if superblock.is_inconsistent else superblock.tags\n",
-        "        return ()\n",
+        "flow/standby_retention.py",
+        "        return min([pins.limit(), *(tag.end_lsn for tag in pins.tags)])\n",
+        "        pins.tags = ()\n        return pins.limit()\n",
         f"{_DESTAGER}::test_a_tag_holds_back_a_consistent_origin",
     ),
     Mutation(

@@ -372,7 +372,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "moment-in-the-middle-of-a-commit",
         "a log that begins in the middle of a commit has a past moment there",
         "log/hot_log.py",
-        "            self._covered.generations.drop_below(self._head + 1)\n",
+        "            self.covered.generations.drop_below(self._head + 1)\n",
         "            pass\n",
         "tests/unit/log/test_hot_log.py::test_a_log_that_begins_in_the_middle_of_a_commit",
     ),

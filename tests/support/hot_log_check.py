@@ -25,7 +25,7 @@ def check_hot_log(log, device, blocks):
     hot._enter()
     replayed = LocationMap()
     if destaged < found.head:
-        hot._covered.records.between(destaged, found.head).replay(replayed)
+        hot.covered.records.between(destaged, found.head).replay(replayed)
     expected = found.locations.entries(0, blocks)
     assert replayed.entries(0, blocks) == expected
     hot_entries = [entry if entry_lsn(entry) >= destaged else 0 for entry in hot._locations.entries(0, blocks)]
@@ -37,6 +37,6 @@ def check_hot_log(log, device, blocks):
         count = end - segment.first_lsn - 1
         sums = [table.page_sums(segment.first_lsn + 1, count) for table in (hot.table, found.table)]
         assert sums[0] == sums[1], f"segment at LSN {segment.first_lsn}"
-    kept = [(one.number, one.end_lsn) for one in hot._covered.generations if one.end_lsn >= superblock.batch_end]
+    kept = [(one.number, one.end_lsn) for one in hot.covered.generations if one.end_lsn >= superblock.batch_end]
     expected = [(one.number, one.end_lsn) for one in found.covered.generations]
     assert kept == expected, (kept, expected, superblock)

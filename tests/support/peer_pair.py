@@ -60,7 +60,7 @@ class PeerPair:
         settings = {"log": self.logs[number], "control": self.controls[number], **parameters}
         server = self.pair.start_bare(role="standby", **settings)
         if "port" not in parameters:
-            self._link(number, server)
+            self.link(number, server)
         return server
 
     def others(self, number):
@@ -94,7 +94,8 @@ class PeerPair:
         """Of the present and of all later servers of that node."""
         return f"nbd+unix:///?socket={self.sockets[number]}"
 
-    def _link(self, number, server):
+    def link(self, number, server):
+        """From now on uri_of(number) is that server."""
         link = self.folder / f"link{next(self._links)}"
         link.symlink_to(server.socket)
         link.rename(self.sockets[number])

@@ -30,7 +30,9 @@ EXAMPLE = StandbyState(
     history=(Switch(Epoch(2, 0x0202020202020202), 33, 0x3333333333333333), Switch(EPOCH, 97, 0x0123456789ABCDEF)),
     has_own_origins=True, is_inconsistent=True, fill=Fill(8192, 4096, 99), own_bytes=64 * MIB,
 )  # fmt: skip
-STANDING = Standing(EXAMPLE.uuid, EPOCH, lsn=99, is_complete=True, may_be_left_out=False, sign_ms=3333, safe=99)
+STANDING = Standing(
+    EXAMPLE.uuid, EPOCH, lsn=99, is_complete=True, may_be_left_out=False, sign_ms=3333, safe=99, committed=99
+)  # fmt: skip
 
 
 def sealed(page):
@@ -145,7 +147,7 @@ def test_any_changed_byte_of_a_standing_is_noticed(at, change):
 
 
 @pytest.mark.parametrize(
-    ("at", "content"), [(8, b"\x01"), (8, b"\x03"), (12, b"\x09"), (80, b"\x01"), (0x300, b"\x01")], ids=str
+    ("at", "content"), [(8, b"\x01"), (8, b"\x03"), (12, b"\x09"), (88, b"\x01"), (0x300, b"\x01")], ids=str
 )
 def test_a_standing_that_no_wbcache_writes_is_refused(at, content):
     page = bytearray(peer_standing.encode(STANDING))

@@ -11,16 +11,54 @@ the generations below forgotten, all under one hold of the volume lock and
 before the origin is touched.
 """
 
+import threading
+from collections import deque
+from typing import Protocol
+
 from wbcache_core import clock
 from wbcache_core.format.superblock import Tag
-from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
+from wbcache_core.memory.policy import Policy
 from wbcache_core.memory.record_index import CoveredLog
 
 _NEVER = float("inf")
 _LONGEST_SLEEP = 60.0
 """Seconds after which the age of the history is checked again: a wait does not end early if the machine slept."""
 _NS = 10**9
+
+
+class Line(Protocol):
+    """Where the log and the origin stand, and who waits for them, as a NumberLine has it: that is the one of an owner.
+    A standby has another (standby_line.py)."""
+
+    @property
+    def moved(self) -> threading.Condition: ...
+    @property
+    def destage_wanted(self) -> threading.Condition: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def destaged(self) -> int: ...
+    @property
+    def committed(self) -> int: ...
+    @property
+    def peers_committed(self) -> int: ...
+    @property
+    def destaged_place(self) -> int: ...
+    @property
+    def reclaimed_place(self) -> int: ...
+    @property
+    def dirty_pages(self) -> int: ...
+    @property
+    def room_waiters(self) -> int: ...
+    @property
+    def origin_target(self) -> int: ...
+    @property
+    def is_origin_awaited(self) -> bool: ...
+    @property
+    def draining(self) -> bool: ...
+    @property
+    def carried(self) -> deque[tuple[int, int]]: ...
 
 
 class Pin:
@@ -36,7 +74,7 @@ class Pin:
 class Pins:
     """The volume lock guards every field; callers of every method hold it."""
 
-    def __init__(self, line: NumberLine, covered: CoveredLog, floor: int, tags: tuple[Tag, ...]) -> None:
+    def __init__(self, line: Line, covered: CoveredLog, floor: int, tags: tuple[Tag, ...]) -> None:
         """`floor` is `batch_end` of the superblock, or `destaged` if that is higher."""
         self._line = line
         self._covered = covered
@@ -66,6 +104,11 @@ class Pins:
         self._ended += self.snapshots
         self.snapshots = []
         self._line.destage_wanted.notify()
+
+    def follow(self, floor: int, tags: tuple[Tag, ...]) -> None:
+        """The superblock of a standby says so, with tags in the window."""
+        self.floor = max(self.floor, floor)
+        self.tags = tags
 
     def replace_tags(self, tags: tuple[Tag, ...]) -> None:
         """Set the tags, all of which are in the window."""

@@ -21,13 +21,13 @@ from wbcache_core.errors import DamagedPageError, DeviceError, RequestError, Shi
 from wbcache_core.flow.batch_executor import DirectExecutor, Loaded, Written, batch_lsns
 from wbcache_core.flow.consumer import Consumer
 from wbcache_core.flow.origin_writer import OriginWriter
+from wbcache_core.flow.standby_retention import StandbyRetention
 from wbcache_core.format.epoch import Epoch
 from wbcache_core.format.fill_piece import FillPiece
-from wbcache_core.format.superblock import NO_FILL, Fill, Superblock, Tag
+from wbcache_core.format.superblock import NO_FILL, Fill, Superblock
 from wbcache_core.log.log_copy import LogCopy
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.standby_log import StandbyLog
-from wbcache_core.memory.policy import Policy
 from wbcache_core.pairing import fingerprint
 from wbcache_core.threads import InternalErrors, StartTogether
 from wbcache_core.units import PAGE_SHIFT, pages_of
@@ -60,25 +60,13 @@ def _knows_epoch(superblock: Superblock) -> bool:
     return any(switch.epoch == superblock.epoch for switch in superblock.history)
 
 
-class _Followed:
-    """The log as a consumer sees it."""
-
-    def __init__(self, log: StandbyLog, data_pages: int) -> None:
-        self._log = log
-        self.lock = log.lock
-        self.data_pages = data_pages
-
-    @property
-    def committed(self) -> int:
-        return self._log.copy.head
-
-
 class StandbyDestager:
     """`_origin_lock` guards the origin and what is known of its filling; the log's lock may be taken while it is held,
     not the other way round. The other fields are the thread's, except `error`, which others may read."""
 
     def __init__(
-        self, log: StandbyLog, device: Device, origin: Device, policy: Policy, mark: Callable[[bytes], object]
+        self, log: StandbyLog, device: Device, origin: Device, retention: StandbyRetention,
+        mark: Callable[[bytes], object],
     ) -> None:  # fmt: skip
         """mark() is given the volume's UUID before the origin is written."""
         self._mark = mark
@@ -87,7 +75,7 @@ class StandbyDestager:
         self._log = log
         self._device = device
         self._origin = origin
-        self._policy = policy
+        self._retention = retention  # guarded by the log's lock
         self._origin_lock = threading.Lock()
         self._filled = NO_FILL
         self._filled_in: _Filling | None = None
@@ -181,7 +169,7 @@ class StandbyDestager:
                 if not end and waited >= _IDLE_SECONDS and self._has_news():
                     break
                 idle = not end and not self._has_news()
-                self._log.destage_wanted.wait(None if idle else max(_IDLE_SECONDS - waited, 0.01))
+                self._log.destage_wanted.wait(self._idle_seconds() if idle else max(_IDLE_SECONDS - waited, 0.01))
                 if idle:
                     started = time.monotonic()
             else:
@@ -191,6 +179,11 @@ class StandbyDestager:
         else:
             self._note_filled()
 
+    def _idle_seconds(self) -> float | None:
+        """How long to wait if nothing comes, None for ever. Log lock held."""
+        seconds = self._retention.seconds_until_more()
+        return None if seconds == float("inf") else seconds
+
     def _end_of_next_batch(self) -> tuple[int, bool]:
         """Where it ends, 0 if there is none, and whether there is no more room in it. Log lock held."""
         copy = self._log.copy
@@ -198,17 +191,12 @@ class StandbyDestager:
         if superblock is None or copy.hot is None:
             return 0, False
         start, most = superblock.destaged, batch_lsns(superblock.data_pages)
-        limit = min(self._log.safe, copy.head, *(tag.end_lsn for tag in self._held(superblock)))
+        limit = self._retention.limit(superblock, copy.hot)
         if limit <= start:
             return 0, False
         if limit - start <= most:
             return limit, self._is_short_of_room(copy, superblock)
         return copy.hot.table.first_lsns_between(start + 1, start + most + 1)[-1], True
-
-    def _held(self, superblock: Superblock) -> tuple[Tag, ...]:
-        """The tags that the origin must not pass. One that is being filled is no state of the volume before its end, so
-        no tag below that can be opened here."""
-        return () if superblock.is_inconsistent else superblock.tags
 
     def _is_short_of_room(self, copy: LogCopy, superblock: Superblock) -> bool:
         """Log lock held."""
@@ -228,6 +216,7 @@ class StandbyDestager:
             copy.is_destaging = True
             filling = self._present(superblock)
             try:
+                self._retention.pass_to(end)
                 if superblock.batch_end < end:
                     tags = tuple(tag for tag in superblock.tags if tag.end_lsn >= end)
                     copy.change(batch_end=end, committed=max(superblock.committed, end), tags=tags)
@@ -236,7 +225,7 @@ class StandbyDestager:
                 raise
         try:
             executor = self._executor_for(superblock)
-            consumer = Consumer(_Followed(log, superblock.data_pages), hot.table, self._reader, executor)
+            consumer = Consumer(self._retention.line, hot.table, self._reader, executor)
             batch = consumer.load(superblock.destaged, end, lambda _block, _lsn: False)
             with self._origin_lock:
                 self._mark_for(superblock)
@@ -245,6 +234,8 @@ class StandbyDestager:
             changes = self._changes(batch, consumer, written, superblock)
             self._note(copy, changes, copied)
             executor.release()
+            with log.lock:
+                self._retention.tell_ended()
         finally:
             with log.lock:
                 copy.is_destaging = False
@@ -262,7 +253,7 @@ class StandbyDestager:
 
     def _write(self, executor: DirectExecutor) -> Written:
         """`_origin_lock` held. Raises DeviceError, StoppedError."""
-        written = executor.write([], [], self._policy.destage_depth)
+        written = executor.write([], [], self._retention.line.policy.destage_depth)
         for block, error in written.refused.items():
             raise DeviceError(
                 f"origin '{self._origin.name}' rejects the block at byte {block << PAGE_SHIFT}: {error}; replace the "

@@ -36,7 +36,8 @@ class HotLog:
     def __init__(self, superblock: Superblock, found: Recovered) -> None:
         """A log as recovery found it."""
         self.table = found.table
-        self._covered = found.covered
+        self.covered = found.covered
+        """From `batch_end` on each generation is there, the newest perhaps only in part."""
         self._locations = found.locations
         self._entered = self._head = found.head
         """The map has everything below, and the records everything below `_head`."""
@@ -59,9 +60,9 @@ class HotLog:
         """The segment that follows the last one is at that position."""
         if self._head == self._superblock.destaged and not begins_commit(self._superblock, descriptor):
             # As long as there was no segment, the origin counted as having that generation, and nothing else.
-            self._covered.generations.drop_below(self._head + 1)
+            self.covered.generations.drop_below(self._head + 1)
         self.table.append(descriptor.first_lsn, place, descriptor.encoding, descriptor.page_sums)
-        self._covered.append(descriptor)
+        self.covered.append(descriptor)
         self._head = descriptor.end_lsn
         if self._head - self._entered >= _LAG_LSNS:
             self._enter()
@@ -71,7 +72,7 @@ class HotLog:
 
     def _enter(self) -> None:
         if self._entered < self._head:
-            self._covered.records.between(self._entered, self._head).replay(self._locations)
+            self.covered.records.between(self._entered, self._head).replay(self._locations)
             self._entered = self._head
 
     def note(self, superblock: Superblock) -> None:
@@ -79,8 +80,8 @@ class HotLog:
         self._superblock = superblock
         destaged = superblock.destaged
         self._entered = max(self._entered, destaged)
-        self._covered.records.drop_below(destaged)
-        self._covered.generations.drop_below(superblock.batch_end)
+        self.covered.records.drop_below(destaged)
+        self.covered.generations.drop_below(superblock.batch_end)
         self.table.drop_below(superblock.oldest)
         if self._sweep_next is None and destaged - self._swept_to >= superblock.data_pages // _PART_OF_LOG:
             self._swept_to, self._sweep_next = destaged, 0
@@ -93,5 +94,5 @@ class HotLog:
         self.table.drop_below(destaged)
         page_count = self._head - destaged - len(self.table)
         return Recovered(
-            None, None, page_count, self.table, self._locations, self._head, end, None, self._covered
+            None, None, page_count, self.table, self._locations, self._head, end, None, self.covered
         )  # fmt: skip

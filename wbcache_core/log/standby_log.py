@@ -73,6 +73,8 @@ class StandbyLog:
         and the one from which on somebody has given that up. 0 for none."""
         self.safe = 0
         """What is below is in the log of the owner and of all that count, as it said: no owner to come lacks it."""
+        self.agreed = 0
+        """The highest that `safe` was, of the log as it is: that does not end with the connection."""
         self.is_failing = False
         """The origin of this node takes nothing. Whoever destages to it writes this."""
         self._parted_in = 0
@@ -140,6 +142,7 @@ class StandbyLog:
             raise DeviceError(str(error)) from None
         copy.prepare()
         self._copy = copy
+        self.agreed = min(self.agreed, copy.head)
         if copy.head <= self._given_up_from:
             self.parts_at = self._given_up_from = 0
 
@@ -221,6 +224,7 @@ class StandbyLog:
                 given_up = self._given_up_from if sent.epoch.number >= self._parted_in else 0
                 if self._copy.note(sent, given_up):
                     self.parts_at = self._given_up_from = 0
+                    self.agreed = min(self.agreed, self._copy.head)
             except (RequestError, DeviceError) as error:
                 self._refuse(sender, str(error))
                 raise
@@ -242,6 +246,7 @@ class StandbyLog:
                 else:
                     check_standing(standing, self.superblock, self._copy.head)
                     self._standing, self.safe = standing, standing.safe
+                    self.agreed = max(self.agreed, standing.safe)
                     self.destage_wanted.notify_all()
             except FormatError as error:
                 self._refuse(sender, str(error))
@@ -264,10 +269,13 @@ class StandbyLog:
         if self._copy.failure:
             raise DeviceError(f"log '{self._device.name}' has to be read again")
 
-    def report(self) -> bytes:
-        """The state page, for whoever is heard already, and a sign of life; it makes nothing durable."""
+    def report(self, sender: Sender) -> bytes:
+        """The state page, for whoever is heard already, and a sign of life; it makes nothing durable. Raises
+        NotOwnerError for one that was heard and is not any more: who has nothing to send learns that here."""
         with self._lock:
             self._check_running()
+            if sender.refusal:
+                self._check_sender(sender)
             self.last_sign = time.monotonic()
             return self._state()
 

@@ -100,6 +100,16 @@ class SegmentTable:
             count -= len(part)
         return found
 
+    def part(self, start: int, end: int) -> "SegmentTable":
+        """Another table, with the segments that start in [start, end)."""
+        found = SegmentTable()
+        low, high = bisect_right(self._first_lsns, start - 1), bisect_right(self._first_lsns, end - 1)
+        found._first_lsns, found._places = self._first_lsns[low:high], self._places[low:high]
+        # What they say below `end` does not change any more.
+        chunks = range(start >> _CHUNK_SHIFT, (end - 1 >> _CHUNK_SHIFT) + 1)
+        found._page_sums = {number: self._page_sums[number] for number in chunks if number in self._page_sums}
+        return found
+
     def drop_below(self, lsn: int) -> None:
         """Forget the segments that start below lsn; lsn is the start of a segment or the end of the last."""
         count = bisect_right(self._first_lsns, lsn - 1)

@@ -66,6 +66,7 @@ from wbcache_core.server.succession import Succession
 from wbcache_core.units import PAGE_SHIFT
 from wbcache_core.volume.fill_source import FillSource
 from wbcache_core.volume.reader import VolumeReader
+from wbcache_core.volume.snapshot import Sources
 from wbcache_core.volume.snapshots import Snapshots
 from wbcache_core.volume.volume import Volume
 from wbcache_core.worker.launch import with_worker
@@ -176,7 +177,8 @@ class Cache:
         self._movers = Movers(line, self._committer, self._destager, self._keeper, self._shipping)
         reader = VolumeReader(line, ring, self._locations, self._table, self._reader, self._origin, counters)
         self._shipping.fill_from(FillSource(line, self._locations, reader, self._origin))
-        self._snapshots = Snapshots(line, self._covered, self._pins, reader, self._origin)
+        sources = Sources(line, reader, self._origin)
+        self._snapshots = Snapshots(line, self._covered, self._pins, lambda _: sources)
         past = Past(
             line, self._covered, self._pins, self._snapshots, self._committer, self._found if pair else None, self._log
         )  # fmt: skip

@@ -3,12 +3,13 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from wbcache_core.background import let_requests_run
+from wbcache_core.memory.generations import Generation
 from wbcache_core.server.history import Facts, moment
 from wbcache_core.volume.changed_extents import WORDS, Change, byte_range
-from wbcache_core.volume.comparison import Comparison
 
 MOST_EXTENTS = 2000
 _PIECE = 250
@@ -17,16 +18,29 @@ _IDLE_SECONDS = 10.0
 """The moments stay open for so long after a page that is not the last."""
 
 
+class Compared(Protocol):
+    """See Comparison, which says what each is."""
+
+    @property
+    def start(self) -> Generation: ...
+    @property
+    def end(self) -> Generation: ...
+    @property
+    def size(self) -> int: ...
+    def changes(self, offset: int) -> Iterator[Change]: ...
+    def close(self) -> None: ...
+
+
 class DiffPages:
     """`_lock` guards `_open` and `_used_at`. It is held while a page is made, also while the origin is asked. The
     volume lock may be taken while it is held.
     """
 
-    def __init__(self, compare: Callable[[str, str], Comparison]) -> None:
+    def __init__(self, compare: Callable[[str, str], Compared]) -> None:
         """`compare` opens two moments: Cache.compare()."""
         self._compare = compare
         self._lock = threading.Lock()
-        self._open: Comparison | None = None
+        self._open: Compared | None = None
         """What the last page was of, kept for the next one: its map took time to build."""
         self._used_at = 0.0
 
@@ -61,7 +75,12 @@ class DiffPages:
             finally:
                 self._lock.release()
 
-    def _opened(self, start: str, end: str) -> Comparison:
+    def close(self) -> None:
+        """There is no further page. Waits for one that is being made."""
+        with self._lock:
+            self._close()
+
+    def _opened(self, start: str, end: str) -> Compared:
         """`_lock` held."""
         if self._open and (start, end) == (str(self._open.start.number), str(self._open.end.number)):
             return self._open
@@ -76,7 +95,7 @@ class DiffPages:
             self._open = None
 
 
-def _page(comparison: Comparison, offset: int) -> tuple[list[Change], int | None]:
+def _page(comparison: Compared, offset: int) -> tuple[list[Change], int | None]:
     found: list[Change] = []
     for change in comparison.changes(offset):
         if len(found) == MOST_EXTENTS:

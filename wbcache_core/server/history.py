@@ -59,15 +59,17 @@ class Choice(NamedTuple):
     records: Records
 
 
-def choose(covered: CoveredLog, query: Query) -> Choice | None:
-    """The rows; None if the window is empty. Takes time linear in their number. Volume lock held."""
+def choose(covered: CoveredLog, query: Query, shown: Generation | None = None) -> Choice | None:
+    """The rows, up to the generation `shown`, if given; None if the window is empty. Takes time linear in their number.
+    Volume lock held."""
     generations = covered.generations
-    oldest, newest = generations.oldest, generations.newest
+    oldest, newest = generations.oldest, shown or generations.newest
     if oldest is None or newest is None:
         return None
+    count = newest.number - oldest.number + 1
     records = covered.records.between(oldest.end_lsn, newest.end_lsn)
     before, following, width = None, None, 0
-    if query.each or len(generations) <= query.limit + 1:
+    if query.each or count <= query.limit + 1:
         start = max(query.start, oldest.number) if query.each else oldest.number
         end = min(start + query.limit - 1, newest.number) if query.each else newest.number
         spans = [(one, one) for number in range(start, end + 1) if (one := generations.numbered(number))]
@@ -75,8 +77,9 @@ def choose(covered: CoveredLog, query: Query) -> Choice | None:
         following = end + 1 if end < newest.number else None
     else:
         width, spans = _grouped(generations, oldest, query.limit)
+        spans = [(first, min(last, newest)) for first, last in spans if first.number <= newest.number]
         spans.insert(0, (oldest, oldest))
-    return Choice(oldest, newest, len(generations), spans, before, width, following, records)
+    return Choice(oldest, newest, count, spans, before, width, following, records)
 
 
 def _grouped(generations: Generations, oldest: Generation, limit: int) -> tuple[int, list[_Span]]:

@@ -103,6 +103,9 @@ def standby_exposition(facts: Facts) -> bytes:
             ("destaged_lsn", "LSN up to which the origin that it has of its own has the log.",
              facts["cursors"]["destaged"]),
             ("origin_failing", "1 while that origin cannot be written.", facts["errors"]["origin"] is not None),
+            ("window_generations", "Past moments that can be opened at it.",
+             facts["window"]["generations"] if facts["window"] else 0),
+            ("open_snapshots", "Past moments that are open at it.", len(facts["snapshots"])),
         ]  # fmt: skip
     for name, what, value in gauges:
         client.Gauge(f"wbcache_standby_{name}", what, _LABELS, registry=registry).labels(volume).set(value)

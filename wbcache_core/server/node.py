@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection
 from wbcache_core.errors import ControlError, NotOwnerError, WbcacheError
 from wbcache_core.format import standby_state
 from wbcache_core.format.standby_state import StandbyState
-from wbcache_core.format.superblock import Superblock
+from wbcache_core.format.superblock import Superblock, Tag
+from wbcache_core.memory.generations import Generation
 from wbcache_core.pairing.pairing import ORIGIN_CHANGED, ORIGIN_MOVED, TAKE_OVER
 from wbcache_core.server import status as status_facts
 from wbcache_core.server.cache import Cache
@@ -21,10 +22,15 @@ from wbcache_core.server.history import Facts
 from wbcache_core.server.replaceable import Replaceable
 from wbcache_core.server.served import Served
 from wbcache_core.server.standby import EXPORT, INCOMPLETE, OWNER_ALIVE, LogExport, Standby, check_reads_state
+from wbcache_core.server.standby_past import PastExport
 from wbcache_core.server.writers import Writers
+from wbcache_core.volume.comparison import Comparison
+from wbcache_core.volume.snapshot import Snapshot
 
 _log = logging.getLogger("wbcache")
 
+MOMENT = "@"
+"""The name of an export that is a past moment: this, and WHEN; or of what changed from A to B: this, and A..B."""
 PROMOTE_WORDS = (OWNER_ALIVE, INCOMPLETE, ORIGIN_CHANGED, ORIGIN_MOVED)
 
 
@@ -86,9 +92,23 @@ class Node(Replaceable[Served | Standby]):
         """What a connection of the owner gets; None if that name means something else. Raises ExportNameError,
         ExposedError."""
         now = self.now
+        if name.startswith(MOMENT):
+            return None
         if isinstance(now, Standby):
             return now.open_export(name, is_exposed())
         return self._taken_log if name == EXPORT else None
+
+    def open_past(self, name: str) -> Snapshot | Comparison | PastExport:
+        """What the export @name shows. Raises as Snapshots.open_export(), ExportNameError."""
+        now = self.now
+        return now.past.open_export(name) if isinstance(now, Standby) else now.now.open_export(name)
+
+    def window_ends(self) -> tuple[Generation | None, Generation | None, tuple[Tag, ...]]:
+        """The oldest and the newest moment that can be opened now, None if there is none, and the tags."""
+        now = self.now
+        if isinstance(now, Served):
+            return now.now.window_ends()
+        return now.past.window_ends() if now.has_past else (None, None, ())
 
     def promote(self, force: Collection[str]) -> Facts:
         """Have a standby take over; returns what was done. For one thread at a time.

@@ -3,12 +3,14 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from wbcache_core.device.device import Device
 from wbcache_core.device.origin import open_origin
 from wbcache_core.errors import ConfigError, ReadOnlyError, WrongPairError
 from wbcache_core.flow.standby_destager import StandbyDestager
+from wbcache_core.flow.standby_retention import StandbyRetention
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.hot_log import HotLog
 from wbcache_core.log.shipped_superblock import OwnOrigin
@@ -17,6 +19,7 @@ from wbcache_core.memory.policy import Policy
 from wbcache_core.pairing import pairing
 from wbcache_core.pairing.mark import DIRTY, OriginSide
 from wbcache_core.server.config import IN_USE, Config
+from wbcache_core.server.standby_past import StandbyPast
 from wbcache_core.units import pages_of
 
 _log = logging.getLogger("wbcache")
@@ -31,6 +34,9 @@ class StandbyOrigin:
         self._log_path = log_path
         self._lock = threading.Lock()
         self._destager: StandbyDestager | None = None
+        self._follow: Callable[[], StandbyDestager] | None = None
+        self.past: StandbyPast | None = None
+        """follow() sets both."""
         self.device: Device = open_origin(
             config.origin, config.destage_depth, config.nbd_times, beside_writers=IN_USE in config.force
         )
@@ -72,14 +78,21 @@ class StandbyOrigin:
                     "volume any more; to have it filled again, add force=discard-log; nothing has been changed"
                 )
 
-    def start(self, log: StandbyLog, log_device: Device, policy: Policy) -> None:
+    def follow(self, log: StandbyLog, log_device: Device, policy: Policy) -> None:
+        """That is the log, which check() has seen."""
+        retention = StandbyRetention(log, policy)
+        self.past = StandbyPast(log, log_device, self.device, retention)
+        self._follow = lambda: StandbyDestager(
+            log, log_device, self.device, retention, lambda volume: self._side.put(volume, self._log_path, DIRTY)
+        )
+
+    def start(self) -> None:
         """Destage from now on. Raises NoThreadError. Idempotent."""
         with self._lock:
             if self._destager:
                 return
-            destager = StandbyDestager(
-                log, log_device, self.device, policy, lambda volume: self._side.put(volume, self._log_path, DIRTY)
-            )  # fmt: skip
+            assert self._follow
+            destager = self._follow()
             destager.start()
             self._destager = destager
 
@@ -91,6 +104,8 @@ class StandbyOrigin:
     def close(self) -> None:
         """End destaging, and close the origin. Idempotent."""
         self.device.interrupt()
+        if self.past:
+            self.past.close()
         with self._lock:
             if self._destager:
                 self._destager.stop()

@@ -44,6 +44,7 @@ from wbcache_core.server.metrics import standby_exposition
 from wbcache_core.server.opening import check_distinct
 from wbcache_core.server.own_origin import StandbyOrigin
 from wbcache_core.server.settings import Settings
+from wbcache_core.server.standby_past import StandbyPast
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, quoted
 
 _log = logging.getLogger("wbcache")
@@ -77,7 +78,7 @@ class LogExport:
     def read_into(self, buffer: memoryview | bytearray, offset: int) -> None:
         """The state page; or, from the second page, the same without any effect."""
         if offset == PAGE_BYTES and len(buffer) == PAGE_BYTES:
-            buffer[:] = self._log.report()
+            buffer[:] = self._log.report(self._sender)
             return
         check_reads_state(buffer, offset)
         buffer[:] = self._log.state(self._sender)
@@ -144,8 +145,24 @@ class Standby:
             )
         if not self._origin:
             return LogExport(self._log, self._device.size, self._description)
-        self._origin.start(self._log, self._device, self._config.policy(self._device.size // PAGE_BYTES))
+        self._origin.start()
         return LogExport(self._log, self._device.size, self._description, self._origin.destager)
+
+    @property
+    def has_past(self) -> bool:
+        """Whether past moments can be opened here at all."""
+        return self._origin is not None
+
+    @property
+    def past(self) -> StandbyPast:
+        """What can be opened of it here. Raises ExportNameError."""
+        if self._origin is None:
+            raise ExportNameError(
+                "this standby has no origin of its own: past moments are at the owner of the volume, which moves "
+                "the origin that both have"
+            )
+        assert self._origin.past
+        return self._origin.past
 
     def check_take(self, force: Collection[str]) -> None:
         """Raises ControlError if it may not take over, or only with a word that is not in `force`."""
@@ -245,7 +262,7 @@ class Standby:
             "errors": {"log": None, "origin": None}, "bad_blocks": {"bytes": 0, "ranges": []},
         }  # fmt: skip
         if self._origin:
-            facts |= self._origin.facts_of(superblock)
+            facts |= self._origin.facts_of(superblock) | self.past.facts()
             if self._origin.destager:
                 facts["errors"]["origin"] = self._origin.destager.error or None
         facts["parted_at"] = self._log.parts_at or None
@@ -325,6 +342,7 @@ def _opened(config: Config) -> tuple[LogFile, StandbyLog, StandbyOrigin | None]:
         log = StandbyLog(device, _slots(device, DISCARD_LOG in config.force), origin.facts if origin else None)
         if origin:
             origin.check(log.superblock, log.copy.hot, device)
+            origin.follow(log, device, config.policy(device.size // PAGE_BYTES))
         elif log.superblock and log.superblock.is_copy and log.superblock.has_own_origins:
             raise ConfigError(
                 f"log '{device.name}' is of a standby with an origin of its own, and this one was started without "

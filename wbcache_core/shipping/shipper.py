@@ -95,15 +95,13 @@ class Shipper:
         """Of the last superblock that the peer has."""
         self._told_standing: tuple[bool, bool] | None = None
         """In this connection: whether the peer is complete, and whether it may be left out."""
-        self._told_safe, self._safe_told_at = 0, 0.0
-        """How far the peer may destage to its own origin, as it was told, and when."""
+        self._told_safe, self._told_committed, self._safe_told_at = 0, 0, 0.0
+        """How far the peer may destage to its own origin, and where the newest commit ended, as it was told; when."""
         self.report_seconds = _REPORT_SECONDS
         self._report: Any = None
         """The page that a report of the peer comes in, while it is under way."""
-        self._reported_at, self._has_news = 0.0, False
-        """When it was asked last, and whether it is to be asked soon."""
-        self._waits_for_answers = False
-        """What goes next goes alone."""
+        self._reported_at, self._has_news, self._waits_for_answers = 0.0, False, False
+        """When it was asked last, whether it is to be asked soon, and whether what goes next goes alone."""
         self._relies_on_us = False
         """It was told that it has everything and is waited for, and has not answered to anything else since."""
         self._room = PeerRoom(peers.timeout)
@@ -244,7 +242,7 @@ class Shipper:
         sign_ms = round(peers.timeout / 3 * 1000)
         return Standing(
             superblock.uuid, superblock.epoch, peer.committed, peer.is_complete, peers.may_go_on, sign_ms,
-            safe=self._told_safe,
+            safe=self._told_safe, committed=self._told_committed,
         )  # fmt: skip
 
     def _parting(self, lsn: int) -> Standing:
@@ -345,11 +343,13 @@ class Shipper:
                 self._tell(link, superblock, is_whole=True)
             parcel = self.queue.next(self._peer.received)
             if parcel is None:
+                self._waits_for_answers = False
                 return
             has_room = parcel.end_place <= self._peer.place + self._line.data_pages
             if not (has_room and self._knows_epoch(superblock, parcel)):
                 self._tell_first(link, superblock, parcel)
                 return
+            self._waits_for_answers = False
             self._room.found()
             self.queue.take(parcel)
             link.write(parcel.content, offset_of(parcel.place, self._line.data_pages), parcel.ends_commit)
@@ -393,6 +393,7 @@ class Shipper:
             return
         if self.filler:
             self._told_safe, self._safe_told_at = self._safe(), time.monotonic()
+            self._told_committed = self._line.committed
             self._has_news = True
         link.write(encode_standing(self._standing()), 0, durably=False)
         relies_on_us = state == (True, False)

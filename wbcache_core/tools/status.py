@@ -51,7 +51,21 @@ def _standby_lines(facts: Facts) -> Iterator[tuple[str, str]]:
         yield "parted", f"the owner lacks what is here from LSN {facts['parted_at']} on: see wbcache rejoin"
     if facts["refused"]["count"]:
         yield "refused", f"{facts['refused']['count']} times, at last: {facts['refused']['last']}"
+    if "window" in facts:
+        yield from _past(facts)
     yield from _failures(facts)
+
+
+def _past(facts: Facts) -> Iterator[tuple[str, str]]:
+    """What can be opened of it, and what is."""
+    window = facts["window"]
+    if window:
+        ends = [f"{window[end]['generation']} ({window[end]['time']})" for end in ("oldest", "newest")]
+        yield "window", f"generation {ends[0]} to {ends[1]}, {window['generations']} generations"
+    for one in facts["snapshots"]:
+        yield "snapshot", f"generation {one['generation']} ({one['time']}), open {one['opened']} times"
+    for one in facts["tags"]:
+        yield "tag", f"'{one['name']}' is generation {one['generation']} ({one['time']})"
 
 
 def _origin_of_standby(facts: Facts) -> str:
@@ -102,14 +116,7 @@ def _lines(facts: Facts) -> Iterator[tuple[str, str]]:
     # An older server does not say.
     if why_not := facts.get("worker", {}).get("why_not"):
         yield "worker", f"none, the server itself writes to the origin: {why_not}"
-    window = facts["window"]
-    if window:
-        ends = [f"{window[end]['generation']} ({window[end]['time']})" for end in ("oldest", "newest")]
-        yield "window", f"generation {ends[0]} to {ends[1]}, {window['generations']} generations"
-    for one in facts["snapshots"]:
-        yield "snapshot", f"generation {one['generation']} ({one['time']}), open {one['opened']} times"
-    for one in facts["tags"]:
-        yield "tag", f"'{one['name']}' is generation {one['generation']} ({one['time']})"
+    yield from _past(facts)
     if facts["origin_settles"]:
         until = time.strftime("%H:%M:%S", time.localtime(time.time() + facts["origin_settles"]))
         yield "settling", f"destaging waits until {until}: writes on a lost connection may still be carried out"

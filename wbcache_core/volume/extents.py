@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from wbcache_core.device.device import Device, Extent
 from wbcache_core.memory.block_map import HOLE_FLAG, ZERO_FLAG, LocationMap, entry_lsn
-from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.units import GIB, KIB, MIB, PAGE_BYTES, PAGE_SHIFT
+from wbcache_core.volume.reader import ReadLine
 
 _LONGEST = GIB
 """Most bytes that one call describes; a client asks again for the rest."""
@@ -50,7 +50,7 @@ class _Window(NamedTuple):
 class ExtentMapper:
     """Maps one volume. `_window` is replaced as a whole: several threads may do so, each with a correct one."""
 
-    def __init__(self, line: NumberLine, locations: LocationMap, origin: Device) -> None:
+    def __init__(self, line: ReadLine, locations: LocationMap, origin: Device) -> None:
         """`locations` must have everything that was written from the present line.destaged on."""
         self._line = line
         self._map = locations

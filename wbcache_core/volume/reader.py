@@ -7,15 +7,15 @@ block's entry in the map being unchanged afterwards.
 """
 
 import enum
+import threading
 from array import array
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from wbcache_core.counters import LOG, ORIGIN, RING, Counters
 from wbcache_core.device.device import Device
 from wbcache_core.errors import DamagedPageError, DeviceError
 from wbcache_core.log.reader import LogPiece, LogReader
 from wbcache_core.memory.block_map import LSN_MASK, ZERO_FLAG, LocationMap, entry_lsn
-from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.ring import RingBuffer
 from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.units import MIB, PAGE_BYTES, PAGE_MASK, PAGE_SHIFT
@@ -54,10 +54,31 @@ def _run_length(entries: "array[int]", index: int) -> int:
     return known
 
 
+class ReadLine(Protocol):
+    """What a reader has to know of the number line, which is a NumberLine or that of one moment. Lock held."""
+
+    @property
+    def lock(self) -> threading.Lock: ...
+    @property
+    def head(self) -> int: ...
+    @property
+    def committed(self) -> int: ...
+    @property
+    def destaged(self) -> int: ...
+    @property
+    def oldest(self) -> int: ...
+    @property
+    def ring_start(self) -> int: ...
+    @property
+    def ring_floor(self) -> int: ...
+    @property
+    def ring_pages(self) -> int: ...
+
+
 class VolumeReader:
     def __init__(
         self,
-        line: NumberLine,
+        line: ReadLine,
         ring: RingBuffer,
         locations: LocationMap,
         table: SegmentTable,

@@ -17,12 +17,19 @@ from wbcache_core.device.device import Device, Extent
 from wbcache_core.errors import DeviceError, OutOfRangeError, RequestError, SnapshotEndedError
 from wbcache_core.flow.retention import Pin
 from wbcache_core.memory.block_map import LocationMap
-from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.moments import describe
 from wbcache_core.memory.record_index import Records
 from wbcache_core.volume.extents import ExtentMapper
-from wbcache_core.volume.reader import VolumeReader
+from wbcache_core.volume.reader import ReadLine, VolumeReader
+
+
+class Sources(NamedTuple):
+    """What a moment is read from: `reader` has another map for each."""
+
+    line: ReadLine
+    reader: VolumeReader
+    origin: Device
 
 
 class Image:
@@ -31,8 +38,9 @@ class Image:
     `users` is guarded by the volume lock, the map and the records that it is made of by `_building`.
     """
 
-    def __init__(self, pin: Pin, records: Records) -> None:
+    def __init__(self, pin: Pin, records: Records, sources: Sources) -> None:
         self.pin = pin
+        self.sources = sources
         self.users = 0
         self._building = threading.Lock()
         self._records: Records | None = records
@@ -52,19 +60,12 @@ class Image:
             return self._locations
 
 
-class Sources(NamedTuple):
-    """What every moment is read from: `reader` has another map for each."""
-
-    line: NumberLine
-    reader: VolumeReader
-    origin: Device
-
-
 class Snapshot:
     """A read-only volume. Offsets and lengths are bytes. Raises only RequestError and DeviceError."""
 
-    def __init__(self, image: Image, sources: Sources, release: Callable[[Image], None], is_final: bool) -> None:
+    def __init__(self, image: Image, release: Callable[[Image], None], is_final: bool) -> None:
         """close() gives the image to `release`."""
+        sources = image.sources
         self._image = image
         self._release = release
         self._pin = image.pin

@@ -1,27 +1,38 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The past moments that clients have open, and how they open one, or two to compare."""
 
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
 from wbcache_core import clock
-from wbcache_core.device.device import Device
 from wbcache_core.flow.retention import Pins
 from wbcache_core.format.superblock import Tag
 from wbcache_core.memory import moments
-from wbcache_core.memory.cursors import NumberLine
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.record_index import CoveredLog
 from wbcache_core.volume.comparison import Comparison
-from wbcache_core.volume.reader import VolumeReader
 from wbcache_core.volume.snapshot import Image, Snapshot, Sources
+
+
+class RetainedLine(Protocol):
+    """A NumberLine, or that of a standby."""
+
+    @property
+    def lock(self) -> threading.Lock: ...
+    @property
+    def destaged(self) -> int: ...
 
 
 class Snapshots:
     """Opens generations. `_images`, the open ones by end LSN, is guarded by the volume lock."""
 
     def __init__(
-        self, line: NumberLine, covered: CoveredLog, pins: Pins, reader: VolumeReader, origin: Device
-    ) -> None:
+        self, line: RetainedLine, covered: CoveredLog, pins: Pins, sources: Callable[[Generation], Sources]
+    ) -> None:  # fmt: skip
+        """sources() is called with the lock held, for a moment that is about to be opened."""
         self._line = line
-        self._sources = Sources(line, reader, origin)
+        self._sources_of = sources
         self._covered = covered
         self._pins = pins
         self._images: dict[int, Image] = {}
@@ -37,7 +48,7 @@ class Snapshots:
             generation, final = self._resolve(when)
             image = self._use(generation)
         try:
-            return Snapshot(image, self._sources, self.release, final)
+            return Snapshot(image, self.release, final)
         except BaseException:
             self.release(image)
             raise
@@ -55,7 +66,7 @@ class Snapshots:
                 (before, is_start_final), (after, is_end_final) = self._resolve(first), self._resolve(second)
                 images.append(self._use(before))
                 images.append(self._use(after))
-            snapshot = Snapshot(images[1], self._sources, self.release, is_start_final and is_end_final)
+            snapshot = Snapshot(images[1], self.release, is_start_final and is_end_final)
             return Comparison(images[0], snapshot, self.release)
         except BaseException:
             for image in images:
@@ -102,7 +113,8 @@ class Snapshots:
         image = self._images.get(generation.end_lsn)
         if image is None:
             records = self._covered.records.between(self._line.destaged, generation.end_lsn)
-            image = self._images[generation.end_lsn] = Image(self._pins.add(generation), records)
+            image = Image(self._pins.add(generation), records, self._sources_of(generation))
+            self._images[generation.end_lsn] = image
         image.users += 1
         return image
 

@@ -4,10 +4,10 @@
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from tests.support.shipped_log import ShippedLog, disk, superblock
+from tests.support.shipped_log import disk, superblock
 from tests.support.simulated_disk import SimulatedDisk
+from tests.support.standby_pair import BLOCKS, OLD, StandbyPair
 from wbcache_core.errors import DeviceError, NotOwnerError, ShipmentError, StoppedError
-from wbcache_core.flow.standby_destager import StandbyDestager
 from wbcache_core.format import peer_standing, standby_state
 from wbcache_core.format.epoch import Epoch, Switch
 from wbcache_core.format.fill_piece import FillPiece
@@ -18,83 +18,13 @@ from wbcache_core.log import log_copy, takeover
 from wbcache_core.log.shipped_superblock import OwnOrigin
 from wbcache_core.log.standby_log import Sender, StandbyLog
 from wbcache_core.log.superblocks import newest, read_slots
-from wbcache_core.server.config import Config
-from wbcache_core.shipping.joining import as_of, beginning, told
+from wbcache_core.shipping.joining import as_of, beginning
 from wbcache_core.units import MIB, PAGE_BYTES, PAGE_SHIFT
-
-POLICY = Config(origin="/o", log="/l", destage_depth=1).policy(1000, 256)
-BLOCKS = MIB >> PAGE_SHIFT
-OLD = b"\xee" * PAGE_BYTES
-"""What the disk had before."""
-
-
-class Pair:
-    """An owner's log, and a standby with an origin whose log has just begun. Nothing runs by itself."""
-
-    def __init__(self):
-        self.owner = ShippedLog(superblock(has_own_origins=True))
-        self.origin = SimulatedDisk(OLD * BLOCKS, "origin")
-        self.origin_bytes = MIB
-        self.device, self.marks = disk(), []
-        self.restart()
-        self.log.take_superblock(self.sender, memoryview(encode(beginning(self.owner.superblock))))
-        self.lsn = self.owner.head
-
-    def restart(self, style=None):
-        if style:
-            self.origin = SimulatedDisk(self.origin.crash(1, style), "origin")
-            self.device = SimulatedDisk(self.device.crash(1, style), "log")
-        slots = read_slots(self.device)
-        own = OwnOrigin("origin", self.origin_bytes, NO_FACTS)
-        self.log = StandbyLog(self.device, slots if newest(slots) else None, own)
-        self.log.prepare()
-        self.sender = Sender()
-        self.log.state(self.sender)
-        self.destager = StandbyDestager(self.log, self.device, self.origin, POLICY, self.marks.append)
-
-    def tell(self):
-        """The owner's newest superblock."""
-        self.log.take_superblock(self.sender, memoryview(encode(told(self.owner.superblock))))
-
-    def commit(self, count, block=0):
-        """So many pages from that block on; they are shipped, and durable."""
-        for offset, content in self.owner.commit(count + 1, block=block):
-            self.log.take_segment(self.sender, memoryview(content), offset, True)
-
-    def say_safe(self, lsn):
-        one = self.owner.superblock
-        page = peer_standing.encode(Standing(one.uuid, one.epoch, 1, False, False, 1000, safe=lsn))
-        self.log.take_standing(self.sender, memoryview(page))
-
-    def piece(self, block, count, first, end=None, content=b"\x77", is_zero=False, **changes):
-        data = b"" if is_zero else content * (count << PAGE_SHIFT)
-        one = self.owner.superblock
-        piece = FillPiece(
-            one.uuid, changes.pop("epoch", one.epoch), block, count, first, end or first,
-            xxh3_64_intdigest(data) if data else 0, is_zero,
-        )  # fmt: skip
-        self.destager.take_piece(piece, memoryview(data))
-
-    def fill(self, first, end=None, blocks=BLOCKS, content=b"\x77"):
-        for block in range(0, blocks, 64):
-            self.piece(block, min(64, blocks - block), first, end, content)
-
-    def destage(self):
-        """Up to where it may."""
-        while self.destager._end_of_next_batch()[0]:
-            self.destager._destage()
-
-    def page(self, block):
-        return bytes(self.origin.content[block << PAGE_SHIFT : block + 1 << PAGE_SHIFT])
-
-    @property
-    def superblock(self):
-        return self.log.superblock
 
 
 @pytest.fixture
 def pair():
-    return Pair()
+    return StandbyPair()
 
 
 def test_a_new_one_is_inconsistent_in_both_superblocks(pair):
@@ -544,7 +474,7 @@ def test_what_the_origin_has_and_the_owner_lacks_can_be_given_up(pair, rest, tmp
     assert (tail.lsn, tail.head, tail.on_origin, tail.commits) == (lsn, pair.owner.head, on_origin, bool(rest))
     assert pair.log.give_up_tail(str(tmp_path / "tail")) == tail
     assert (tmp_path / "tail").exists() == bool(rest)
-    assert standby_state.decode(memoryview(pair.log.report())).given_up_from == lsn
+    assert standby_state.decode(memoryview(pair.log.report(pair.sender))).given_up_from == lsn
 
 
 def test_log_space_is_given_up_without_a_batch(pair):

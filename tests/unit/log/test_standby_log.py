@@ -295,6 +295,18 @@ def test_a_second_connection_takes_the_place_of_the_first(standby, owner):
     standby.send(parcels)
 
 
+def test_who_is_not_heard_any_more_learns_that_from_the_report(standby):
+    """It may have nothing to send for long."""
+    first, second = Sender(), Sender()
+    standby.log.state(first)
+    page = standby.log.report(first)
+    assert standby.log.report(second) == page
+    standby.log.state(second)
+    with pytest.raises(NotOwnerError, match="another connection has taken its place"):
+        standby.log.report(first)
+    assert standby.log.report(second) == page
+
+
 def test_who_has_not_asked_for_the_state_is_not_heard(standby, owner):
     with pytest.raises(NotOwnerError, match="not asked for the state"):
         standby.log.take_superblock(Sender(), owner.page())

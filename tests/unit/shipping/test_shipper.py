@@ -146,6 +146,28 @@ def test_nothing_is_said_of_a_peer_that_knows(shipping, link, caplog):
     assert BELIEF not in caplog.text
 
 
+def test_a_peer_is_asked_again_when_nothing_has_to_go_alone_any_more():
+    """It may have answered what was waited for, so that there is room."""
+    link, asked = Link(), []
+    link.read_report = lambda: asked.append(1)
+    device, first = disk(), superblock(has_own_origins=True)
+    store = SuperblockStore(device, None, first)
+    store.format(first)
+    line = line_of(first, None, 256, POLICY)
+    shipping = Shipping(
+        PeerRules(("peer",), TIMEOUT_S, own_origins=True), line, SegmentTable(), device, store, lambda: 1, NO_EPOCH,
+        print, Events(), lambda *_: link,
+    )  # fmt: skip
+    (peer,), (shipper,) = shipping.peers.all, shipping.shippers
+    shipper.report_seconds, shipper._waits_for_answers, peer.is_inconsistent = 0.0, True, True
+    shipper.queue.begin(1)
+    shipper._send(link)
+    assert not asked
+    shipper._send(link)
+    assert asked
+    shipping.finish(0.0)
+
+
 def test_one_that_is_left_out_and_still_answers_has_to_catch_up(shipping):
     """Otherwise it would never be complete again on this connection."""
     (peer,), (shipper,) = shipping.peers.all, shipping.shippers

@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable
 
 from wbcache_core import __version__
-from wbcache_core.errors import ConfigError, ControlError, WbcacheError
+from wbcache_core.errors import ControlError, WbcacheError
 from wbcache_core.memory.generations import Generation
+from wbcache_core.server.control.past_commands import PastCommands
 from wbcache_core.server.control.server import LONGEST_LINE, Answer
-from wbcache_core.server.diff_pages import DiffPages
-from wbcache_core.server.history import DEFAULT_ROWS, Facts, Query, moment
+from wbcache_core.server.history import Facts, moment
 from wbcache_core.server.series import Series
 from wbcache_core.server.served import Served
 from wbcache_core.server.status import Rates
@@ -101,14 +101,14 @@ class ControlCommands:
     def __init__(self, served: Served) -> None:
         self._served = served
         self._rates = Rates(lambda: served.now.counters())
-        self._diffs = DiffPages(lambda start, end: served.now.compare(start, end))
+        self._past = PastCommands(lambda: served.now)
         self._series = Series(served.now.status())
         self._errors = InternalErrors("what the thread of the control socket does now and then")
 
     def tick(self) -> None:
         """To be called regularly, so that the rates are those of the last seconds. Never raises: what fails is logged,
         and the rest is done."""
-        for step in (self._rates.sample, self._served.note_changes, self._diffs.tick, self._sample):
+        for step in (self._rates.sample, self._served.note_changes, self._past.tick, self._sample):
             try:
                 step()
             except Exception as error:
@@ -126,7 +126,7 @@ class ControlCommands:
         if request["command"] == "status":
             return attempt(self._status)
         if request["command"] == "history":
-            return attempt(lambda: self._history(request))
+            return attempt(lambda: self._past.history(request))
         if request["command"] == "events":
             return attempt(lambda: self._events(request["after"]))
         if request["command"] == "series":
@@ -136,9 +136,9 @@ class ControlCommands:
         if request["command"] == "set":
             return attempt(lambda: self._set(request["values"]))
         if request["command"] == "resolve":
-            return lambda: attempt(lambda: self._resolve(request["when"]))
+            return lambda: attempt(lambda: self._past.resolve(request["when"]))
         if request["command"] == "diff":
-            return lambda: attempt(lambda: self._diff(request))
+            return lambda: attempt(lambda: self._past.diff(request))
         if request["command"] == "segments":
             return lambda: attempt(lambda: self._served.now.log_segments.page(request.get("from", 0)))
         if request["command"] == "tag":
@@ -163,14 +163,6 @@ class ControlCommands:
         about = {"version": __version__, "pid": os.getpid()}
         return about | self._served.now.status() | {"rates": self._rates.facts()}
 
-    def _history(self, request: Facts) -> Facts:
-        query = Query(request.get("limit", DEFAULT_ROWS), request.get("each", False), request.get("from", 0))
-        try:
-            query.check()
-        except ConfigError as error:
-            raise ControlError(f"'limit': {error}") from None
-        return self._served.now.history(query)
-
     def _events(self, after: int) -> Facts:
         self._served.note_changes()
         events, missed = self._served.now.events.after(after)
@@ -193,16 +185,6 @@ class ControlCommands:
         tag = self._served.now.tag(name, when)
         _log.info("tag '%s' given to generation %d", tag.name, tag.generation)
         return {"tag": {"name": tag.name, **moment(Generation.of(tag))}}
-
-    def _resolve(self, when: str) -> Facts:
-        *since, found = self._served.now.resolve(when)
-        return {"moment": moment(found), "since": moment(since[0]) if since else None}
-
-    def _diff(self, request: Facts) -> Facts:
-        offset = request.get("offset", 0)
-        if offset < 0:
-            raise ControlError("'offset' has to be 0 or more")
-        return self._diffs.page(request["start"], request["end"], offset)
 
     def _give_up(self, offset: int, length: int) -> Facts:
         byte_count, is_done = self._served.now.give_up(offset, length)

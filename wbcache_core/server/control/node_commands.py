@@ -3,9 +3,11 @@
 
 from wbcache_core.errors import ControlError
 from wbcache_core.server.control.commands import ControlCommands, attempt, parse, refusal
+from wbcache_core.server.control.past_commands import PastCommands
 from wbcache_core.server.control.server import Answer
 from wbcache_core.server.node import Node
 from wbcache_core.server.standby import Standby
+from wbcache_core.server.standby_past import StandbyPast
 
 
 class NodeCommands:
@@ -14,6 +16,7 @@ class NodeCommands:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._commands: ControlCommands | None = None
+        self._past = PastCommands(self._past_of_standby)
         # What they count begins now.
         self._of_owner()
 
@@ -21,12 +24,22 @@ class NodeCommands:
         """None for a standby."""
         if self._commands is None and (served := self._node.served):
             self._commands = ControlCommands(served)
+            self._past.close()
         return self._commands
 
     def tick(self) -> None:
         """See ControlCommands.tick()."""
         if commands := self._of_owner():
             commands.tick()
+        else:
+            self._past.tick()
+
+    def _past_of_standby(self) -> StandbyPast:
+        """Raises ExportNameError, ControlError."""
+        standby = self._node.now
+        if not isinstance(standby, Standby):
+            raise ControlError("this server has just taken over: ask again")
+        return standby.past
 
     def answer(self, line: bytes) -> Answer:
         """See ControlCommands.answer()."""
@@ -45,4 +58,10 @@ class NodeCommands:
         if request["command"] == "rejoin" and isinstance(standby, Standby):
             discard, target = request.get("discard", False), request.get("save", "")
             return lambda: attempt(lambda: {"rejoin": standby.rejoin(discard, target)})
+        if request["command"] == "history":
+            return lambda: attempt(lambda: self._past.history(request))
+        if request["command"] == "resolve":
+            return lambda: attempt(lambda: self._past.resolve(request["when"]))
+        if request["command"] == "diff":
+            return lambda: attempt(lambda: self._past.diff(request))
         return refusal(f"this is a standby, which has no '{request['command']}': ask the owner of the volume")

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Past moments at a standby that has an origin of its own."""
+
+from tests.mutations.mutation import Mutation
+
+_SNAPSHOTS = "tests/unit/volume/test_standby_snapshots.py"
+
+MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        "own-origin-above-safe-when-filled",
+        "a standby whose origin is the volume destages to it what another log that counts may lack",
+        "flow/standby_line.py",
+        "        return self._log.safe\n",
+        "        return self._log.copy.head\n",
+        f"{_SNAPSHOTS}::test_what_is_not_in_all_logs_is_not_shown",
+    ),
+    Mutation(
+        "moment-that-others-lack",
+        "a standby shows a moment that a later owner may lack, whose number then names another one",
+        "volume/standby_snapshots.py",
+        "        end = min(max(log.agreed, superblock.destaged, superblock.batch_end), log.copy.synced)\n",
+        "        end = log.copy.synced\n",
+        f"{_SNAPSHOTS}::test_what_is_not_in_all_logs_is_not_shown",
+    ),
+    Mutation(
+        "moment-of-which-the-rest-may-come",
+        "a standby shows a commit of which it has only a part",
+        "volume/standby_snapshots.py",
+        "        return head - 1\n",
+        "        return end\n",
+        f"{_SNAPSHOTS}::test_a_commit_of_which_the_rest_may_come_is_not_shown",
+    ),
+    Mutation(
+        "agreed-outlives-its-log",
+        "what was in all logs counts as there after it has been cut off, so that what comes in its place does",
+        "log/standby_log.py",
+        "                    self.agreed = min(self.agreed, self._copy.head)\n",
+        "",
+        f"{_SNAPSHOTS}::test_what_is_open_has_ended_when_its_log_is_cut_off",
+    ),
+    Mutation(
+        "moment-does-not-hold-the-origin",
+        "the origin of a standby moves on beyond a moment that is open there",
+        "flow/standby_retention.py",
+        "        return min([pins.limit(), ",
+        "        return min([min(self._log.safe, self._log.copy.head), ",
+        f"{_SNAPSHOTS}::test_it_holds_the_origin_back_until_it_is_closed",
+    ),
+    Mutation(
+        "moment-gives-way-unsaid",
+        "a moment that had to give way at a standby reads as what the origin has now",
+        "flow/standby_destager.py",
+        "                self._retention.pass_to(end)\n",
+        "",
+        f"{_SNAPSHOTS}::test_it_gives_way_when_the_log_is_short_of_room",
+    ),
+    Mutation(
+        "tag-gives-way-at-a-standby",
+        "a standby gives up a moment that its owner keeps by a tag",
+        "flow/standby_retention.py",
+        "        return min([pins.limit(), *(tag.end_lsn for tag in pins.tags)])\n",
+        "        return pins.limit()\n",
+        f"{_SNAPSHOTS}::test_a_tag_does_not_give_way",
+    ),
+    Mutation(
+        "moment-outlives-its-log",
+        "a moment is read on at a standby whose log has been cut off, or has begun anew with an origin that is filled",
+        "server/standby_past.py",
+        "        if self._log.copy.hot is not hot:\n",
+        "        if False:\n",
+        f"{_SNAPSHOTS}::test_nothing_is_shown_while_the_origin_is_filled",
+    ),
+    Mutation(
+        "moment-read-while-it-is-closed",
+        "a standby that takes over closes its origin under a reader, which may then read another file",
+        "server/standby_past.py",
+        "            while self._requests:\n                self._ended.wait()\n",
+        "",
+        f"{_SNAPSHOTS}::test_closing_waits_for_what_is_being_read",
+    ),
+    Mutation(
+        "reader-waits-for-the-owner",
+        "a backup at a standby waits for the log's device with every read",
+        "volume/standby_snapshots.py",
+        "        self.lock = threading.Lock()\n",
+        "        self.lock = log.lock\n",
+        f"{_SNAPSHOTS}::test_a_reader_does_not_wait_for_what_the_owner_sends",
+    ),
+)

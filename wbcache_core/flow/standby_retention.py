@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How far the origin of a standby may move on: what the owner lets it, and what its own past holds back.
+
+Snapshots that are open here and `history=` give way as they do at an owner, when this log has no more room. Tags do
+not: they are the owner's, who ends them.
+"""
+
+import logging
+
+from wbcache_core.flow.retention import Pins
+from wbcache_core.flow.standby_line import StandbyLine
+from wbcache_core.format.superblock import Superblock, Tag
+from wbcache_core.log.hot_log import HotLog
+from wbcache_core.log.standby_log import StandbyLog
+from wbcache_core.memory.moments import describe
+from wbcache_core.memory.policy import Policy
+
+_log = logging.getLogger("wbcache")
+
+
+class StandbyRetention:
+    """The log's lock guards every field; callers of every method hold it. The log is not blank."""
+
+    def __init__(self, log: StandbyLog, policy: Policy) -> None:
+        self._log = log
+        self.line = StandbyLine(log, policy)
+        self._pins: Pins | None = None
+        self._hot: HotLog | None = None
+        """`_pins` are of this one."""
+
+    def of(self, superblock: Superblock, hot: HotLog) -> Pins:
+        """The pins of the log as it is. Those of what it was before it was cut off, or has begun anew, are ended."""
+        floor = max(superblock.destaged, superblock.batch_end)
+        if self._pins is None or self._hot is not hot:
+            if self._pins:
+                self._pins.end_snapshots()
+            self._pins, self._hot = Pins(self.line, hot.covered, floor, superblock.tags), hot
+        self._pins.follow(floor, superblock.tags)
+        return self._pins
+
+    def limit(self, superblock: Superblock, hot: HotLog) -> int:
+        """The end of a segment beyond which the next batch must not go; not above `destaged` if there can be no batch
+        now."""
+        pins = self.of(superblock, hot)
+        if superblock.is_inconsistent:
+            # What is being filled is no state of the volume before its end: there is no past that it could hold back.
+            if pins.snapshots:
+                pins.end_snapshots()
+            return min(self._log.safe, self._log.copy.head)
+        return min([pins.limit(), *(tag.end_lsn for tag in pins.tags)])
+
+    def seconds_until_more(self) -> float:
+        """How long that stays as it is if nothing comes; infinity if for ever."""
+        return self._pins.seconds_until_more() if self._pins else float("inf")
+
+    def pass_to(self, end: int) -> None:
+        """The origin is going to move on to `end`: end whatever is below."""
+        if self._pins:
+            self._pins.pass_to(end)
+
+    def tell_ended(self) -> None:
+        """Say which snapshots have ended since the last call."""
+        for pin in self._pins.take_ended() if self._pins else ():
+            if not isinstance(pin, Tag):
+                _log.warning(
+                    "the snapshot of %s that was open at this standby has ended: its log needed the room, or has been "
+                    "cut off", describe(pin.generation),
+                )  # fmt: skip
