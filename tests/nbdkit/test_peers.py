@@ -14,6 +14,7 @@ import pytest
 
 from tests.support import clients
 from tests.support.control import ask, wbcache
+from tests.support.gated_origin import wait_until
 from tests.support.nbdkit_server import running
 from tests.support.peer_pair import PAGES, begin_flush
 from tests.support.stamped_blocks import blocks_of, check_after_crash, read_sequences
@@ -139,7 +140,8 @@ def test_somebody_decides_to_go_on(hosts):
         assert wbcache("set", hosts.controls[0], "peer-lost=continue")[0] == 0
         assert done.wait(10)
         thread.join()
-        assert "It believes that it has everything" in owner.stderr_text()
+        # That comes after the flush has been let go.
+        wait_until(lambda: "It believes that it has everything" in owner.stderr_text())
         hosts.standby(1)
         hosts.wait_until(0, lambda facts: facts["counts"] and facts["state"] == "up-to-date")
         hosts.wait_until_told(1, "goes on without it")
