@@ -25,7 +25,9 @@ from wbcache_core.shipping.peer import UP_TO_DATE
 
 class World:
     """The first node is the owner at first. `lineage` has every page of the volume's present history as (LSN, block,
-    stamp), `ends` each segment's end with (checksum, position after it, generation)."""
+    stamp), `ends` each segment's end with (checksum, position after it, generation). `ended` has the lineage of each
+    epoch whose owner was started again and had lost the end of it: a standby that has not heard of the next epoch yet
+    may have that end, and may take over with it, since nothing that came after it is acknowledged at the peer."""
 
     node_class, owner_class, has_own_origins = Node, Owner, False
 
@@ -36,7 +38,7 @@ class World:
         self.fault_rate = self.rng.choice((0.0, 0.01, 0.04))
         self.slow_write_rate = self.rng.choice((0.0, 0.3))
         """Of the owner's commits: they go out, and the node does other things, before they are in its own log."""
-        self.lineage, self.ends = [], {}
+        self.lineage, self.ends, self.ended = [], {}, {}
         self.origin, self.origin_touched = [0] * BLOCKS, 1
         self._stamp = 0
         self.acknowledged = {}
@@ -325,7 +327,8 @@ class World:
             self.standby_log = None
             self.standby_node.die()
             self.late.clear()
-            self.check_takeover(self.standby_node, only_counted=True)
+            self.lineage = self.check_takeover(self.standby_node, only_counted=True)
+            self.ends.clear()
             self.owner_node, self.standby_node = self.standby_node, self.owner_node
             if self.rng.random() < 0.5:
                 self._blank_standby()
@@ -334,6 +337,7 @@ class World:
             self._start_owner(takes_over=True)
             self._start_standby()
         else:
+            self.ended[self.owner.store.current.epoch] = list(self.lineage)
             self.check_takeover(self.owner_node, only_counted=False)
             self.counts["restarts"] += 1
             self._start_owner(takes_over=False)
@@ -349,13 +353,13 @@ class World:
 
     def check_takeover(self, node, only_counted):
         """A server that starts with that log and the origin as they are has everything acknowledged, and the volume as
-        it stood at one moment."""
+        it stood at one moment. Returns the lineage that it goes on with."""
         disk = node.disk
         superblock = newest(read_slots(disk))
         if superblock is None:
             assert not any(counted or not only_counted for _, counted in self.acknowledged.values()), "lost everything"
             assert self.origin_touched == 1
-            return
+            return []
         segments = []
         found = recover(disk, LogReader(disk, superblock.data_pages, superblock.uuid), superblock, segments)
         ends = {one.descriptor.end_lsn: one.descriptor.checksum for one in segments}
@@ -366,8 +370,9 @@ class World:
                     assert ends.get(end) == checksum, f"another segment ends at LSN {end} than the acknowledged one"
         volume = self._origin_of(node, found.head, superblock)
         expected = [0] * BLOCKS
-        stamps = {lsn: stamp for lsn, _, stamp in self.lineage}
-        for lsn, block, stamp in self.lineage:
+        lineage = self.ended.get(superblock.epoch, self.lineage)
+        stamps = {lsn: stamp for lsn, _, stamp in lineage}
+        for lsn, block, stamp in lineage:
             if lsn < found.head:
                 expected[block] = stamp
         for block in range(BLOCKS):
@@ -375,6 +380,7 @@ class World:
             if lsn:
                 volume[block] = stamps[lsn]
         assert volume == expected, "the volume is not as it stood at any moment"
+        return lineage
 
     def _origin_of(self, node, head, superblock):
         """What is on the origin that a log belongs to."""
