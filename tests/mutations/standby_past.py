@@ -65,10 +65,18 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "moment-outlives-its-log",
         "a moment is read on at a standby whose log has been cut off, or has begun anew with an origin that is filled",
-        "server/standby_past.py",
-        "        if self._log.copy.hot is not hot:\n",
-        "        if False:\n",
+        "volume/standby_snapshots.py",
+        "    if copy.hot is not hot or copy.failure:\n",
+        "    if copy.failure:\n",
         f"{_SNAPSHOTS}::test_nothing_is_shown_while_the_origin_is_filled",
+    ),
+    Mutation(
+        "moment-by-the-cursors-of-another-log",
+        "while the log of a standby begins anew, a moment is read from an origin that does not have it",
+        "volume/standby_snapshots.py",
+        "        line = _MomentLine(self._hot, generation.end_lsn)\n",
+        "        line = _MomentLine(self._log, generation.end_lsn)\n",
+        f"{_SNAPSHOTS}::test_while_the_log_begins_anew_nothing_is_read_from_elsewhere",
     ),
     Mutation(
         "moment-read-while-it-is-closed",

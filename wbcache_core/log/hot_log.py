@@ -51,6 +51,12 @@ class HotLog:
         return self._head
 
     @property
+    def superblock(self) -> Superblock:
+        """The newest of this log: that of one that is being begun anew never is. Replaced as a whole; may be read
+        without the lock."""
+        return self._superblock
+
+    @property
     def locations(self) -> LocationMap:
         """Where the newest version of each block is, entries below `destaged` among them."""
         self._enter()

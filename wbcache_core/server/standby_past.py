@@ -18,7 +18,7 @@ from wbcache_core.server.history import Facts, moment
 from wbcache_core.volume.changed_extents import Change
 from wbcache_core.volume.comparison import Comparison
 from wbcache_core.volume.snapshot import Snapshot
-from wbcache_core.volume.standby_snapshots import StandbySnapshots
+from wbcache_core.volume.standby_snapshots import StandbySnapshots, check_not_ended
 
 _LONGEST_WAIT = 0.2
 """Seconds."""
@@ -102,6 +102,8 @@ class StandbyPast:
             raise OutsideWindowError(
                 "the origin of this standby is being filled: there is no past moment before that has been done"
             )
+        if self._log.copy.failure:
+            raise OutsideWindowError("this standby has no past moment now: its log has to be read again")
         pins = self._retention.of(superblock, hot)
         if self._snapshots is None or self._hot is not hot:
             reader = LogReader(self._log_device, superblock.data_pages, superblock.uuid)
@@ -188,20 +190,13 @@ class StandbyPast:
             except (RequestError, DeviceError):
                 # Whoever is about to cut the log off has the lock.
                 with self._log.lock:
-                    self._check_not_ended(hot)
+                    check_not_ended(self._log, hot)
                 raise
-            self._check_not_ended(hot)
+            check_not_ended(self._log, hot)
         finally:
             with self._lock:
                 self._requests -= 1
                 self._ended.notify_all()
-
-    def _check_not_ended(self, hot: HotLog) -> None:
-        # There is another one before the first piece of a filling is taken, too.
-        if self._log.copy.hot is not hot:
-            raise SnapshotEndedError(
-                "the snapshot has ended: the log of this standby was cut off, or has begun anew; open it again"
-            )
 
     def _check_open(self) -> None:
         if self._is_closed:

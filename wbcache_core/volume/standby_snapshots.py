@@ -10,10 +10,9 @@ import threading
 
 from wbcache_core.counters import Counters
 from wbcache_core.device.device import Device
-from wbcache_core.errors import OutsideWindowError
+from wbcache_core.errors import OutsideWindowError, SnapshotEndedError
 from wbcache_core.flow.retention import Pins
 from wbcache_core.flow.standby_line import StandbyLine
-from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.hot_log import HotLog
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.standby_log import StandbyLog
@@ -27,31 +26,37 @@ from wbcache_core.volume.snapshot import Sources
 from wbcache_core.volume.snapshots import Snapshots
 
 
+def check_not_ended(log: StandbyLog, hot: HotLog) -> None:
+    """Raises SnapshotEndedError if what was read of a moment of that HotLog may be something else."""
+    copy = log.copy
+    # There is another one before the first piece of a filling is taken, too.
+    if copy.hot is not hot or copy.failure:
+        raise SnapshotEndedError(
+            "the snapshot has ended: the log of this standby was cut off, has begun anew, or has to be read again; "
+            "open it again"
+        )
+
+
 class _MomentLine:
     """The number line up to a moment, which has no ring. `lock` guards nothing: the cursors are those of a superblock,
-    which is replaced as a whole."""
+    which is replaced as a whole. It is one of the log as it was when the moment was opened: the first of a log that
+    begins anew says that the origin has what it is still to be filled with."""
 
     ring_pages = 0
     ring_start = ring_floor = NO_MARK
 
-    def __init__(self, log: StandbyLog, end_lsn: int) -> None:
+    def __init__(self, hot: HotLog, end_lsn: int) -> None:
         self.lock = threading.Lock()
         self.committed = self.head = end_lsn
-        self._log = log
-
-    @property
-    def _superblock(self) -> Superblock:
-        superblock = self._log.superblock
-        assert superblock
-        return superblock
+        self._hot = hot
 
     @property
     def destaged(self) -> int:
-        return self._superblock.destaged
+        return self._hot.superblock.destaged
 
     @property
     def oldest(self) -> int:
-        return self._superblock.oldest
+        return self._hot.superblock.oldest
 
 
 class StandbySnapshots(Snapshots):
@@ -68,7 +73,7 @@ class StandbySnapshots(Snapshots):
 
     def _until(self, generation: Generation) -> Sources:
         """What that moment is read from. Lock held."""
-        line = _MomentLine(self._log, generation.end_lsn)
+        line = _MomentLine(self._hot, generation.end_lsn)
         table = self._hot.table.part(line.destaged, generation.end_lsn)
         reader = VolumeReader(line, RingBuffer(0), LocationMap(), table, self._reader, self._origin, Counters())
         return Sources(line, reader, self._origin)

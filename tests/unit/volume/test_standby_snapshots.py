@@ -66,6 +66,16 @@ def written(lsn):
     return lsn.to_bytes(8, "little") * (PAGE_BYTES // 8)
 
 
+def begin_anew(pair):
+    """The log begins anew where the owner's ends now, and the origin is to be filled."""
+    head, place = pair.owner.head, pair.owner.writer.end.place
+    one = pair.owner.superblock.with_changes(
+        oldest=head, destaged=head, committed=head, batch_end=head, is_inconsistent=True, is_copy=True,
+        oldest_place=place, destaged_place=place,
+    )  # fmt: skip
+    pair.log.take_superblock(pair.sender, memoryview(encode(one)))
+
+
 def test_a_moment_is_what_it_was(pair):
     first = commit(pair, 3)
     export = opened(pair, first)
@@ -200,13 +210,9 @@ def test_what_is_open_has_ended_when_its_log_is_cut_off(pair):
 def test_nothing_is_shown_while_the_origin_is_filled(pair):
     first = commit(pair, 0)
     export = opened(pair, first)
-    one = pair.owner.superblock.with_changes(
-        oldest=first, destaged=first, committed=first, batch_end=first, is_inconsistent=True, is_copy=True,
-        oldest_place=pair.owner.writer.end.place, destaged_place=pair.owner.writer.end.place,
-    )  # fmt: skip
-    pair.log.take_superblock(pair.sender, memoryview(encode(one)))
+    begin_anew(pair)
     assert pair.superblock.is_inconsistent
-    with pytest.raises(SnapshotEndedError, match="begun anew"):
+    with pytest.raises(SnapshotEndedError, match="has begun anew"):
         page(export, 0)
     with pytest.raises(OutsideWindowError, match="is being filled"):
         pair.past.open_export("1")
@@ -215,6 +221,65 @@ def test_nothing_is_shown_while_the_origin_is_filled(pair):
     assert pair.past.window_ends() == (None, None, ())
     assert pair.past.facts() == {"window": None, "snapshots": [], "tags": []}
     assert pair.past.history(Query())["window"] is None
+
+
+def test_while_the_log_begins_anew_nothing_is_read_from_elsewhere(pair):
+    """The superblock counts already, and its cursors are beyond what the origin has."""
+    first = commit(pair, 3)
+    export, sync, found = opened(pair, first), pair.device.sync, []
+    commit(pair, 5)
+
+    def sync_and_read():
+        sync()
+        if pair.superblock.is_inconsistent:
+            found.append((page(export, 3), export.extents(4 * PAGE_BYTES, 0)))
+
+    kinds = export.extents(4 * PAGE_BYTES, 0)
+    pair.origin.extents = lambda offset, length, most: [(offset, length, True, True)]
+    pair.device.sync = sync_and_read
+    begin_anew(pair)
+    assert found and all(one == (written(first - 1), kinds) for one in found)
+
+
+def test_after_a_new_beginning_that_failed_nothing_is_read(pair):
+    first = commit(pair, 3)
+    export, sync = opened(pair, first), pair.device.sync
+    commit(pair, 5)
+
+    def fail():
+        if pair.superblock.is_inconsistent:
+            raise DeviceError("no disk")
+        sync()
+
+    pair.device.sync = fail
+    with pytest.raises(DeviceError):
+        begin_anew(pair)
+    for use in (lambda: page(export, 3), lambda: export.extents(MIB, 0)):
+        with pytest.raises(SnapshotEndedError):
+            use()
+    with pytest.raises(OutsideWindowError):
+        opened(pair, first)
+
+
+def test_after_a_cut_that_failed_nothing_is_read(pair):
+    first = commit(pair, 0)
+    end = pair.owner.writer.end
+    export = opened(pair, commit(pair, 1))
+    sync, changed = pair.device.sync, pair.owner.next_epoch(first, end.previous, committed=first)
+
+    def fail():
+        if pair.superblock.epoch == pair.owner.superblock.epoch:
+            raise DeviceError("no disk")
+        sync()
+
+    pair.device.sync = fail
+    with pytest.raises(DeviceError):
+        pair.log.take_superblock(pair.sender, changed)
+    with pytest.raises(SnapshotEndedError):
+        page(export, 0)
+    with pytest.raises(OutsideWindowError, match="read again"):
+        opened(pair, first)
+    assert pair.past.window_ends() == (None, None, ())
 
 
 def test_a_tag_is_opened_by_its_name(pair):
