@@ -23,6 +23,14 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_SNAPSHOTS}::test_what_is_not_in_all_logs_is_not_shown",
     ),
     Mutation(
+        "time-that-passes-at-a-standby",
+        "a standby takes a time for final by what a later owner may write again, at another time",
+        "volume/standby_snapshots.py",
+        "            return generation, moments.is_final(when, generation, newest)\n",
+        "            return generation, moments.is_final(when, generation, self._covered.generations.newest)\n",
+        f"{_SNAPSHOTS}::test_a_time_after_the_newest_that_is_shown_is_a_name_that_passes",
+    ),
+    Mutation(
         "moment-of-which-the-rest-may-come",
         "a standby shows a commit of which it has only a part",
         "volume/standby_snapshots.py",

@@ -247,11 +247,11 @@ def _tagged(name: str, tags: Sequence[Tag]) -> Generation:
     raise TagError(f"there is no tag {quoted(name)} (tags: {known}); a moment is {_FORMS}")
 
 
-def is_final(when: When, generation: Generation, generations: Generations) -> bool:
-    """Whether a WHEN that meant this generation now will always mean it, or nothing."""
+def is_final(when: When, generation: Generation, newest: Generation | None) -> bool:
+    """Whether a WHEN that meant this generation now will always mean it, or nothing. `newest` is the newest that will
+    always be there."""
     if when.generation is not None or when.tag is not None:
         return True
-    newest = generations.newest
     # For the newest one it is not known what the clock will say at the next commit.
     return when.time_ns is not None and newest is not None and generation.number < newest.number
 

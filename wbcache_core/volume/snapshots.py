@@ -106,7 +106,7 @@ class Snapshots:
     def _resolve(self, when: moments.When) -> tuple[Generation, bool]:
         """What it means now, and whether it will always mean that. Lock held."""
         generation = moments.resolve(when, self._covered.generations, self._pins.tags, clock.read())
-        return generation, moments.is_final(when, generation, self._covered.generations)
+        return generation, moments.is_final(when, generation, self._covered.generations.newest)
 
     def _use(self, generation: Generation) -> Image:
         """Pin it for one more user. Lock held."""

@@ -97,11 +97,12 @@ class StandbySnapshots(Snapshots):
         return head - 1
 
     def _resolve(self, when: moments.When) -> tuple[Generation, bool]:
-        generation, is_final = super()._resolve(when)
+        generation, _ = super()._resolve(when)
         end = self._end_of_shown()
-        if generation.end_lsn <= end:
-            return generation, is_final
         newest = self._covered.generations.ending_at_or_below(end)
+        if generation.end_lsn <= end:
+            # What comes after that may be written again, at another time.
+            return generation, moments.is_final(when, generation, newest)
         if when.is_last_flush and newest:
             return newest, False
         shown = moments.describe(newest) if newest else "none"

@@ -204,7 +204,7 @@ def test_what_is_no_name_of_a_tag(name):
 def test_what_will_mean_the_same_for_ever(text, final):
     when = parse_when(text)
     found = resolve(when, window(), TAGS, reading(NOW))
-    assert is_final(when, found, window()) is final
+    assert is_final(when, found, window().newest) is final
     later = window()
     later.append(15, 1500, reading(NOW + 30 * S))
     if final:
@@ -217,10 +217,10 @@ def test_names_that_pass_are_no_exports(text):
     found = resolve(when, window(), TAGS, reading(NOW))
     meant = moments.describe(found)
     if text in ("12", "2027-01-15T07:57:30Z"):
-        moments.refuse_passing(text, meant, str(found.number), is_final(when, found, window()))
+        moments.refuse_passing(text, meant, str(found.number), is_final(when, found, window().newest))
     else:
         with pytest.raises(PassingNameError, match=f"means generation {found.number} .* open '@{found.number}'"):
-            moments.refuse_passing(text, meant, str(found.number), is_final(when, found, window()))
+            moments.refuse_passing(text, meant, str(found.number), is_final(when, found, window().newest))
 
 
 def test_describe():

@@ -9,13 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.standby_pair import BLOCKS, POLICY, StandbyPair
+from wbcache_core import clock
 from wbcache_core.errors import DeviceError, OutsideWindowError, PassingNameError, SnapshotEndedError, TagError
 from wbcache_core.format.superblock import Tag, encode
 from wbcache_core.log.standby_log import Sender
+from wbcache_core.memory import moments
 from wbcache_core.server.history import Query
 from wbcache_core.units import MIB, PAGE_BYTES
 
 LIMIT_S = 30
+NS = 10**9
 
 
 def filled(policy=POLICY):
@@ -157,6 +160,20 @@ def test_names_that_pass_are_refused(pair):
     commit(pair, 0)
     with pytest.raises(PassingNameError):
         pair.past.open_export("last-flush")
+
+
+def test_a_time_after_the_newest_that_is_shown_is_a_name_that_passes(pair, monkeypatch):
+    """Of what follows here, a later owner may have something else, written at another time."""
+    now = clock.read()
+    monkeypatch.setattr(clock, "read", lambda: now)
+    commit(pair, 0)
+    name = moments.iso(now.wall_ns)
+    now = now._replace(wall_ns=now.wall_ns + NS, boot_ns=now.boot_ns + NS)
+    end = ship(pair, 1)
+    with pytest.raises(PassingNameError):
+        pair.past.open_export(name)
+    pair.say_safe(end, end)
+    assert pair.past.open_export(name).description.startswith("generation 1 ")
 
 
 def fill_log(pair):
