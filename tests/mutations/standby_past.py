@@ -43,8 +43,16 @@ MUTATIONS: tuple[Mutation, ...] = (
         "what was in all logs counts as there after it has been cut off, so that what comes in its place does",
         "log/standby_log.py",
         "                    self.agreed = min(self.agreed, self._copy.head)\n",
-        "",
+        "                    pass\n",
         f"{_SNAPSHOTS}::test_what_is_open_has_ended_when_its_log_is_cut_off",
+    ),
+    Mutation(
+        "agreed-outlives-its-epoch",
+        "what one owner has said to be in all logs, and this one lacked, counts of what another owner writes there",
+        "log/standby_log.py",
+        "                if is_cut or sent.epoch != before:\n",
+        "                if is_cut:\n",
+        f"{_SNAPSHOTS}::test_what_was_safe_beyond_this_log_is_not_what_another_owner_writes_there",
     ),
     Mutation(
         "moment-does-not-hold-the-origin",

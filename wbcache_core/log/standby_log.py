@@ -222,8 +222,12 @@ class StandbyLog:
                     raise ShipmentError(f"what was sent is no superblock: {error}") from None
                 # An owner of before has not parted there.
                 given_up = self._given_up_from if sent.epoch.number >= self._parted_in else 0
-                if self._copy.note(sent, given_up):
+                before = self.superblock.epoch if self.superblock else None
+                is_cut = self._copy.note(sent, given_up)
+                if is_cut:
                     self.parts_at = self._given_up_from = 0
+                if is_cut or sent.epoch != before:
+                    # Another owner may lack what this log lacks, and write something else there.
                     self.agreed = min(self.agreed, self._copy.head)
             except (RequestError, DeviceError) as error:
                 self._refuse(sender, str(error))

@@ -137,6 +137,18 @@ def test_a_commit_of_which_the_rest_may_come_is_not_shown(pair):
     assert pair.past.window_ends()[1].end_lsn == pair.owner.head
 
 
+def test_what_was_safe_beyond_this_log_is_not_what_another_owner_writes_there(pair):
+    """This one was catching up. The next owner lacks what it lacked, and goes on where both end: nothing is cut off."""
+    first = commit(pair, 0)
+    pair.say_safe(first + 100, first + 100)
+    pair.log.take_superblock(pair.sender, pair.owner.next_epoch(first, pair.owner.writer.end.previous, committed=first))
+    ship(pair, 1)
+    end = ship(pair, 2)
+    assert pair.past.window_ends()[1].end_lsn == first
+    pair.say_safe(end, end)
+    assert pair.past.window_ends()[1].end_lsn == end
+
+
 def test_what_was_safe_stays_shown_when_the_connection_ends(pair):
     first = commit(pair, 0)
     pair.log.leave(pair.sender)
