@@ -113,7 +113,9 @@ class Snapshots:
         image = self._images.get(generation.end_lsn)
         if image is None:
             records = self._covered.records.between(self._line.destaged, generation.end_lsn)
-            image = Image(self._pins.add(generation), records, self._sources_of(generation))
+            # There may be no memory for these: whatever is pinned has to be released.
+            sources = self._sources_of(generation)
+            image = Image(self._pins.add(generation), records, sources)
             self._images[generation.end_lsn] = image
         image.users += 1
         return image

@@ -14,6 +14,7 @@ from wbcache_core.errors import DeviceError, OutsideWindowError, PassingNameErro
 from wbcache_core.format.superblock import Tag, encode
 from wbcache_core.log.standby_log import Sender
 from wbcache_core.memory import moments
+from wbcache_core.memory.segment_table import SegmentTable
 from wbcache_core.server.history import Query
 from wbcache_core.units import MIB, PAGE_BYTES
 
@@ -104,6 +105,20 @@ def test_it_holds_the_origin_back_until_it_is_closed(pair):
     pair.destage()
     assert pair.superblock.destaged == first and page(again, 0) == written(first - 1)
     again.close()
+    pair.destage()
+    assert pair.superblock.destaged == second
+
+
+def test_what_could_not_be_opened_holds_nothing_back(pair, monkeypatch):
+    first = commit(pair, 0)
+    second = commit(pair, 0)
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(SegmentTable, "part", fail)
+    with pytest.raises(MemoryError):
+        opened(pair, first)
     pair.destage()
     assert pair.superblock.destaged == second
 
