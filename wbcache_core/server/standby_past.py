@@ -58,8 +58,11 @@ class PastExport:
 class StandbyComparison:
     """For a page of `wbcache diff`: as a Comparison, checked like a PastExport."""
 
-    def __init__(self, past: "StandbyPast", hot: HotLog, opened: Comparison, size: int) -> None:
+    def __init__(
+        self, past: "StandbyPast", log: StandbyLog, hot: HotLog, opened: Comparison, size: int
+    ) -> None:  # fmt: skip
         self._past = past
+        self._log = log
         self._hot = hot
         self._opened = opened
         self.start, self.end, self.size = opened.start, opened.end, size
@@ -67,7 +70,10 @@ class StandbyComparison:
     def changes(self, offset: int = 0) -> Iterator[Change]:
         """See Comparison.changes(). Raises SnapshotEndedError, DeviceError."""
         with self._past.request(self._hot):
-            yield from self._opened.changes(offset)
+            for change in self._opened.changes(offset):
+                # Whoever asks may not go on to the end.
+                check_not_ended(self._log, self._hot)
+                yield change
 
     def close(self) -> None:
         """Release what is open. Idempotent."""
@@ -124,7 +130,7 @@ class StandbyPast:
         self._check_open()
         with self._log.lock:
             snapshots, hot, superblock = self._present()
-        return StandbyComparison(self, hot, snapshots.compare(start, end), superblock.origin_bytes)
+        return StandbyComparison(self, self._log, hot, snapshots.compare(start, end), superblock.origin_bytes)
 
     def resolve(self, name: str) -> tuple[Generation, ...]:
         """See Snapshots.resolve_export(). Raises OutsideWindowError too."""

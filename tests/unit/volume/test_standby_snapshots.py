@@ -404,6 +404,21 @@ def test_two_moments_are_compared(pair):
     ]
 
 
+def test_a_comparison_ends_with_its_log_whether_or_not_it_is_read_to_its_end(pair):
+    """A page of wbcache diff is a part of it."""
+    first = commit(pair, 0)
+    for block in range(10, 20, 2):
+        last = commit(pair, block)
+    compared = pair.past.compare(str(number_of(pair, first)), str(number_of(pair, last)))
+    changes = compared.changes()
+    assert next(changes).block == 10
+    begin_anew(pair)
+    for page_of_them in (changes, compared.changes(14 * PAGE_BYTES)):
+        with pytest.raises(SnapshotEndedError):
+            next(page_of_them)
+    compared.close()
+
+
 def test_the_history_ends_with_the_newest_that_is_shown(pair):
     ends = [commit(pair, block) for block in range(5)]
     ship(pair, 9)
