@@ -315,7 +315,7 @@ def open(readonly):
         if log := _node.open_log(name, is_exposed):
             return LogConnection(log)
         if name.startswith(MOMENT):
-            return Connection(_node.open_past(name[len(MOMENT) :]))
+            return Connection(_node.open_past(name[len(MOMENT) :], is_exposed))
         level = level_of(name, bool(_config.peer)) if name else None
         # nbdkit has no way to tell a client why it is refused. Of a read-only export each client says that itself.
         connection = Connection(read_only="" if readonly else _node.writers.admit())

@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import socket
 
 import nbd
 import pytest
@@ -13,6 +14,7 @@ from tests.support.matching import same
 from tests.support.modelled_load import ModelledVolume
 from tests.support.own_origins import MIB, PEER, garbage, own_origins, volume_at, written_all_the_time
 from tests.support.peer_pair import PeerPair
+from tests.support.tls_keys import psk_file
 
 SIZE = 8 * MIB
 KEEP = {"history": "1h"}
@@ -46,6 +48,12 @@ def run_and_tag(hosts, model, owner, name):
 def is_shown(status, name):
     end = next(tag["end_lsn"] for tag in status["tags"] if tag["name"] == name)
     return bool(status["window"]) and status["window"]["newest"]["end_lsn"] >= end
+
+
+def is_all_that_is_destaged(status, name):
+    """Whether the origin is as far as that tag lets it, and the log goes on."""
+    end = next(tag["end_lsn"] for tag in status["tags"] if tag["name"] == name)
+    return status["cursors"]["destaged"] == end < status["cursors"]["received"]
 
 
 def test_a_backup_while_the_volume_is_in_use_and_after_its_owner_has_died(folder, seed, tmp_path):
@@ -155,6 +163,50 @@ def test_which_exports_there_are(folder, seed):
         assert described["export-size"] == SIZE and described["is_read_only"]
         said = wbcache("status", hosts.controls[1])[1]
         assert "window      generation" in said and "tag         'backup' is generation" in said
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as endpoint:
+        endpoint.bind(("127.0.0.1", 0))
+        return endpoint.getsockname()[1]
+
+
+def test_over_tcp_a_moment_needs_tls_as_the_log_does(folder, seed, tmp_path, port):
+    model = ModelledVolume(garbage(SIZE, 2), seed)
+    key = psk_file(tmp_path / "key.psk")
+    with two_hosts(folder, model) as (hosts, owner, standby):
+        then = run_and_tag(hosts, model, owner, "backup")
+        model.run(owner.uri, MIB)
+        # That is what a standby shows without its owner.
+        hosts.wait_for_status(1, lambda status: is_all_that_is_destaged(status, "backup"))
+        for options, parameters, scheme, rest in (
+            ([], {"plain_tcp": "allow"}, "nbd://", ""),
+            ([], {}, "nbd://", ""),
+            (["--tls=on", f"--tls-psk={key}"], {}, "nbd://", ""),
+            (["--tls=require", f"--tls-psk={key}"], {}, "nbds://wbcache@", f"?tls-psk-file={key}"),
+        ):
+            standby.stop()
+            standby = hosts.standby(1, options=options, port=port, **parameters)
+            uri = f"{scheme}localhost:{port}/@backup{rest}"
+            if parameters or rest:
+                assert read_with_key(uri) == then[:MIB]
+                continue
+            with pytest.raises(nbd.Error):
+                read_with_key(uri)
+            said = standby.stderr_text()
+            assert "came without TLS" in said and "'@backup'" in said and "add plain-tcp=allow" in said
+
+
+def read_with_key(uri):
+    """The first MiB."""
+    handle = nbd.NBD()
+    handle.set_uri_allow_local_file(True)
+    handle.connect_uri(uri)
+    try:
+        return handle.pread(MIB, 0)
+    finally:
+        handle.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,12 @@ class Node(Replaceable[Served | Standby]):
             return now.open_export(name, is_exposed())
         return self._taken_log if name == EXPORT else None
 
-    def open_past(self, name: str) -> Snapshot | Comparison | PastExport:
-        """What the export @name shows. Raises as Snapshots.open_export(), ExportNameError."""
+    def open_past(
+        self, name: str, is_exposed: Callable[[], bool]
+    ) -> Snapshot | Comparison | PastExport:  # fmt: skip
+        """What the export @name shows. Raises as Snapshots.open_export(), ExportNameError, ExposedError."""
         now = self.now
-        return now.past.open_export(name) if isinstance(now, Standby) else now.now.open_export(name)
+        return now.open_past(name, is_exposed()) if isinstance(now, Standby) else now.now.open_export(name)
 
     def window_ends(self) -> tuple[Generation | None, Generation | None, tuple[Tag, ...]]:
         """The oldest and the newest moment that can be opened now, None if there is none, and the tags."""

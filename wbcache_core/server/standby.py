@@ -44,7 +44,7 @@ from wbcache_core.server.metrics import standby_exposition
 from wbcache_core.server.opening import check_distinct
 from wbcache_core.server.own_origin import StandbyOrigin
 from wbcache_core.server.settings import Settings
-from wbcache_core.server.standby_past import StandbyPast
+from wbcache_core.server.standby_past import PastExport, StandbyPast
 from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT, quoted
 
 _log = logging.getLogger("wbcache")
@@ -136,17 +136,28 @@ class Standby:
                 f"there is no export {quoted(name)}: this is a standby, whose only export is '{EXPORT}', for the "
                 "owner; clients connect to the owner"
             )
-        if is_exposed and not self._may_be_exposed:
-            raise ExposedError(
-                f"a client came without TLS, and not by a Unix socket: it does not get the export '{EXPORT}', since "
-                "anybody on the network could write it. Start nbdkit with --tls=require and either --tls-psk, or "
-                "--tls-certificates and --tls-verify-peer, and the owner with peer=nbds://...; or add plain-tcp=allow "
-                "if only the two hosts are in that network"
-            )
+        self._check_exposed(is_exposed, EXPORT, "write")
         if not self._origin:
             return LogExport(self._log, self._device.size, self._description)
         self._origin.start()
         return LogExport(self._log, self._device.size, self._description, self._origin.destager)
+
+    def open_past(self, name: str, is_exposed: bool) -> PastExport:
+        """What the export @name shows, under the same rule. Raises as StandbyPast.open_export(), ExportNameError,
+        ExposedError."""
+        past = self.past
+        self._check_exposed(is_exposed, f"@{name}", "read")
+        return past.open_export(name)
+
+    def _check_exposed(self, is_exposed: bool, export: str, verb: str) -> None:
+        """Raises ExposedError if others may do that with what a connection to that export carries."""
+        if is_exposed and not self._may_be_exposed:
+            raise ExposedError(
+                f"a client came without TLS, and not by a Unix socket: it does not get the export {quoted(export)}, "
+                f"since anybody on the network could {verb} it. Start nbdkit with --tls=require and either --tls-psk, "
+                "or --tls-certificates and --tls-verify-peer, and the owner with peer=nbds://...; or add "
+                "plain-tcp=allow if only the two hosts are in that network"
+            )
 
     @property
     def has_past(self) -> bool:
