@@ -98,8 +98,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "moment-read-while-it-is-closed",
         "a standby that takes over closes its origin under a reader, which may then read another file",
         "server/standby_past.py",
-        "            while self._requests:\n                self._ended.wait()\n",
-        "",
+        "            self._ended.wait_for(lambda: not self._requests)\n",
+        "            pass\n",
         f"{_SNAPSHOTS}::test_closing_waits_for_what_is_being_read",
     ),
     Mutation(

@@ -4,6 +4,9 @@
 import contextlib
 import json
 import socket
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import nbd
 import pytest
@@ -18,6 +21,7 @@ from tests.support.tls_keys import psk_file
 
 SIZE = 8 * MIB
 KEEP = {"history": "1h"}
+LIMIT_S = 15
 
 
 def moment(hosts, number, name):
@@ -127,6 +131,54 @@ def test_what_is_open_ends_when_the_standby_takes_over(folder, seed):
         model.run(standby.uri, MIB)
         same(volume_at(moment(hosts, 1, "backup")), then)
         model.compare(standby.uri)
+
+
+@contextlib.contextmanager
+def read_that_hangs(folder, seed):
+    """Two hosts, of which the standby's disk does not answer any more: somebody reads there what is not in the log.
+    Yields the hosts, the standby, its disk, and the Future of the client's error."""
+    model = ModelledVolume(garbage(SIZE, 2), seed)
+    with own_origins(folder, bytes(model.content), SIZE) as hosts, hosts.slow_disk(1, 0) as disk:
+        owner, standby = hosts.owner(0, **PEER), hosts.standby(1)
+        hosts.wait_until_in_order(0)
+        hosts.link(0, owner)
+        run_and_tag(hosts, model, owner, "backup")
+        owner.kill()
+        is_open, failure = threading.Event(), Future()
+        uri = moment(hosts, 1, "backup")
+        threading.Thread(target=read_until_it_fails, args=(uri, is_open, failure), daemon=True).start()
+        assert is_open.wait(LIMIT_S)
+        disk.hold()
+        try:
+            time.sleep(0.5)
+            assert not failure.done()
+            yield hosts, standby, disk, failure
+        finally:
+            disk.go_on()
+
+
+def read_until_it_fails(uri, is_open, failure):
+    try:
+        with clients.connection(uri) as handle:
+            is_open.set()
+            while True:
+                volume_of(handle)
+    except nbd.Error as error:
+        failure.set_result(error)
+
+
+def test_a_takeover_ends_a_read_that_hangs(folder, seed):
+    with read_that_hangs(folder, seed) as (hosts, _, disk, reading), ThreadPoolExecutor(1) as pool:
+        promotion = pool.submit(wbcache, "promote", "--force=owner-alive", hosts.controls[1])
+        assert reading.result(LIMIT_S).errno == "EIO"
+        disk.go_on()
+        assert promotion.result(LIMIT_S)[0] == 0
+
+
+def test_a_stop_ends_a_read_that_hangs(folder, seed):
+    with read_that_hangs(folder, seed) as (_, standby, _, reading):
+        assert standby.stop() < LIMIT_S
+        assert reading.result(LIMIT_S)
 
 
 def test_it_gives_way_to_what_the_owner_needs(folder, seed):

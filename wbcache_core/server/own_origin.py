@@ -101,8 +101,15 @@ class StandbyOrigin:
         """None before the owner has connected."""
         return self._destager
 
+    def interrupt(self) -> None:
+        """The server is about to stop: nothing waits for an origin that does not answer."""
+        self.device.interrupt()
+
     def close(self) -> None:
         """End destaging, and close the origin. Idempotent."""
+        if self.past:
+            # Before the interruption: a read that fails for that has to know why.
+            self.past.end()
         self.device.interrupt()
         if self.past:
             self.past.close()

@@ -299,6 +299,8 @@ class Standby:
         """The server is about to stop: nothing more is taken."""
         self._stopped.set()
         self._log.stop()
+        if self._origin:
+            self._origin.interrupt()
 
     def finish(self) -> None:
         """The same. What was answered as durable is."""

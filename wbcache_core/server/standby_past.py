@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from wbcache_core.device.device import Device, Extent
-from wbcache_core.errors import DeviceError, OutsideWindowError, RequestError, SnapshotEndedError
+from wbcache_core.errors import DeviceError, OutsideWindowError, RequestError, SnapshotEndedError, StoppedError
 from wbcache_core.flow.standby_retention import StandbyRetention
 from wbcache_core.format.superblock import Superblock, Tag
 from wbcache_core.log.hot_log import HotLog
@@ -193,6 +193,10 @@ class StandbyPast:
         try:
             try:
                 yield
+            except StoppedError:
+                # At the stop of the server that has no answer before its end, and after a takeover there is no end.
+                self._check_open()
+                raise
             except (RequestError, DeviceError):
                 # Whoever is about to cut the log off has the lock.
                 with self._log.lock:
@@ -208,9 +212,13 @@ class StandbyPast:
         if self._is_closed:
             raise SnapshotEndedError("the snapshot has ended: this server stops, or has taken over; open it again")
 
-    def close(self) -> None:
-        """Return when nothing is read any more: all that is open has ended. Idempotent."""
+    def end(self) -> None:
+        """All that is open has ended, and nothing new is read. Idempotent."""
         with self._lock:
             self._is_closed = True
-            while self._requests:
-                self._ended.wait()
+
+    def close(self) -> None:
+        """end(), and return when nothing is read any more. Idempotent."""
+        self.end()
+        with self._lock:
+            self._ended.wait_for(lambda: not self._requests)

@@ -10,7 +10,14 @@ import pytest
 
 from tests.support.standby_pair import BLOCKS, POLICY, StandbyPair
 from wbcache_core import clock
-from wbcache_core.errors import DeviceError, OutsideWindowError, PassingNameError, SnapshotEndedError, TagError
+from wbcache_core.errors import (
+    DeviceError,
+    OutsideWindowError,
+    PassingNameError,
+    SnapshotEndedError,
+    StoppedError,
+    TagError,
+)
 from wbcache_core.format.superblock import Tag, encode
 from wbcache_core.log.standby_log import Sender
 from wbcache_core.memory import moments
@@ -455,6 +462,27 @@ def test_closing_waits_for_what_is_being_read(pair):
     with pytest.raises(SnapshotEndedError):
         opened(pair, first)
     export.close()
+
+
+def test_a_read_that_is_interrupted_says_why(pair):
+    """By the stop of the server, whose clients get no answer before its end; or by a takeover, after which it goes
+    on."""
+    export = opened(pair, commit(pair, 0))
+
+    def interrupted(*_):
+        raise StoppedError("the server is shutting down")
+
+    pair.origin.read_into = interrupted
+    with pytest.raises(StoppedError):
+        page(export, 100)
+
+    def interrupted_by_a_takeover(*_):
+        pair.past.end()
+        interrupted()
+
+    pair.origin.read_into = interrupted_by_a_takeover
+    with pytest.raises(SnapshotEndedError, match="has taken over"):
+        page(export, 100)
 
 
 def test_an_origin_that_cannot_be_read_is_said(pair):
