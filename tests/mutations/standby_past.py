@@ -4,6 +4,7 @@
 from tests.mutations.mutation import Mutation
 
 _SNAPSHOTS = "tests/unit/volume/test_standby_snapshots.py"
+_PAST = "tests/unit/server/test_standby_past.py"
 
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -44,7 +45,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "log/standby_log.py",
         "                    self.agreed = min(self.agreed, self._copy.head)\n",
         "                    pass\n",
-        f"{_SNAPSHOTS}::test_what_is_open_has_ended_when_its_log_is_cut_off",
+        f"{_PAST}::test_what_is_open_has_ended_when_its_log_is_cut_off",
     ),
     Mutation(
         "agreed-outlives-its-epoch",
@@ -84,7 +85,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "volume/standby_snapshots.py",
         "    if copy.hot is not hot or copy.failure:\n",
         "    if copy.failure:\n",
-        f"{_SNAPSHOTS}::test_nothing_is_shown_while_the_origin_is_filled",
+        f"{_PAST}::test_nothing_is_shown_while_the_origin_is_filled",
     ),
     Mutation(
         "moment-by-the-cursors-of-another-log",
@@ -92,7 +93,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "volume/standby_snapshots.py",
         "        line = _MomentLine(self._hot, generation.end_lsn)\n",
         "        line = _MomentLine(self._log, generation.end_lsn)\n",
-        f"{_SNAPSHOTS}::test_while_the_log_begins_anew_nothing_is_read_from_elsewhere",
+        f"{_PAST}::test_while_the_log_begins_anew_nothing_is_read_from_elsewhere",
     ),
     Mutation(
         "moment-read-while-it-is-closed",
@@ -100,7 +101,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "server/standby_past.py",
         "            self._ended.wait_for(lambda: not self._requests)\n",
         "            pass\n",
-        f"{_SNAPSHOTS}::test_closing_waits_for_what_is_being_read",
+        f"{_PAST}::test_closing_waits_for_what_is_being_read",
     ),
     Mutation(
         "reader-waits-for-the-owner",

@@ -106,9 +106,9 @@ class Pins:
         self._line.destage_wanted.notify()
 
     def follow(self, floor: int, tags: tuple[Tag, ...]) -> None:
-        """The superblock of a standby says so, with tags in the window."""
-        self.floor = max(self.floor, floor)
-        self.tags = tags
+        """The superblock of a standby says so, with tags in the window: the origin has not gone beyond `floor`, even if
+        pass_to() was told that it would."""
+        self.floor, self.tags = floor, tags
 
     def replace_tags(self, tags: tuple[Tag, ...]) -> None:
         """Set the tags, all of which are in the window."""

@@ -19,7 +19,7 @@ _log = logging.getLogger("wbcache")
 
 
 class StandbyRetention:
-    """The log's lock guards every field; callers of every method hold it. The log is not blank."""
+    """The log's lock guards every field; callers of every method hold it. The log is not blank, unless a method says so."""
 
     def __init__(self, log: StandbyLog, policy: Policy) -> None:
         self._log = log
@@ -34,6 +34,8 @@ class StandbyRetention:
         if self._pins is None or self._hot is not hot:
             if self._pins:
                 self._pins.end_snapshots()
+                # Nobody has these pins any more.
+                self.tell_ended()
             self._pins, self._hot = Pins(self.line, hot.covered, floor, superblock.tags), hot
         self._pins.follow(floor, superblock.tags)
         return self._pins
@@ -50,8 +52,8 @@ class StandbyRetention:
         return min([pins.limit(), *(tag.end_lsn for tag in pins.tags)])
 
     def seconds_until_more(self) -> float:
-        """How long that stays as it is if nothing comes; infinity if for ever."""
-        return self._pins.seconds_until_more() if self._pins else float("inf")
+        """How long that stays as it is if nothing comes; infinity if for ever. The log may be blank."""
+        return self._pins.seconds_until_more() if self._pins and self._log.superblock else float("inf")
 
     def pass_to(self, end: int) -> None:
         """The origin is going to move on to `end`: end whatever is below."""

@@ -22,6 +22,8 @@ from wbcache_core.volume.standby_snapshots import StandbySnapshots, check_not_en
 
 _LONGEST_WAIT = 0.2
 """Seconds."""
+_NO_PAST = OutsideWindowError, SnapshotEndedError
+"""There is nothing to show now."""
 
 
 class PastExport:
@@ -100,7 +102,9 @@ class StandbyPast:
         """As facts() found them; replaced as a whole."""
 
     def _present(self) -> tuple[StandbySnapshots, HotLog, Superblock]:
-        """Those of the log as it is. Log lock held. Raises OutsideWindowError if it has no past."""
+        """Those of the log as it is. Log lock held. Raises OutsideWindowError if it has no past, SnapshotEndedError if
+        another server may have it."""
+        self._check_open()
         superblock, hot = self._log.superblock, self._log.copy.hot
         if superblock is None or hot is None:
             raise OutsideWindowError("this standby has no past moment yet: no owner has connected")
@@ -120,30 +124,31 @@ class StandbyPast:
     def open_export(self, name: str) -> PastExport:
         """What the export @name shows. The caller closes it. Raises what Snapshots.open_export() does,
         OutsideWindowError."""
-        self._check_open()
-        with self._log.lock:
-            snapshots, hot, superblock = self._present()
-        return PastExport(self, hot, snapshots.open_export(name), superblock.origin_bytes)
+        with self._under_way():
+            with self._log.lock:
+                snapshots, hot, superblock = self._present()
+            return PastExport(self, hot, snapshots.open_export(name), superblock.origin_bytes)
 
     def compare(self, start: str, end: str) -> StandbyComparison:
         """Open two moments. The caller closes it. Raises what Snapshots.compare() does, OutsideWindowError."""
-        self._check_open()
-        with self._log.lock:
-            snapshots, hot, superblock = self._present()
-        return StandbyComparison(self, self._log, hot, snapshots.compare(start, end), superblock.origin_bytes)
+        with self._under_way():
+            with self._log.lock:
+                snapshots, hot, superblock = self._present()
+            return StandbyComparison(self, self._log, hot, snapshots.compare(start, end), superblock.origin_bytes)
 
     def resolve(self, name: str) -> tuple[Generation, ...]:
-        """See Snapshots.resolve_export(). Raises OutsideWindowError too."""
-        with self._log.lock:
-            snapshots, _, _ = self._present()
-        return snapshots.resolve_export(name)
+        """See Snapshots.resolve_export(). Raises OutsideWindowError, SnapshotEndedError too."""
+        with self._under_way():
+            with self._log.lock:
+                snapshots, _, _ = self._present()
+            return snapshots.resolve_export(name)
 
     def window_ends(self) -> tuple[Generation | None, Generation | None, tuple[Tag, ...]]:
         """The oldest and the newest moment that can be opened now, None if there is none, and the tags."""
         with self._log.lock:
             try:
                 snapshots, _, superblock = self._present()
-            except OutsideWindowError:
+            except _NO_PAST:
                 return None, None, ()
             return *snapshots.shown(), superblock.tags
 
@@ -152,7 +157,7 @@ class StandbyPast:
         with self._log.lock:
             try:
                 snapshots, hot, superblock = self._present()
-            except OutsideWindowError:
+            except _NO_PAST:
                 return history.describe(None, ())
             _, newest = snapshots.shown()
             choice = history.choose(hot.covered, query, newest) if newest else None
@@ -172,7 +177,7 @@ class StandbyPast:
         """Log lock held."""
         try:
             snapshots, _, superblock = self._present()
-        except OutsideWindowError:
+        except _NO_PAST:
             return {"window": None, "snapshots": [], "tags": []}
         oldest, newest = snapshots.shown()
         opened, tags = snapshots.opened(), superblock.tags
@@ -187,10 +192,7 @@ class StandbyPast:
     def request(self, hot: HotLog) -> Iterator[None]:
         """Something is read of a moment of that log. Raises SnapshotEndedError if what was read may be something
         else."""
-        with self._lock:
-            self._check_open()
-            self._requests += 1
-        try:
+        with self._under_way():
             try:
                 yield
             except StoppedError:
@@ -203,12 +205,23 @@ class StandbyPast:
                     check_not_ended(self._log, hot)
                 raise
             check_not_ended(self._log, hot)
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """close() waits for the end of the `with`. Raises SnapshotEndedError."""
+        with self._lock:
+            self._check_open()
+            self._requests += 1
+        try:
+            yield
         finally:
             with self._lock:
                 self._requests -= 1
                 self._ended.notify_all()
 
     def _check_open(self) -> None:
+        """`_lock` or the log's held, or a moment later will do: the log is not given away before `_is_closed` is
+        set. Raises SnapshotEndedError."""
         if self._is_closed:
             raise SnapshotEndedError("the snapshot has ended: this server stops, or has taken over; open it again")
 

@@ -97,6 +97,7 @@ class StandbySnapshots(Snapshots):
         return head - 1
 
     def _resolve(self, when: moments.When) -> tuple[Generation, bool]:
+        check_not_ended(self._log, self._hot)
         generation, _ = super()._resolve(when)
         end = self._end_of_shown()
         newest = self._covered.generations.ending_at_or_below(end)
