@@ -19,7 +19,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "moment-that-others-lack",
         "a standby shows a moment that a later owner may lack, whose number then names another one",
         "volume/standby_snapshots.py",
-        "        end = min(max(log.agreed, superblock.destaged, superblock.batch_end), log.copy.synced)\n",
+        "        end = min(max(log.agreed, on_origin), log.copy.synced)\n",
         "        end = log.copy.synced\n",
         f"{_SNAPSHOTS}::test_what_is_not_in_all_logs_is_not_shown",
     ),

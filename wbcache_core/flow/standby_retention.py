@@ -19,7 +19,8 @@ _log = logging.getLogger("wbcache")
 
 
 class StandbyRetention:
-    """The log's lock guards every field; callers of every method hold it. The log is not blank, unless a method says so."""
+    """The log's lock guards every field; callers of every method hold it. The log is not blank, unless a method says
+    otherwise."""
 
     def __init__(self, log: StandbyLog, policy: Policy) -> None:
         self._log = log

@@ -75,6 +75,10 @@ class StandbyLog:
         """What is below is in the log of the owner and of all that count, as it said: no owner to come lacks it."""
         self.agreed = 0
         """The highest that `safe` was, of the log as it is: that does not end with the connection."""
+        found = self._copy.superblock
+        self.was_of_owner = found is not None and not found.is_copy
+        """It was the log of an owner when this server began, and no other owner has sent a superblock yet: nobody else
+        need have what is on the origin."""
         self.is_failing = False
         """The origin of this node takes nothing. Whoever destages to it writes this."""
         self._parted_in = 0
@@ -232,7 +236,7 @@ class StandbyLog:
             except (RequestError, DeviceError) as error:
                 self._refuse(sender, str(error))
                 raise
-            sender.has_joined = True
+            sender.has_joined, self.was_of_owner = True, False
             self.last_sign = time.monotonic()
             # A tag may have gone that held the origin back.
             self.destage_wanted.notify_all()

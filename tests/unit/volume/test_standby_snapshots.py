@@ -11,6 +11,8 @@ from tests.support.standby_pair import BLOCKS, POLICY, StandbyPair
 from tests.support.standby_past import commit, filled, no_disk, number_of, opened, page, ship, written
 from wbcache_core import clock
 from wbcache_core.errors import DeviceError, OutsideWindowError, PassingNameError, SnapshotEndedError, TagError
+from wbcache_core.format import peer_standing
+from wbcache_core.format.peer_standing import Standing
 from wbcache_core.format.superblock import Tag
 from wbcache_core.log.standby_log import Sender
 from wbcache_core.memory import moments
@@ -128,6 +130,33 @@ def test_after_a_start_the_origin_is_the_newest_that_is_shown(pair):
     pair.tell()
     pair.say_safe(pair.owner.head, pair.owner.head)
     assert pair.past.window_ends()[1].end_lsn == pair.owner.head
+
+
+def test_a_former_owner_shows_nothing_before_it_has_heard_of_the_next(pair):
+    """It may have left out its peers, and destaged what none of them has."""
+    first = commit(pair, 0)
+    pair.destage()
+    commit(pair, 1)
+    with pair.log.lock:
+        pair.log.copy.change(twice=True, is_copy=False)
+    pair.restart()
+    assert pair.past.window_ends() == (None, None, ())
+    with pytest.raises(OutsideWindowError, match="the newest that it shows is none"):
+        opened(pair, first)
+    pair.tell()
+    assert pair.past.window_ends()[1].end_lsn == first
+
+
+def test_what_the_owner_lacks_is_not_shown_even_if_the_origin_has_it(pair):
+    first, second = commit(pair, 0), commit(pair, 1)
+    pair.destage()
+    commit(pair, 2)
+    pair.restart()
+    assert pair.past.window_ends()[1].end_lsn == second
+    one = pair.owner.superblock
+    parted = Standing(one.uuid, one.epoch, first, False, False, 1000, has_parted=True)
+    pair.log.take_standing(pair.sender, memoryview(peer_standing.encode(parted)))
+    assert pair.past.window_ends() == (None, None, ())
 
 
 def test_names_that_pass_are_refused(pair):
