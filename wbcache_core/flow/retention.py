@@ -13,9 +13,11 @@ before the origin is touched.
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from wbcache_core import clock
+from wbcache_core.clock import Reading
 from wbcache_core.format.superblock import Tag
 from wbcache_core.memory.generations import Generation
 from wbcache_core.memory.policy import Policy
@@ -74,9 +76,14 @@ class Pin:
 class Pins:
     """The volume lock guards every field; callers of every method hold it."""
 
-    def __init__(self, line: Line, covered: CoveredLog, floor: int, tags: tuple[Tag, ...]) -> None:
-        """`floor` is `batch_end` of the superblock, or `destaged` if that is higher."""
+    def __init__(
+        self, line: Line, covered: CoveredLog, floor: int, tags: tuple[Tag, ...],
+        now: Callable[[], Reading] | None = None,
+    ) -> None:  # fmt: skip
+        """`floor` is `batch_end` of the superblock, or `destaged` if that is higher. now() is what the clocks say that
+        the generations have their times from: those of this machine unless told."""
         self._line = line
+        self._now = now
         self._covered = covered
         self._ended: list[Pin | Tag] = []
         self.floor = floor
@@ -159,7 +166,7 @@ class Pins:
         following = self._covered.generations.ending_above(self._line.destaged)
         if following is None:
             return _NEVER
-        due_ns = self._covered.generations.due_ns(following, self._line.policy.history_ns, clock.read())
+        due_ns = self._covered.generations.due_ns(following, self._line.policy.history_ns, self._read_clocks())
         return min(max(due_ns / _NS, 0.001), _LONGEST_SLEEP)
 
     def pass_to(self, lsn: int) -> None:
@@ -199,10 +206,13 @@ class Pins:
             limit = kept.end_lsn if kept else 0
         if policy.history_ns:
             # Never by the wall clock: a wrong one would drop what was promised, or keep it for ever.
-            kept = generations.kept_for(policy.history_ns, clock.read())
+            kept = generations.kept_for(policy.history_ns, self._read_clocks())
             limit = kept.end_lsn if kept else 0
         # What can no longer be opened need not be kept.
         return max(limit, min(self.floor, line.committed), line.destaged)
+
+    def _read_clocks(self) -> Reading:
+        return self._now() if self._now else clock.read()
 
     def _history_gives_way(self) -> bool:
         line = self._line

@@ -7,6 +7,8 @@ not: they are the owner's, who ends them.
 
 import logging
 
+from wbcache_core import clock
+from wbcache_core.clock import Reading, elapsed_ns
 from wbcache_core.flow.retention import Pins
 from wbcache_core.flow.standby_line import StandbyLine
 from wbcache_core.format.superblock import Superblock, Tag
@@ -14,8 +16,30 @@ from wbcache_core.log.hot_log import HotLog
 from wbcache_core.log.standby_log import StandbyLog
 from wbcache_core.memory.moments import describe
 from wbcache_core.memory.policy import Policy
+from wbcache_core.memory.timeline import Timeline
 
 _log = logging.getLogger("wbcache")
+
+
+class _OwnersClocks:
+    """What the clocks of the owner say now, as far as this machine can know. StandbyLog's lock guards the fields."""
+
+    def __init__(self, times: Timeline) -> None:
+        self._times = times
+        self._newest: Reading | None = None
+        self._seen = clock.read()
+        """When `_newest` was seen here."""
+
+    def read(self) -> Reading:
+        """On another machine: at its newest commit, and as much later as has passed here since that was seen, which is
+        never too much. To be called soon after each commit."""
+        newest, now = self._times.newest, clock.read()
+        if newest is None or newest.boot == now.boot:
+            return now
+        if newest != self._newest:
+            self._newest, self._seen = newest, now
+        passed_ns = elapsed_ns(self._seen, now) or 0
+        return newest._replace(wall_ns=newest.wall_ns + passed_ns, boot_ns=newest.boot_ns + passed_ns)
 
 
 class StandbyRetention:
@@ -37,7 +61,8 @@ class StandbyRetention:
                 self._pins.end_snapshots()
                 # Nobody has these pins any more.
                 self.tell_ended()
-            self._pins, self._hot = Pins(self.line, hot.covered, floor, superblock.tags), hot
+            now = _OwnersClocks(hot.covered.generations.times).read
+            self._pins, self._hot = Pins(self.line, hot.covered, floor, superblock.tags, now), hot
         self._pins.follow(floor, superblock.tags)
         return self._pins
 

@@ -108,6 +108,12 @@ class Timeline:
     def __len__(self) -> int:
         return len(self._walls)
 
+    @property
+    def newest(self) -> Reading | None:
+        """What the clocks said at the newest entry, dropped ones included, or in a later mark(); None if there was
+        none."""
+        return self._last
+
     def wall(self, index: int) -> int:
         """What the wall clock said."""
         return self._walls[index]

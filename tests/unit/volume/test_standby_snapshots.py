@@ -10,6 +10,7 @@ import pytest
 from tests.support.standby_pair import BLOCKS, POLICY, StandbyPair
 from tests.support.standby_past import commit, filled, no_disk, number_of, opened, page, ship, written
 from wbcache_core import clock
+from wbcache_core.clock import Reading
 from wbcache_core.errors import DeviceError, OutsideWindowError, PassingNameError, SnapshotEndedError, TagError
 from wbcache_core.format import peer_standing
 from wbcache_core.format.peer_standing import Standing
@@ -263,6 +264,41 @@ def test_history_gives_way_when_the_log_is_short_of_room():
     assert pair.superblock.destaged == 1
     fill_log(pair)
     assert pair.superblock.destaged > first
+
+
+class TwoMachines:
+    """The clocks of an owner and of a standby, which were booted at other times: one is read at a time."""
+
+    def __init__(self):
+        self.passed_ns, self.of_owner = 0, True
+
+    def read(self):
+        boot, since_boot_ns = (7, 9000 * NS) if self.of_owner else (8, 100 * NS)
+        return Reading(1_800_000_000 * NS + self.passed_ns, since_boot_ns + self.passed_ns, boot)
+
+
+def test_history_by_time_passes_while_an_owner_elsewhere_writes_nothing(monkeypatch):
+    """Its readings say nothing about this machine's clock: what passed since the last one came is measured here."""
+    clocks = TwoMachines()
+    monkeypatch.setattr(clock, "read", clocks.read)
+    pair = filled(dataclasses.replace(POLICY, history_ns=60 * NS))
+    first = commit(pair, 0)
+    clocks.passed_ns += 40 * NS
+    second = commit(pair, 1)
+    clocks.of_owner = False
+    assert pair.next_end() == 0
+    with pair.log.lock:
+        assert pair.destager._idle_seconds() == 20
+    clocks.passed_ns += 19 * NS
+    assert pair.next_end() == 0
+    clocks.passed_ns += NS
+    assert pair.next_end() == first
+    pair.destage()
+    with pair.log.lock:
+        assert pair.destager._idle_seconds() == 40
+    clocks.passed_ns += 40 * NS
+    pair.destage()
+    assert pair.superblock.destaged == second
 
 
 def test_history_does_not_hold_back_what_is_filled():
