@@ -76,9 +76,9 @@ class StandbyLog:
         self.agreed = 0
         """The highest that `safe` was, of the log as it is: that does not end with the connection."""
         found = self._copy.superblock
-        self.was_of_owner = found is not None and not found.is_copy
-        """It was the log of an owner when this server began, and no other owner has sent a superblock yet: nobody else
-        need have what is on the origin."""
+        self.may_be_ahead = found is not None and not found.is_copy
+        """Nobody else need have what is on the origin of this node: this was the log of an owner when the server began,
+        or the owner says that it lacks something. That ends with a superblock of an owner."""
         self.is_failing = False
         """The origin of this node takes nothing. Whoever destages to it writes this."""
         self._parted_in = 0
@@ -236,7 +236,7 @@ class StandbyLog:
             except (RequestError, DeviceError) as error:
                 self._refuse(sender, str(error))
                 raise
-            sender.has_joined, self.was_of_owner = True, False
+            sender.has_joined, self.may_be_ahead = True, False
             self.last_sign = time.monotonic()
             # A tag may have gone that held the origin back.
             self.destage_wanted.notify_all()
@@ -251,6 +251,7 @@ class StandbyLog:
                 if standing.has_parted:
                     self._copy.check_parting(standing)
                     self.parts_at, self._parted_in = standing.lsn, standing.epoch.number
+                    self.agreed, self.may_be_ahead = min(self.agreed, standing.lsn), True
                 else:
                     check_standing(standing, self.superblock, self._copy.head)
                     self._standing, self.safe = standing, standing.safe

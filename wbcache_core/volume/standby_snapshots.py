@@ -90,10 +90,8 @@ class StandbySnapshots(Snapshots):
         superblock = log.superblock
         assert superblock
         # What a standby has put on its origin, or is about to, is in all logs. An owner may have left out the others.
-        on_origin = 0 if log.was_of_owner else max(superblock.destaged, superblock.batch_end)
+        on_origin = 0 if log.may_be_ahead else max(superblock.destaged, superblock.batch_end)
         end = min(max(log.agreed, on_origin), log.copy.synced)
-        if log.parts_at:
-            end = min(end, log.parts_at)
         if end < head or (log.standing and log.standing.committed == head):
             return end
         # The rest of the last commit may be on its way.

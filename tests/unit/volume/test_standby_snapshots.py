@@ -148,16 +148,22 @@ def test_a_former_owner_shows_nothing_before_it_has_heard_of_the_next(pair):
     assert pair.past.window_ends()[1].end_lsn == first
 
 
-def test_what_the_owner_lacks_is_not_shown_even_if_the_origin_has_it(pair):
+@pytest.mark.parametrize("is_started_again", [True, False])
+def test_what_an_owner_lacks_is_not_shown_until_one_has_it(pair, is_started_again):
+    """Even if it is on the origin, or an owner before has said that it was in all logs."""
     first, second = commit(pair, 0), commit(pair, 1)
     pair.destage()
-    commit(pair, 2)
-    pair.restart()
-    assert pair.past.window_ends()[1].end_lsn == second
+    third = commit(pair, 2)
+    if is_started_again:
+        pair.restart()
+    assert pair.past.window_ends()[1].end_lsn == (second if is_started_again else third)
     one = pair.owner.superblock
     parted = Standing(one.uuid, one.epoch, first, False, False, 1000, has_parted=True)
     pair.log.take_standing(pair.sender, memoryview(peer_standing.encode(parted)))
     assert pair.past.window_ends() == (None, None, ())
+    pair.tell()
+    pair.say_safe(third, third)
+    assert pair.past.window_ends()[1].end_lsn == third
 
 
 def test_names_that_pass_are_refused(pair):
