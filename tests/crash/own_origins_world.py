@@ -6,16 +6,19 @@ Its destager and the owner's filler take a step when the schedule says so, inste
 
 import dataclasses
 import errno
+from unittest import mock
 
 from tests.crash.shipping_nodes import BLOCKS, Node, Owner, OwnerDied, PowerCut
 from tests.crash.shipping_world import World
 from tests.support.simulated_disk import STYLES, SimulatedDisk
 from wbcache_core import clock
 from wbcache_core.errors import DeviceError, DeviceLostError, OutsideWindowError, RequestError, SnapshotEndedError
+from wbcache_core.flow.region_notes import with_batch
 from wbcache_core.flow.standby_destager import StandbyDestager
 from wbcache_core.flow.standby_retention import StandbyRetention
-from wbcache_core.format import fill_piece
+from wbcache_core.format import changed_regions, fill_piece
 from wbcache_core.format.origin_facts import NO_FACTS
+from wbcache_core.format.superblock import NO_FILL
 from wbcache_core.log.shipped_superblock import OwnOrigin
 from wbcache_core.log.standby_log import StandbyLog
 from wbcache_core.log.superblocks import newest, read_slots
@@ -133,6 +136,15 @@ class OwnOriginOwner(Owner):
         self.filler.most_blocks, self.shipper.report_seconds = world.piece_blocks, 0.0
         self.fill_link, self.wanted, self.block = FillLink(), None, 0
         self._is_sending = False
+        self._is_without_map = world.rng.random() < 0.3
+        """For the filler, as with a third node whose map does not reach back so far."""
+
+    def _announce(self, end):
+        line, store = self.line, self.store
+        known, everywhere = store.regions(), self.shipping.peers.everywhere()
+        records = self.covered.records.between(line.destaged, end)
+        regions = with_batch(known, store.current, records, end, everywhere)
+        store.write(regions=regions, batch_end=max(end, store.current.batch_end), committed=line.committed)
 
     def _write_origin(self, writes):
         for block, (_, stamp) in writes.items():
@@ -168,11 +180,14 @@ class OwnOriginOwner(Owner):
         if filler._wanted != self.wanted:
             self.break_off()
             self.wanted, self.block = filler._wanted, filler._done_to
-        if self.wanted is None or self.block >= filler._block_count or len(filler._under_way) >= 4:
+        if self.wanted is None or self.wanted.fill is None:
+            return
+        if self.block >= filler._block_count or len(filler._under_way) >= 4:
             return
         self._is_sending = True
         try:
-            self.block = filler._send(self.fill_link, self.block, self.wanted.epoch)
+            wanted = self.wanted._replace(fill=NO_FILL) if self._is_without_map else self.wanted
+            self.block = filler._send(self.fill_link, self.block, wanted)
         except DeviceLostError:
             self._connect_again()
         finally:
@@ -198,6 +213,8 @@ class OwnOriginOwner(Owner):
     def _connect_again(self):
         self.fill_link = FillLink()
         self.filler._under_way.clear()
+        if self.wanted:
+            self.filler._look_again(self.wanted)
         self.block = self.filler._done_to
 
 
@@ -216,17 +233,20 @@ class OwnOriginsWorld(World):
         self._break_rate = self.rng.choice((0.0, 0.02, 0.06))
         """Of the filler's connection, with the answers: what they were for comes again."""
         self.late_pieces = []
+        self._place = 0, BLOCKS
+        """Where most writes go for a while: the first block, and how many there are."""
         self.destager = None
         self._is_ahead = False
         """A piece has come between the origin's last sync and the superblock about it."""
         self.past, self.opened = None, []
         """The standby's past, and what is open of it: each with what it has to be."""
-        self.counts |= {"pieces": 0, "batches": 0, "filled": 0, "moments": 0, "looks": 0}
+        self.counts |= dict.fromkeys(("pieces", "unchanged", "batches", "filled", "moments", "looks"), 0)
 
     def _new_log(self, disk, slots):
         log = StandbyLog(disk, slots, OwnOrigin("origin", ORIGIN_BYTES, NO_FACTS))
         origin, retention = self.standby_node.origin, StandbyRetention(log, _POLICY)
         self.destager = Destager(self, log, disk, origin, retention, lambda _: None)
+        self.destager.reach_blocks = 8
         self.past, self.opened = StandbyPast(log, disk, origin, retention), []
         return log
 
@@ -250,6 +270,41 @@ class OwnOriginsWorld(World):
             self.check_origins()
         if self.rng.random() < 0.1:
             self._at_standby(self._look_back)
+
+    def run(self):
+        # Regions of four blocks.
+        with mock.patch.object(changed_regions, "_SMALLEST_SHIFT", 2):
+            super().run()
+
+    def any_block(self):
+        first, count = self._place
+        return self.rng.randrange(BLOCKS) if self.rng.random() < 0.01 else first + self.rng.randrange(count)
+
+    def _without_link(self):
+        # The filler ends its connection then.
+        self.owner.break_off()
+        if self.rng.random() < 0.5:
+            self.counts["left out"] += self.owner.shipping.peers.leave_out(self._long_silent())
+        if not self.owner.peer.counts and self.rng.random() < 0.6:
+            self._be_absent()
+        super()._without_link()
+
+    def _be_absent(self):
+        """So much happens without the standby that the owner's log does not reach back to it any more."""
+        try:
+            for _ in range(self.rng.choice((3, 10, 20))):
+                self.steps -= 1
+                if self.rng.random() < 0.3:
+                    count = self.rng.choice((2, 8, BLOCKS))
+                    self._place = self.rng.randrange(BLOCKS - count + 1), count
+                if not self.owner.writer.is_prepared:
+                    self.owner.commit()
+                    self.counts["commits"] += 1
+                for _ in range(3):
+                    self.owner.destage()
+                self.owner.reclaim()
+        except (OwnerDied, PowerCut):
+            self._replace_owner()
 
     def write_during_read(self):
         """The owner commits, perhaps, while it reads what it copies."""
@@ -368,6 +423,7 @@ class OwnOriginsWorld(World):
         try:
             self.destager.take_piece(piece, data[PAGE_BYTES:])
             self.counts["pieces"] += 1
+            self.counts["unchanged"] += piece.is_unchanged
         except (RequestError, DeviceError) as error:
             if not late:
                 self.note_refusal(error)
@@ -382,6 +438,8 @@ class OwnOriginsWorld(World):
     def _check_waited_for(self, piece):
         """The standby has not destaged past a piece that is under way."""
         superblock = self.standby_log.superblock
+        if piece.is_unchanged:
+            return
         if superblock and superblock.is_inconsistent and superblock.epoch == piece.epoch:
             end = superblock.batch_end
             assert end <= piece.first_lsn, f"a piece has LSN {piece.first_lsn}, and the origin is at {end}"

@@ -234,7 +234,7 @@ class Owner:
         for count in counts:
             segment = PendingSegment(line.head)
             for lsn in range(line.head + 1, line.head + 1 + count):
-                block = rng.randrange(BLOCKS)
+                block = self.world.any_block()
                 segment.add_pages(block, 1)
                 stamp = self.world.new_stamp()
                 self.ring.page(lsn)[:] = stamp.to_bytes(8, "little") * (PAGE_BYTES // 8)
@@ -274,8 +274,7 @@ class Owner:
                 end = rng.choice([*between, limit, limit])
                 self.pins.pass_to(end)
             self.batch = end
-            if store.current.batch_end < end:
-                store.write(batch_end=end, committed=line.committed)
+            self._announce(end)
             return
         if not self.shipping.is_announced():
             return
@@ -300,6 +299,11 @@ class Owner:
             line.note_destaged(self.batch, place)
             self.covered.records.drop_below(self.batch)
         self.batch = None
+
+    def _announce(self, end):
+        """The origin is about to get what is below."""
+        if self.store.current.batch_end < end:
+            self.store.write(batch_end=end, committed=self.line.committed)
 
     def reclaim(self):
         """Give up all clean log space."""

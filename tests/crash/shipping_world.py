@@ -63,6 +63,10 @@ class World:
         self._stamp += 1
         return self._stamp
 
+    def any_block(self):
+        """One that is written."""
+        return self.rng.randrange(BLOCKS)
+
     def note_refusal(self, error):
         self.refusals.append(str(error))
 

@@ -104,8 +104,8 @@ MUTATIONS = (
         "batch-is-not-announced",
         "the origin is written before a superblock announces the batch",
         "flow/destager.py",
-        "        if self._store.current.batch_end < batch_end:",
-        "        if self._store.current.batch_end > batch_end:",
+        "        if self._store.current.batch_end < batch_end or regions:",
+        "        if self._store.current.batch_end > batch_end or regions:",
         CUTS.format("one client"),
     ),
     Mutation(

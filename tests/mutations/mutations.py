@@ -3,6 +3,7 @@
 
 from tests.mutations import (
     bad_origins,
+    changed_regions,
     clocks,
     commits,
     comparisons,
@@ -41,4 +42,5 @@ MUTATIONS = (
     *epochs.MUTATIONS,
     *own_origins.MUTATIONS,
     *standby_past.MUTATIONS,
+    *changed_regions.MUTATIONS,
 )

@@ -62,10 +62,12 @@ class StandbyPair:
         for offset, content in self.owner.commit(count + 1, block=block):
             self.log.take_segment(self.sender, memoryview(content), offset, True)
 
-    def say_safe(self, lsn, committed=0):
+    def say_safe(self, lsn, committed=0, everywhere=0):
         one = self.owner.superblock
         page = peer_standing.encode(
-            Standing(one.uuid, one.epoch, 1, False, False, 1000, safe=lsn, committed=committed)
+            Standing(
+                one.uuid, one.epoch, 1, False, False, 1000, safe=lsn, committed=committed, everywhere=everywhere
+            )
         )  # fmt: skip
         self.log.take_standing(self.sender, memoryview(page))
 
@@ -77,6 +79,19 @@ class StandbyPair:
             xxh3_64_intdigest(data) if data else 0, is_zero,
         )  # fmt: skip
         self.destager.take_piece(piece, memoryview(data))
+
+    def unchanged(self, block, count, first, end):
+        """The owner says that no LSN from first to end has written these blocks."""
+        one = self.owner.superblock
+        piece = FillPiece(one.uuid, one.epoch, block, count, first, end, 0, is_zero=False, is_unchanged=True)
+        self.destager.take_piece(piece, memoryview(b""))
+
+    def begin_at(self, lsn, place=60, **changes):
+        """The owner's log does not reach back to this one, which begins anew there."""
+        begins = self.owner.superblock.with_changes(
+            destaged=lsn, destaged_place=place, destaged_previous=7, batch_end=lsn, committed=lsn, **changes
+        )
+        self.log.take_superblock(self.sender, memoryview(encode(beginning(begins))))
 
     def fill(self, first, end=None, blocks=BLOCKS, content=b"\x77"):
         for block in range(0, blocks, 64):

@@ -83,9 +83,10 @@ def test_the_superblock_says_what_the_text_says():
         epoch=EPOCH,
         history=(Switch(Epoch(2, 0x0202020202020202), 33, 0x3333333333333333), Switch(EPOCH, 97, PREVIOUS)),
         has_own_origins=True,
+        regions_sum=0x34AE835C9E0395BF,
     )
     assert xxh3_64_intdigest(bytes(PAGE_BYTES)) == 0x93D76FE148C689BA
-    assert int.from_bytes(page[0xFF8:], "little") == 0xDE9B02CEA98935DF
+    assert int.from_bytes(page[0xFF8:], "little") == 0x22A59D413CF29065
 
 
 def test_the_descriptor_says_what_the_text_says():
@@ -129,7 +130,8 @@ def test_the_descriptor_says_what_the_text_says():
         ("superblock", 0xC4, (4).to_bytes(4, "little") + b"\4" * 8 + (97).to_bytes(8, "little")),
         ("superblock", 0xD8, PREVIOUS.to_bytes(8, "little")),
         ("superblock", 0x200, b"/dev/sdb\0"),
-        ("superblock", 0x2E0, bytes(32)),
+        ("superblock", 0x2C8, bytes(48)),
+        ("superblock", 0x2F8, (0x34AE835C9E0395BF).to_bytes(8, "little")),
         ("superblock", 0x300, xxh3_64_intdigest(bytes(PAGE_BYTES)).to_bytes(8, "little") * 32),
         ("superblock", 0x400, b"before-upgrade\0"),
         ("superblock", 0x440, (9).to_bytes(8, "little") + (97).to_bytes(8, "little")),

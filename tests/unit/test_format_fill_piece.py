@@ -25,6 +25,7 @@ EXAMPLE = FillPiece(
     block_count=1, first_lsn=97, end_lsn=99, data_sum=0xA03DE37A157C16BD, is_zero=False,
 )  # fmt: skip
 ZEROS = dataclasses.replace(EXAMPLE, data_sum=0, is_zero=True)
+UNCHANGED = dataclasses.replace(EXAMPLE, data_sum=0, is_unchanged=True)
 CHECKSUM_AT = PAGE_BYTES - 8
 
 
@@ -58,6 +59,7 @@ def test_where_fields_are():
     assert struct.unpack_from("<7Q", page, 32) == (*EXAMPLE.epoch, 0x1111, 0x22, 97, 99, EXAMPLE.data_sum)
     assert not any(page[88:CHECKSUM_AT])
     assert struct.unpack_from("<I", encode(ZEROS), 12) == (1,)
+    assert struct.unpack_from("<I", encode(UNCHANGED), 12) == (2,)
 
 
 @given(
@@ -77,9 +79,10 @@ def test_round_trip(piece):
     assert decode(memoryview(encode(piece))) == piece
 
 
+@pytest.mark.parametrize("one", [ZEROS, UNCHANGED], ids=["zeros", "unchanged"])
 @pytest.mark.parametrize("count", [1, MAX_BLOCKS, MAX_BLOCKS + 1, 2**52])
-def test_zeros_of_any_length(count):
-    piece = dataclasses.replace(ZEROS, block_count=count)
+def test_without_data_it_has_any_length(count, one):
+    piece = dataclasses.replace(one, block_count=count)
     assert decode(memoryview(encode(piece))) == piece
 
 
@@ -100,6 +103,8 @@ def test_no_lsn_between():
         {"first_lsn": 0},
         {"first_lsn": 100},
         {"is_zero": True},
+        {"is_unchanged": True},
+        {"is_zero": True, "is_unchanged": True, "data_sum": 0},
     ],
     ids=str,
 )
@@ -115,6 +120,7 @@ def test_contradictions_are_refused(changes):
         (8, b"\x00", "version 0"),
         (8, b"\x02", "version 2"),
         (12, b"\x02", "contradicts"),
+        (12, b"\x04", "contradicts"),
         (15, b"\x80", "contradicts"),
         (88, b"\x01", "contradicts"),
         (CHECKSUM_AT - 1, b"\x01", "contradicts"),

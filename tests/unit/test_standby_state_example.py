@@ -28,10 +28,11 @@ EXAMPLE = StandbyState(
     origin_bytes=64 * MIB, head=99, head_place=98, previous=0x8A6B6D459AE85DE2, oldest=33, oldest_place=32,
     destaged=97, batch_end=97, epoch=EPOCH,
     history=(Switch(Epoch(2, 0x0202020202020202), 33, 0x3333333333333333), Switch(EPOCH, 97, 0x0123456789ABCDEF)),
-    has_own_origins=True, is_inconsistent=True, fill=Fill(8192, 4096, 99), own_bytes=64 * MIB,
+    has_own_origins=True, is_inconsistent=True, fill=Fill(8192, 4096, 99, 20, 97, 12288), own_bytes=64 * MIB,
 )  # fmt: skip
 STANDING = Standing(
-    EXAMPLE.uuid, EPOCH, lsn=99, is_complete=True, may_be_left_out=False, sign_ms=3333, safe=99, committed=99
+    EXAMPLE.uuid, EPOCH, lsn=99, is_complete=True, may_be_left_out=False, sign_ms=3333, safe=99, committed=99,
+    everywhere=97,
 )  # fmt: skip
 
 
@@ -76,11 +77,14 @@ def test_any_changed_byte_is_noticed(at, change):
         (96, b"\xff" * 8),
         (480, struct.pack("<Q", 4095)),
         (480, struct.pack("<Q", 16385)),
+        (504, struct.pack("<Q", 98)),
+        (504, bytes(8)),
+        (520, struct.pack("<Q", 16385)),
     ],
     ids=[
         "magic", "version 1", "version 3", "flag 1", "flag 16", "a fill without flag 4", "flag 4 without flag 2",
         "head below oldest", "data where zeros belong", "destaged above head", "less filled than counts",
-        "more filled than there is",
+        "more filled than there is", "base above begin", "reach without base", "reach beyond the end",
     ],
 )
 def test_what_no_wbcache_writes_is_refused(at, content):
@@ -147,7 +151,7 @@ def test_any_changed_byte_of_a_standing_is_noticed(at, change):
 
 
 @pytest.mark.parametrize(
-    ("at", "content"), [(8, b"\x01"), (8, b"\x03"), (12, b"\x09"), (88, b"\x01"), (0x300, b"\x01")], ids=str
+    ("at", "content"), [(8, b"\x01"), (8, b"\x03"), (12, b"\x09"), (96, b"\x01"), (0x300, b"\x01")], ids=str
 )
 def test_a_standing_that_no_wbcache_writes_is_refused(at, content):
     page = bytearray(peer_standing.encode(STANDING))

@@ -26,10 +26,12 @@ from wbcache_core.flow.batch_executor import BatchExecutor, Loaded, Written
 from wbcache_core.flow.carrier import Carrier
 from wbcache_core.flow.consumer import Consumer
 from wbcache_core.flow.failure import fail
+from wbcache_core.flow.region_notes import with_batch
 from wbcache_core.flow.retention import Pin, Pins
 from wbcache_core.flow.sweeper import Sweeper
 from wbcache_core.flow.tags import Tags
 from wbcache_core.flow.throttle import Throttle
+from wbcache_core.format.changed_regions import ChangedRegions
 from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.memory.block_map import LocationMap, entry_lsn
 from wbcache_core.memory.cursors import NumberLine
@@ -247,8 +249,10 @@ class Destager:
         self._superseded_below = 0
         batch = self._load(end)
         batch_end = max(batch.end_lsn, self._superseded_below)
-        if self._store.current.batch_end < batch_end:
-            self._write_superblock(batch_end=batch_end, committed=line.committed)
+        regions = self._regions_after(batch)
+        if self._store.current.batch_end < batch_end or regions:
+            batch_end = max(batch_end, self._store.current.batch_end)
+            self._write_superblock(regions=regions, batch_end=batch_end, committed=line.committed)
         self._shipping.wait_until_announced()
         written, carried_end, dropped = self._write_to_origin(batch)
         # A larger batch may have failed half-way before.
@@ -282,6 +286,18 @@ class Destager:
             "destaged batch: LSN %d to %d, %d pages in %d writes, %.3f s",
             batch.start_lsn, batch.end_lsn, written.pages, written.requests, seconds,
         )  # fmt: skip
+
+    def _regions_after(self, batch: Loaded) -> ChangedRegions | None:
+        """The map of changed regions that has to be durable before the batch is written; None if it is, and on a shared
+        origin. Raises DeviceError."""
+        superblock, line = self._store.current, self._line
+        if not superblock.has_own_origins:
+            return None
+        known, everywhere = self._store.regions(), self._shipping.peers.everywhere()
+        with line.lock:
+            records = self._covered.records.between(line.destaged, batch.end_lsn)
+        regions = with_batch(known, superblock, records, batch.end_lsn, everywhere)
+        return None if regions == known else regions
 
     def _write_to_origin(self, batch: Loaded) -> tuple[Written, int, list[int]]:
         """Write the batch, except what the origin rejects, which is carried forward.

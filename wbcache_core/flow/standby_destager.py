@@ -21,21 +21,25 @@ from wbcache_core.errors import DamagedPageError, DeviceError, RequestError, Shi
 from wbcache_core.flow.batch_executor import DirectExecutor, Loaded, Written, batch_lsns
 from wbcache_core.flow.consumer import Consumer
 from wbcache_core.flow.origin_writer import OriginWriter
+from wbcache_core.flow.region_notes import with_batch
 from wbcache_core.flow.standby_retention import StandbyRetention
 from wbcache_core.format.epoch import Epoch
 from wbcache_core.format.fill_piece import FillPiece
 from wbcache_core.format.superblock import NO_FILL, Fill, Superblock
+from wbcache_core.log.hot_log import HotLog
 from wbcache_core.log.log_copy import LogCopy
 from wbcache_core.log.reader import LogReader
 from wbcache_core.log.standby_log import StandbyLog
 from wbcache_core.pairing import fingerprint
 from wbcache_core.threads import InternalErrors, StartTogether
-from wbcache_core.units import PAGE_SHIFT, pages_of
+from wbcache_core.units import MIB, PAGE_SHIFT, pages_of
 
 _log = logging.getLogger("wbcache")
 
 _IDLE_SECONDS = 1.0
 _FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.1, 10.0
+_REACH_BLOCKS = 64 * MIB >> PAGE_SHIFT
+"""A superblock says so far ahead that something is going to be copied."""
 
 
 class _Filling(NamedTuple):
@@ -80,6 +84,9 @@ class StandbyDestager:
         self._filled = NO_FILL
         self._filled_in: _Filling | None = None
         """In which filling that was copied; what the superblock says counts in another one."""
+        self.reach_blocks = _REACH_BLOCKS
+        self._copied_before = 0
+        """Before that filling, or by an earlier process, something may have been copied below this block."""
         self._steps: deque[tuple[int, int]] = deque()
         """As in _Copied; of those that count only the last."""
         self._later: dict[int, int] = {}
@@ -217,9 +224,7 @@ class StandbyDestager:
             filling = self._present(superblock)
             try:
                 self._retention.pass_to(end)
-                if superblock.batch_end < end:
-                    tags = tuple(tag for tag in superblock.tags if tag.end_lsn >= end)
-                    copy.change(batch_end=end, committed=max(superblock.committed, end), tags=tags)
+                self._announce(copy, superblock, hot, end)
             except BaseException:
                 copy.is_destaging = False
                 raise
@@ -239,6 +244,17 @@ class StandbyDestager:
         finally:
             with log.lock:
                 copy.is_destaging = False
+
+    def _announce(self, copy: LogCopy, superblock: Superblock, hot: HotLog, end: int) -> None:
+        """Say that the origin is about to get what is below `end`, and which regions that changes. Log lock held.
+        Raises DeviceError."""
+        known = copy.regions()
+        records = hot.covered.records.between(superblock.destaged, end)
+        regions = with_batch(known, superblock, records, end, self._log.everywhere)
+        if superblock.batch_end < end or regions != known:
+            batch_end = max(superblock.batch_end, end)
+            tags = tuple(tag for tag in superblock.tags if tag.end_lsn >= batch_end)
+            copy.change(regions=regions, batch_end=batch_end, committed=max(superblock.committed, end), tags=tags)
 
     def _executor_for(self, superblock: Superblock) -> DirectExecutor:
         made_for = superblock.uuid, superblock.data_pages
@@ -298,7 +314,10 @@ class StandbyDestager:
         counted = [blocks for blocks, lsn in copied.steps if lsn <= destaged]
         if destaged >= fill.lsn:
             counted.append(fill.filled)
-        fill = fill._replace(counted=max(current.fill.counted, *counted, 0))
+        # Where it began, and how far anything was copied, the superblock knows best.
+        fill = current.fill._replace(
+            filled=fill.filled, lsn=fill.lsn, counted=max(current.fill.counted, *counted, 0)
+        )
         # Before the history says where the owner's epoch began, what an earlier log has left in its place could be
         # taken for a part of this one (see recovery.py).
         if fill.counted < pages_of(current.origin_bytes) or not _knows_epoch(current):
@@ -338,6 +357,7 @@ class StandbyDestager:
         copied in an earlier one counts that does not count yet. `_origin_lock` held."""
         if self._filled_in != filling:
             self._filled, self._filled_in = superblock.fill, filling
+            self._copied_before = superblock.fill.reach
             self._later.clear()
             self._steps.clear()
         while len(self._steps) > 1 and self._steps[1][1] <= superblock.destaged:
@@ -375,7 +395,8 @@ class StandbyDestager:
 
     def take_piece(self, piece: FillPiece, data: memoryview) -> None:
         """Write blocks that the owner has read. Raises ShipmentError, DeviceError, StoppedError."""
-        if len(data) != (0 if piece.is_zero else piece.block_count << PAGE_SHIFT):
+        has_data = not (piece.is_zero or piece.is_unchanged)
+        if len(data) != (piece.block_count << PAGE_SHIFT if has_data else 0):
             raise ShipmentError(f"{piece.block_count} blocks were announced, and {len(data)} bytes sent")
         if data and xxh3_64_intdigest(data) != piece.data_sum:
             raise ShipmentError("a piece of the volume fails its checksum")
@@ -386,7 +407,12 @@ class StandbyDestager:
             first, end = max(piece.block, self._filled.filled), piece.block + piece.block_count
             if first >= end:
                 return
+            if piece.is_unchanged:
+                self._check_unchanged(piece, superblock.fill)
+                self._enter(first, end, piece.end_lsn)
+                return
             self._mark_for(superblock)
+            self._extend_reach(end, filling)
             offset = first << PAGE_SHIFT
             length = min(end << PAGE_SHIFT, self._origin.size) - offset
             if piece.is_zero:
@@ -395,6 +421,31 @@ class StandbyDestager:
                 at = first - piece.block << PAGE_SHIFT
                 self._origin.write([data[at : at + length]], offset)
             self._enter(first, end, piece.end_lsn)
+
+    def _check_unchanged(self, piece: FillPiece, fill: Fill) -> None:
+        """Whether what the origin has there is right: it was the volume before those LSNs, the log that is destaged
+        here has what followed them, and nothing was copied there in an earlier filling. `_origin_lock` held. Raises
+        ShipmentError."""
+        if not (fill.base and piece.first_lsn <= fill.base and fill.begin <= piece.end_lsn):
+            raise ShipmentError(
+                f"blocks were called unchanged from LSN {piece.first_lsn} to {piece.end_lsn}, and this origin lacks "
+                f"what is between {fill.base} and {fill.begin}"
+            )
+        if piece.block < self._copied_before:
+            raise ShipmentError("blocks were called unchanged that had been copied in an earlier filling")
+
+    def _extend_reach(self, end: int, filling: _Filling) -> None:
+        """Let a superblock say, before it is done, that blocks below `end` are written over. `_origin_lock` held.
+        Raises ShipmentError, DeviceError."""
+        with self._log.lock:
+            copy = self._log.copy
+            current = copy.superblock
+            if current is None or self._present(current) != filling:
+                raise ShipmentError("a piece of the volume has come too late")
+            fill = current.fill
+            if fill.base and end > fill.reach:
+                blocks = pages_of(current.origin_bytes)
+                copy.change(fill=fill._replace(reach=min(end + self.reach_blocks, blocks)))
 
     def _check_piece(self, piece: FillPiece) -> tuple[Superblock, _Filling]:
         """Whether it may be written now; returns the newest superblock, and what is being filled. `_origin_lock` held.
@@ -411,7 +462,7 @@ class StandbyDestager:
             raise ShipmentError("a piece of another volume or epoch was sent")
         if piece.block + piece.block_count > pages_of(superblock.origin_bytes):
             raise ShipmentError("a piece was sent that is beyond the end of the volume")
-        if piece.first_lsn < superblock.batch_end:
+        if piece.first_lsn < superblock.batch_end and not piece.is_unchanged:
             end = superblock.batch_end
             raise ShipmentError(
                 f"a piece of the volume as of LSN {piece.first_lsn} was sent, and the origin is at {end}"

@@ -5,8 +5,9 @@
              checksum
 
 A write to the beginning of the export `log`, with the data right behind it. The blocks are as the owner read them: with
-everything below first_lsn, and nothing from end_lsn on. Flag 1: they are all zeros, and no data follows. All integers
-are little-endian. docs/standby-state.md has a worked example.
+everything below first_lsn, and nothing from end_lsn on. Flag 1: they are all zeros, and no data follows. Flag 2: no LSN
+in [first_lsn, end_lsn) wrote them, and no data follows. All integers are little-endian. docs/standby-state.md has a
+worked example.
 """
 
 import struct
@@ -22,7 +23,7 @@ MAGIC = b"WBCFILL1"
 VERSION = 1
 MAX_BLOCKS = 256
 """With data."""
-_ZERO = 1
+_ZERO, _UNCHANGED = 1, 2
 
 _HEADER = struct.Struct("<8sII16s7Q")
 _CHECKSUM = struct.Struct("<Q")
@@ -47,12 +48,15 @@ class FillPiece:
     """xxh3_64 of the data; 0 for zeros."""
     is_zero: bool
     """They are all zeros, and no data follows."""
+    is_unchanged: bool = False
+    """Instead of all that: no LSN in [first_lsn, end_lsn) wrote them, so they are as they were before."""
 
 
 def encode(piece: FillPiece) -> bytes:
     """A page."""
+    flags = _ZERO * piece.is_zero | _UNCHANGED * piece.is_unchanged
     body = _HEADER.pack(
-        MAGIC, VERSION, _ZERO * piece.is_zero, piece.uuid, piece.epoch.number, piece.epoch.id, piece.block,
+        MAGIC, VERSION, flags, piece.uuid, piece.epoch.number, piece.epoch.id, piece.block,
         piece.block_count, piece.first_lsn, piece.end_lsn, piece.data_sum,
     ) + _ZEROS  # fmt: skip
     return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
@@ -73,16 +77,19 @@ def decode(page: memoryview) -> FillPiece:
     _, version, flags, uuid, number, epoch_id, block, count, first_lsn, end_lsn, data_sum = _HEADER.unpack_from(page)
     if version != VERSION:
         raise FormatError(f"a piece of the volume of version {version}; this wbcache reads version {VERSION}")
-    is_zero = flags == _ZERO
+    is_zero, is_unchanged = flags == _ZERO, flags == _UNCHANGED
+    has_data = not flags
     is_sound = (
-        flags in (0, _ZERO)
+        flags in (0, _ZERO, _UNCHANGED)
         and bytes(page[_HEADER.size : _CHECKSUM_AT]) == _ZEROS
         and 0 < number <= LAST_NUMBER
         and epoch_id
-        and 0 < count <= (1 << 52 if is_zero else MAX_BLOCKS)
+        and 0 < count <= (MAX_BLOCKS if has_data else 1 << 52)
         and 1 <= first_lsn <= end_lsn
-        and not (is_zero and data_sum)
+        and (has_data or not data_sum)
     )
     if not is_sound:
         raise FormatError("the head of a piece of the volume contradicts itself")
-    return FillPiece(uuid, Epoch(number, epoch_id), block, count, first_lsn, end_lsn, data_sum, is_zero)
+    return FillPiece(
+        uuid, Epoch(number, epoch_id), block, count, first_lsn, end_lsn, data_sum, is_zero, is_unchanged
+    )

@@ -2,7 +2,7 @@
 """The bytes of a standing: what an owner tells a standby about itself, in a write to the beginning of the export `log`.
 
     standing := magic version flags uuid epoch_number epoch_id lsn sign_ms previous safe committed
-                zero[4000] checksum
+                everywhere zero[3992] checksum
 
 It is kept in memory alone. All integers are little-endian. docs/standby-state.md has a worked example.
 """
@@ -20,7 +20,7 @@ MAGIC = b"WBCPEER1"
 VERSION = 2
 _COMPLETE, _MAY_BE_LEFT_OUT, _PARTED = 1, 2, 4
 
-_HEADER = struct.Struct("<8sII16s7Q")
+_HEADER = struct.Struct("<8sII16s8Q")
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
 _ZEROS = bytes(_CHECKSUM_AT - _HEADER.size)
@@ -51,6 +51,8 @@ class Standing:
     origin of its own destages no further."""
     committed: int = 0
     """Where the newest commit of the owner ended, or an earlier one."""
+    everywhere: int = 0
+    """Every LSN below is on the origins of all nodes, each of which has one of its own; 0 if that is not known."""
 
 
 def encode(standing: Standing) -> bytes:
@@ -60,7 +62,7 @@ def encode(standing: Standing) -> bytes:
     )
     body = _HEADER.pack(
         MAGIC, VERSION, flags, standing.uuid, standing.epoch.number, standing.epoch.id, standing.lsn, standing.sign_ms,
-        standing.previous, standing.safe, standing.committed,
+        standing.previous, standing.safe, standing.committed, standing.everywhere,
     ) + _ZEROS  # fmt: skip
     return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
 
@@ -77,12 +79,12 @@ def decode(page: memoryview) -> Standing:
     (checksum,) = _CHECKSUM.unpack_from(page, _CHECKSUM_AT)
     if xxh3_64_intdigest(page[:_CHECKSUM_AT]) != checksum:
         raise FormatError("the standing fails its checksum")
-    _, version, flags, uuid, number, epoch_id, lsn, sign_ms, previous, safe, committed = _HEADER.unpack_from(page)
+    _, version, flags, uuid, number, epoch_id, lsn, sign_ms, previous, *cursors = _HEADER.unpack_from(page)
     if version != VERSION:
         raise FormatError(f"standing of version {version}; this wbcache reads version {VERSION}")
     if flags > _COMPLETE | _MAY_BE_LEFT_OUT | _PARTED or bytes(page[_HEADER.size : _CHECKSUM_AT]) != _ZEROS:
         raise FormatError("the standing contradicts itself")
     return Standing(
         uuid, Epoch(number, epoch_id), lsn, bool(flags & _COMPLETE), bool(flags & _MAY_BE_LEFT_OUT), sign_ms,
-        bool(flags & _PARTED), previous, safe, committed,
+        bool(flags & _PARTED), previous, *cursors,
     )  # fmt: skip

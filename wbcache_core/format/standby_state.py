@@ -2,13 +2,12 @@
 """The bytes of the state page: what a standby says of its log, at the beginning of its export `log`.
 
     state := magic version flags uuid log_bytes used_bytes origin_bytes head head_place previous oldest oldest_place
-             destaged batch_end epochs[360] given_up_from filled counted lsn own_bytes
-             zero[3576] checksum
+             destaged batch_end epochs[360] given_up_from fill own_bytes zero[3552] checksum
 
 `log_bytes` is what its device has room for, `used_bytes` what the log was made with, 0 for a blank one, whose other
 fields are 0 too. `head` is the LSN after its last segment, `previous` the checksum of that segment's descriptor; all of
 them are durable. `oldest` and `oldest_place` are the lowest of its two superblocks, `epochs` as in a superblock
-(epoch.py), and so are filled, counted and lsn; `own_bytes` is the size of the origin of its own, 0 without one. All
+(epoch.py), and so is the fill; `own_bytes` is the size of the origin of its own, 0 without one. All
 integers are little-endian.
 docs/standby-state.md has a worked example.
 """
@@ -32,7 +31,7 @@ _IDENTITY_MARK = "; standby "
 
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
-_HEADER = struct.Struct(f"<8sII16s10Q{EPOCHS_BYTES}s5Q")
+_HEADER = struct.Struct(f"<8sII16s10Q{EPOCHS_BYTES}s8Q")
 _ZEROS = bytes(_CHECKSUM_AT - _HEADER.size)
 _NO_UUID = bytes(16)
 

@@ -4,8 +4,8 @@
     superblock := magic version flags uuid sequence log_bytes data_start page_bytes sample_count
                   origin_bytes oldest oldest_place destaged destaged_place destaged_previous
                   destaged_generation destaged_time_ns batch_end committed written_ns epochs[360]
-                  origin_name[224] fill samples[32] tag[32] facts[248] checksum
-    fill       := filled counted lsn zero
+                  origin_name[200] fill regions_sum samples[32] tag[32] facts[248] checksum
+    fill       := filled counted lsn base begin reach
     tag        := name[64] generation end_lsn time_ns
     epochs     := see epoch.py
     facts      := see origin_facts.py
@@ -13,7 +13,7 @@
 Version 1 has zeros where the tags are, versions 1 and 2 where the facts are.
 Versions 1 to 3 have 104 zeros and an origin_name of 512 bytes instead of the
 epochs and the shorter name, versions 4 and 5 a name of 256 bytes instead of
-name and fill. Versions 1 to 4 have 0 for the flags, version 5 the first one
+name, fill and regions_sum. Versions 1 to 4 have 0 for the flags, version 5 the first one
 alone. All are written as version 6. All integers are little-endian. A
 place, or position, is a page number in the data area that only grows: modulo
 the number of its pages it is the physical page. docs/format.md has the grammar
@@ -44,12 +44,13 @@ SLOT_OFFSETS = (0, 32 * KIB)
 DATA_START = 64 * KIB
 MIN_LOG_BYTES = 4 * MIB
 SAMPLE_COUNT = 32
-NAME_BYTES = 224
+NAME_BYTES = 200
 _ZEROS_BEFORE_EPOCHS = 104
 TAG_COUNT = 32
 TAG_NAME_BYTES = 64
 
-_FILL = struct.Struct("<4Q")
+_FILL = struct.Struct("<7Q")
+"""And the checksum of the map of changed regions."""
 _EPOCHS_AND_NAME_BYTES = EPOCHS_BYTES + NAME_BYTES + _FILL.size
 _LAYOUT = struct.Struct(f"<8sII16sQQQIIQQQQQQQQQQQ{_EPOCHS_AND_NAME_BYTES}s{SAMPLE_COUNT}Q2816s{FACTS_BYTES}s")
 _TAG = struct.Struct(f"<{TAG_NAME_BYTES}sQQQ")
@@ -83,6 +84,13 @@ class Fill(NamedTuple):
     """So many of them hold nothing that has not been destaged here as well."""
     lsn: int = 0
     """All that were copied count when everything below this LSN has been destaged."""
+    base: int = 0
+    """Up to this LSN the origin was the volume before, but for what was copied or destaged since; 0 if that is not
+    known."""
+    begin: int = 0
+    """Where the log begins that is destaged meanwhile."""
+    reach: int = 0
+    """With a base: nothing has been copied to this block or a later one."""
 
 
 NO_FILL = Fill()
@@ -121,6 +129,8 @@ class Superblock:
     """This log and the origin are no state of the volume: the origin is being filled."""
     fill: Fill = NO_FILL
     """How far, if it is being filled."""
+    regions_sum: int = 0
+    """Checksum of the map of changed regions (changed_regions.py), 0 if there is none."""
     version: int = field(default=VERSION, compare=False)
     """The version it was read as; it is always written as VERSION."""
 
@@ -146,7 +156,7 @@ class Superblock:
 
 
 def encode(superblock: Superblock) -> bytes:
-    """A page. The origin's name is cut to its last 224 bytes."""
+    """A page. The origin's name is cut to its last 200 bytes."""
     assert all(superblock.batch_end <= tag.end_lsn <= superblock.committed for tag in superblock.tags)
     name = superblock.origin_name.encode("utf-8", "surrogateescape")[-NAME_BYTES:]
     flags = _COPY * superblock.is_copy | _OWN_ORIGINS * superblock.has_own_origins
@@ -157,7 +167,7 @@ def encode(superblock: Superblock) -> bytes:
         superblock.destaged, superblock.destaged_place, superblock.destaged_previous, superblock.destaged_generation,
         superblock.destaged_time_ns, superblock.batch_end, superblock.committed, superblock.written_ns,
         encode_epochs(superblock.epoch, superblock.history) + name.ljust(NAME_BYTES, b"\0")
-        + _FILL.pack(*superblock.fill, 0), *superblock.samples,
+        + _FILL.pack(*superblock.fill, superblock.regions_sum), *superblock.samples,
         _encode_tags(superblock.tags), origin_facts.encode(superblock.origin_facts),
     )  # fmt: skip
     return body + _CHECKSUM.pack(xxh3_64_intdigest(body))
@@ -183,18 +193,17 @@ def _decode_tags(table: bytes) -> tuple[Tag, ...]:
     return tags
 
 
-def _decode_epochs_and_name(content: bytes, version: int) -> tuple[Epoch, tuple[Switch, ...], bytes, Fill]:
-    """Raises FormatError."""
+def _decode_epochs_and_name(content: bytes, version: int) -> tuple[Epoch, tuple[Switch, ...], bytes, Fill, int]:
+    """The same with the fill, and the checksum of the map of changed regions. Raises FormatError."""
     if version > _VERSION_WITHOUT_FILL:
-        *words, zero = _FILL.unpack_from(content, EPOCHS_BYTES + NAME_BYTES)
-        if zero:
-            raise FormatError(_NO_ZEROS)
-        return *decode_epochs(content[:EPOCHS_BYTES]), content[EPOCHS_BYTES : EPOCHS_BYTES + NAME_BYTES], Fill(*words)
+        *words, regions_sum = _FILL.unpack_from(content, EPOCHS_BYTES + NAME_BYTES)
+        name = content[EPOCHS_BYTES : EPOCHS_BYTES + NAME_BYTES]
+        return *decode_epochs(content[:EPOCHS_BYTES]), name, Fill(*words), regions_sum
     if version > _VERSION_WITHOUT_EPOCHS:
-        return *decode_epochs(content[:EPOCHS_BYTES]), content[EPOCHS_BYTES:], NO_FILL
+        return *decode_epochs(content[:EPOCHS_BYTES]), content[EPOCHS_BYTES:], NO_FILL, 0
     if any(content[:_ZEROS_BEFORE_EPOCHS]):
         raise FormatError(_NO_ZEROS)
-    return NO_EPOCH, (), content[_ZEROS_BEFORE_EPOCHS:], NO_FILL
+    return NO_EPOCH, (), content[_ZEROS_BEFORE_EPOCHS:], NO_FILL, 0
 
 
 def _are_flags_sound(flags: int, version: int) -> bool:
@@ -209,7 +218,8 @@ def is_fill_sound(is_inconsistent: bool, fill: Fill, origin_bytes: int) -> bool:
     """Whether it can be that of an origin of so many bytes."""
     if not is_inconsistent:
         return fill == NO_FILL
-    return fill.counted <= fill.filled <= pages_of(origin_bytes)
+    blocks = pages_of(origin_bytes)
+    return fill.counted <= fill.filled <= blocks and fill.base <= fill.begin and fill.reach <= blocks * bool(fill.base)
 
 
 def decode(page: memoryview) -> Superblock:
@@ -231,12 +241,13 @@ def decode(page: memoryview) -> Superblock:
         raise NewerVersionError(f"log of format version {version}; this wbcache reads up to version {VERSION}")
     tags = _decode_tags(tag_table)
     facts = origin_facts.decode(fact_table)
-    epoch, history, name, fill = _decode_epochs_and_name(epochs_and_name, version)
+    epoch, history, name, fill, regions_sum = _decode_epochs_and_name(epochs_and_name, version)
     superblock = Superblock(
         uuid, sequence, log_bytes, origin_bytes, name.rstrip(b"\0").decode("utf-8", "surrogateescape"),
         tuple(samples), oldest, oldest_place, destaged, destaged_place, destaged_previous, destaged_generation,
         destaged_time_ns, batch_end, committed, written_ns, tags, facts, epoch, history,
-        bool(flags & _COPY), bool(flags & _OWN_ORIGINS), bool(flags & _INCONSISTENT), fill, version,
+        bool(flags & _COPY), bool(flags & _OWN_ORIGINS), bool(flags & _INCONSISTENT), fill, regions_sum,
+        version,
     )  # fmt: skip
     sound = (
         version >= _VERSION_WITHOUT_TAGS
@@ -244,6 +255,7 @@ def decode(page: memoryview) -> Superblock:
         and (version > _VERSION_WITHOUT_FACTS or not any(fact_table))
         and _are_flags_sound(flags, version)
         and is_fill_sound(bool(flags & _INCONSISTENT), fill, origin_bytes)
+        and (superblock.has_own_origins or not regions_sum)
         and (data_start, page_bytes, sample_count) == (DATA_START, PAGE_BYTES, SAMPLE_COUNT)
         and log_bytes >= MIN_LOG_BYTES
         and log_bytes % PAGE_BYTES == 0

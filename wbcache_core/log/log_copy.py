@@ -18,9 +18,10 @@ from wbcache_core.clock import Reading
 from wbcache_core.device.device import Device
 from wbcache_core.errors import DeviceError, LogRefusedError, RequestError, ShipmentError
 from wbcache_core.format import standby_state
+from wbcache_core.format.changed_regions import ChangedRegions
 from wbcache_core.format.epoch import NO_EPOCH
 from wbcache_core.format.peer_standing import Standing
-from wbcache_core.format.segment import Descriptor
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES, Descriptor
 from wbcache_core.format.standby_state import StandbyState
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log import tail
@@ -133,9 +134,13 @@ class LogCopy:
 
     @property
     def is_short_of_room(self) -> bool:
-        """Whether less than a quarter of the log is free."""
+        """Whether less than a quarter of the log is free, or less than the owner leaves free before it lets anybody
+        write (NumberLine.room_in_log) and as much again."""
         current = self.superblock
-        return current is not None and self._end.place - current.oldest_place > current.data_pages * 3 // 4
+        if current is None:
+            return False
+        least = max(current.data_pages // 4, 2 * MAX_SEGMENT_PAGES)
+        return current.data_pages - (self._end.place - current.oldest_place) < least
 
     @property
     def synced(self) -> int:
@@ -289,7 +294,7 @@ class LogCopy:
             raise ShipmentError(f"the log here ends before LSN {sent.destaged}, where the superblock does not begin")
         if self.is_destaging:
             raise ShipmentError("the log begins anew, and a batch is on its way to the origin: connect again")
-        changes = to_be_filled(sent, self._own) if self._own else shipped(sent)
+        changes = to_be_filled(sent, self._own, self.superblock) if self._own else shipped(sent)
         changes |= {"oldest": sent.oldest, "oldest_place": sent.oldest_place}
         if self._store is None:
             first = sent.with_changes(sequence=1, **changes)
@@ -348,6 +353,11 @@ class LogCopy:
     def hot(self) -> HotLog | None:
         """Where its segments are; another one after a cut, or when it begins anew."""
         return self._hot
+
+    def regions(self) -> ChangedRegions | None:
+        """See SuperblockStore; the log is not blank. Raises DeviceError."""
+        assert self._store
+        return self._store.regions()
 
     def change(self, twice: bool = False, **changes: Any) -> None:
         """Say something else about the origin of this node, or give up log space, which takes both superblocks. Raises

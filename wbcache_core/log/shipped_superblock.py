@@ -41,8 +41,9 @@ def shipped_beside(sent: Superblock, current: Superblock) -> dict[str, Any]:
     """The same for a log with an origin of its own, whose newest superblock is `current`."""
     fill = current.fill if sent.epoch == current.epoch else counted_only(current.fill)
     has_grown = sent.origin_bytes > current.origin_bytes
-    if has_grown and not current.is_inconsistent:
-        fill = up_to(current.origin_bytes)
+    if has_grown:
+        # Nobody knows what the new part of the disk has.
+        fill = fill._replace(base=0, begin=0, reach=0) if current.is_inconsistent else up_to(current.origin_bytes)
     return {
         "origin_bytes": sent.origin_bytes, "is_inconsistent": has_grown or current.is_inconsistent,
         "committed": max(sent.committed, current.batch_end),
@@ -60,15 +61,38 @@ def up_to(origin_bytes: int) -> Fill:
 
 def counted_only(fill: Fill) -> Fill:
     """In another epoch: the owner may have lost what it had when it copied the rest."""
-    return Fill(fill.counted, fill.counted, 0)
+    return fill._replace(filled=fill.counted, lsn=0)
 
 
-def to_be_filled(sent: Superblock, own: OwnOrigin) -> dict[str, Any]:
-    """The log begins where that superblock ends, and the origin lacks what was before."""
+def to_be_filled(sent: Superblock, own: OwnOrigin, current: Superblock | None) -> dict[str, Any]:
+    """The log begins where that superblock ends, and the origin lacks what was before; `current` is the newest
+    superblock of the log that it had, None for a blank one."""
     return shipped(sent) | {
         "batch_end": sent.destaged, "tags": (), "origin_name": own.name, "origin_facts": own.facts,
-        "samples": _NOT_SAMPLED, "has_own_origins": True, "is_inconsistent": True, "fill": NO_FILL,
+        "samples": _NOT_SAMPLED, "has_own_origins": True, "is_inconsistent": True,
+        "fill": _beginning(sent, current), "regions_sum": 0,
     }  # fmt: skip
+
+
+def _beginning(sent: Superblock, current: Superblock | None) -> Fill:
+    """What is known of an origin before its log begins where that superblock ends."""
+    if current is None or not current.has_own_origins or current.origin_bytes != sent.origin_bytes:
+        return NO_FILL
+    fill = current.fill if current.is_inconsistent else Fill(base=current.destaged)
+    if not fill.base or not _is_in_history(current, sent):
+        return NO_FILL
+    return Fill(base=fill.base, begin=sent.destaged, reach=fill.reach)
+
+
+def _is_in_history(current: Superblock, sent: Superblock) -> bool:
+    """Whether everything that the origin of `current` may have is in the history of the volume that ends with `sent`:
+    the epoch that wrote it last did so there too, and went on at least as far."""
+    end = current.batch_end
+    last = [switch for switch in current.history if switch.first_lsn < end][-1:]
+    if not last or last[0] not in sent.history or end > sent.destaged:
+        return False
+    later = [switch.first_lsn for switch in sent.history if switch.epoch.number > last[0].epoch.number]
+    return not later or end <= later[0]
 
 
 def write_shipped(store: SuperblockStore, changes: dict[str, Any], cuts: bool) -> None:

@@ -79,6 +79,8 @@ class StandbyLog:
         self.may_be_ahead = found is not None and not found.is_copy
         """Nobody else need have what is on the origin of this node: this was the log of an owner when the server began,
         or the owner says that it lacks something. That ends with a superblock of an owner."""
+        self.everywhere = 0
+        """What is below is on the origins of all nodes, as the owner said with `safe`."""
         self.is_failing = False
         """The origin of this node takes nothing. Whoever destages to it writes this."""
         self._parted_in = 0
@@ -138,6 +140,11 @@ class StandbyLog:
         failed."""
         if self._copy.failure is None:
             return
+        if self._copy.is_destaging:
+            # The batch would go on over what another log, or another filling, puts there.
+            raise DeviceError(
+                f"log '{self._device.name}' has to be read again, and a batch is on its way to the origin"
+            )
         self._copy.check_syncs()
         try:
             # One that was blank may have been discarded: what is there does not count.
@@ -255,6 +262,7 @@ class StandbyLog:
                 else:
                     check_standing(standing, self.superblock, self._copy.head)
                     self._standing, self.safe = standing, standing.safe
+                    self.everywhere = standing.everywhere
                     self.agreed = max(self.agreed, standing.safe)
                     self.destage_wanted.notify_all()
             except FormatError as error:

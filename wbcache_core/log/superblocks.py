@@ -12,8 +12,10 @@ from typing import Any
 
 from wbcache_core.device.device import Device, aligned_buffer
 from wbcache_core.errors import FormatError, LogVersionError
+from wbcache_core.format.changed_regions import ChangedRegions
 from wbcache_core.format.superblock import MAGIC, SLOT_OFFSETS, NewerVersionError, Superblock, decode, encode
 from wbcache_core.log.log_sync import LogSync
+from wbcache_core.log.region_areas import RegionAreas
 from wbcache_core.units import PAGE_BYTES
 
 
@@ -72,6 +74,7 @@ class SuperblockStore:
         """Called after each write, without the lock. Written before any thread runs."""
         self._current = current
         self._page = aligned_buffer(PAGE_BYTES)
+        self._areas = RegionAreas(device, self.log_sync)
 
     @property
     def is_formatted(self) -> bool:
@@ -99,15 +102,23 @@ class SuperblockStore:
         """Log space below this position may be overwritten."""
         return min(slot.oldest_place for slot in self._slots if slot)
 
-    def write(self, cuts: bool = False, **changes: Any) -> None:
+    def regions(self) -> ChangedRegions | None:
+        """What was written since some LSN, as the newest superblock has it; None if that is not known. Raises
+        DeviceError."""
+        with self._lock:
+            return self._areas.read(self._current.regions_sum, self._current.uuid)
+
+    def write(self, cuts: bool = False, regions: ChangedRegions | None = None, **changes: Any) -> None:
         """Make the current superblock with changes durable in the other slot. `committed` does not fall, unless this
-        `cuts` the log off.
+        `cuts` the log off. The map of changed regions stays as it is if none is given, or is forgotten if it does not
+        reach up to `destaged` any more.
 
         If it raises DeviceError, the current one still counts, and the next write goes to the same slot. The old
         superblock, the new one, or a torn one is there; whatever they say is true. SyncFailedError is final.
         """
         with self._lock:
             current = self._current
+            changes |= self._regions_changes(current, regions, changes)
             successor = current.with_changes(sequence=current.sequence + 1, written_ns=time.time_ns(), **changes)
             if not cuts:
                 # Callers read the cursor before they get the lock: another may have recorded a later one.
@@ -117,6 +128,18 @@ class SuperblockStore:
             self.log_sync.sync()
             self._slots[_slot(successor.sequence)] = self._current = successor
         self.note_written()
+
+    def _regions_changes(
+        self, current: Superblock, regions: ChangedRegions | None, changes: dict[str, Any]
+    ) -> dict[str, int]:  # fmt: skip
+        """What the next superblock says of the map of changed regions. `_lock` held. Raises DeviceError."""
+        if regions:
+            return {"regions_sum": self._areas.write(regions, current.regions_sum)}
+        if not current.regions_sum or "destaged" not in changes:
+            return {}
+        known = self._areas.read(current.regions_sum, current.uuid)
+        is_covered = known and known.since <= changes["destaged"] <= known.until
+        return {} if is_covered else {"regions_sum": 0}
 
 
 def format_log(device: Device, first: Superblock) -> list[Superblock | None]:

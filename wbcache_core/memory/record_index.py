@@ -16,10 +16,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from operator import sub
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from wbcache_core.format.segment import PAGE, Descriptor, Entry, entries_of
-from wbcache_core.memory.block_map import LocationMap
 from wbcache_core.memory.generations import Generations
 from wbcache_core.memory.map_entry import replay_entries
 from wbcache_core.units import pages_of
@@ -55,6 +54,22 @@ class _Chunk:
         return entries_of(first_lsn, self.mixed[at : at + count], self.mixed[at + count : at + 2 * count])
 
 
+class Locations(Protocol):
+    """What records are entered in: LocationMap, or something that only notes blocks."""
+
+    def set_page(self, block: int, lsn: int) -> None:
+        """A block has that LSN."""
+
+    def set_pages(self, entries: dict[int, int]) -> None:
+        """LSNs by block. The dict is the caller's again afterwards."""
+
+    def set_run(self, block: int, count: int, lsn: int) -> None:
+        """Neighbouring blocks have LSNs that follow each other."""
+
+    def set_all(self, block: int, count: int, entry: int) -> None:
+        """Blocks with the same entry (map_entry.py)."""
+
+
 class Tally(NamedTuple):
     """What was written: pages of data, and blocks that were trimmed or zeroed; a block counts each time."""
 
@@ -70,7 +85,7 @@ class Records:
         self._start = start
         self._end = end
 
-    def replay(self, locations: LocationMap) -> None:
+    def replay(self, locations: Locations) -> None:
         """Enter all of them into a map, in order. Needs no lock. Takes time roughly linear in their number."""
         newest: dict[int, int] = {}
         for index, chunk in enumerate(self._chunks):
@@ -103,7 +118,7 @@ def _cleared(chunk: _Chunk, start: int) -> int:
 
 
 def _replay(
-    chunk: _Chunk, starts: "array[int]", bounds: "array[int]", newest: dict[int, int], locations: LocationMap
+    chunk: _Chunk, starts: "array[int]", bounds: "array[int]", newest: dict[int, int], locations: Locations
 ) -> None:
     """Leave in `newest` what the map does not have yet, so that many can be entered at once."""
     for index, start in enumerate(starts):
@@ -128,7 +143,7 @@ def _replay(
         newest.clear()
 
 
-def _replay_runs(blocks: "array[int]", at: int, lsn: int, end: int, locations: LocationMap) -> None:
+def _replay_runs(blocks: "array[int]", at: int, lsn: int, end: int, locations: Locations) -> None:
     while lsn < end:
         count = blocks[at + 1]
         locations.set_run(blocks[at], count, lsn)

@@ -109,7 +109,7 @@ def prepare(
 def set_origins(store: SuperblockStore, are_own: bool) -> None:
     """Whether all nodes have one origin, or each its own: both superblocks say so. Raises DeviceError."""
     while any(slot and slot.has_own_origins != are_own for slot in store.slots):
-        store.write(has_own_origins=are_own)
+        store.write(has_own_origins=are_own, regions_sum=0)
 
 
 def format_blank(log: Device, store: SuperblockStore, origin: Device) -> Reading:

@@ -22,8 +22,9 @@ from wbcache_core.errors import StoppedError, WbcacheError
 from wbcache_core.format.epoch import Epoch
 from wbcache_core.format.fill_piece import MAX_BLOCKS, FillPiece, encode
 from wbcache_core.format.standby_state import StandbyState
-from wbcache_core.format.superblock import Superblock
+from wbcache_core.format.superblock import Fill, Superblock
 from wbcache_core.log.shipped_superblock import up_to
+from wbcache_core.log.superblocks import SuperblockStore
 from wbcache_core.memory.cursors import NO_MARK, NumberLine
 from wbcache_core.shipping.bell import Bell
 from wbcache_core.shipping.peer import Peer
@@ -62,6 +63,8 @@ class _Wanted(NamedTuple):
     """From which on."""
     epoch: Epoch
     number: int
+    fill: Fill | None
+    """What the peer's superblock says of it; None until it has said so."""
 
 
 class _UnderWay(NamedTuple):
@@ -70,14 +73,16 @@ class _UnderWay(NamedTuple):
 
 
 class Filler:
-    """`_lock` guards `_wanted`, `_done_to` and `_under_way`; the volume lock may be taken while it is held. The other
-    fields are the thread's."""
+    """`_lock` guards `_wanted`, `_heard`, `_done_to` and `_under_way`; the volume lock may be taken while it is held.
+    The other fields are the thread's."""
 
     def __init__(
-        self, peer: Peer, line: NumberLine, timeout: float, connect: Callable[..., "Link"], uuid: bytes
+        self, peer: Peer, line: NumberLine, timeout: float, connect: Callable[..., "Link"], store: SuperblockStore
     ) -> None:  # fmt: skip
         self._lock = threading.Lock()
         self._wanted: _Wanted | None = None
+        self._heard: Fill | None = None
+        """What the peer said last of its filling."""
         self._numbers = itertools.count()
         self._done_to = 0
         """Blocks that the peer has taken."""
@@ -86,7 +91,8 @@ class Filler:
         self._line = line
         self._timeout = timeout
         self._connect = connect
-        self._uuid = uuid
+        self._store = store
+        self._uuid = store.current.uuid
         self._bell = Bell()
         self.most_blocks = MAX_BLOCKS
         self.source: VolumeSource | None = None  # written before any thread runs
@@ -115,16 +121,31 @@ class Filler:
             return False
         # What was copied in an earlier epoch and does not count may have been lost by the owner of then.
         block = state.fill.filled if state.epoch == superblock.epoch else state.fill.counted
+        fill: Fill | None = state.fill
         if is_anew:
-            block = 0
-            _log.warning("the origin of peer '%s' is being filled: all of the volume is copied", self._peer.name)
+            block, fill = 0, None
         elif not state.is_inconsistent:
             block = up_to(state.origin_bytes).filled
             _log.warning("the origin of peer '%s' has grown: what is new of the volume is copied", self._peer.name)
         with self._lock:
-            self._wanted, self._done_to = _Wanted(block, superblock.epoch, next(self._numbers)), block
+            self._heard = fill
+            self._wanted, self._done_to = _Wanted(block, superblock.epoch, next(self._numbers), fill), block
         self._bell.ring()
         return True
+
+    def hear(self, state: StandbyState) -> None:
+        """The connected peer says that of itself."""
+        if not state.is_inconsistent:
+            self.rest()
+            return
+        with self._lock:
+            self._heard = fill = state.fill
+            if self._wanted is None or self._wanted.fill is not None:
+                return
+            self._wanted = self._wanted._replace(fill=fill)
+        what = "all of the volume" if not fill.base else f"what may have changed of the volume since LSN {fill.base}"
+        _log.warning("the origin of peer '%s' is being filled: %s is copied", self._peer.name, what)
+        self._bell.ring()
 
     def rest(self) -> None:
         """The peer is not connected, or lacks nothing."""
@@ -146,7 +167,7 @@ class Filler:
         while not self._ending.is_set():
             with self._lock:
                 wanted = self._wanted
-            if wanted is None or wanted.block >= self._block_count:
+            if wanted is None or wanted.fill is None or wanted.block >= self._block_count:
                 self._bell.wait(_LOOK_SECONDS * 600)
                 continue
             try:
@@ -155,10 +176,18 @@ class Filler:
                 break
             except WbcacheError as error:
                 _log.warning("filling the origin of peer '%s' pauses: %s", self._peer.name, error)
+                self._look_again(wanted)
                 self._ending.wait(_PAUSE)
             except Exception as error:
                 self._errors.note(error)
                 self._ending.wait(_PAUSE)
+
+    def _look_again(self, wanted: _Wanted) -> None:
+        """A piece has not been taken: go on as the peer says now that it is, since an owner of before may have copied
+        more than it said at first."""
+        with self._lock:
+            if self._wanted == wanted and self._heard:
+                self._wanted = wanted._replace(fill=self._heard)
 
     @property
     def _block_count(self) -> int:
@@ -179,7 +208,7 @@ class Filler:
             block = self._done_to if self._wanted == wanted else self._block_count
         while not self._ending.is_set() and self._is_still(wanted):
             while len(self._under_way) < _MOST_UNDER_WAY and block < self._block_count:
-                block = self._send(link, block, wanted.epoch)
+                block = self._send(link, block, wanted)
             if not link.under_way:
                 with self._lock:
                     if self._wanted == wanted:
@@ -196,7 +225,7 @@ class Filler:
         with self._lock:
             return self._wanted == wanted
 
-    def _send(self, link: "Link", block: int, epoch: Epoch) -> int:
+    def _send(self, link: "Link", block: int, wanted: _Wanted) -> int:
         """The next piece, from that block on; returns the block after it. Raises DeviceError, DamagedPageError."""
         assert self.source
         with self._lock:
@@ -205,7 +234,7 @@ class Filler:
             # From here on the peer is held where it is.
             self._under_way.append(_UnderWay(block, first_lsn))
         try:
-            piece, data = self._read(block, first_lsn, epoch)
+            piece, data = self._piece_from(block, first_lsn, wanted)
             link.write(encode(piece) + data, 0, durably=False)
         except BaseException:
             with self._lock:
@@ -216,16 +245,35 @@ class Filler:
             self._under_way[-1] = _UnderWay(end, first_lsn)
         return end
 
-    def _read(self, block: int, first_lsn: int, epoch: Epoch) -> tuple[FillPiece, bytes]:
+    def _piece_from(self, block: int, first_lsn: int, wanted: _Wanted) -> tuple[FillPiece, bytes]:
+        """The next one, and its data. Raises DeviceError, DamagedPageError."""
+        regions, fill = self._store.regions(), wanted.fill
+        # What the peer's log does not have is noted in the map, and so is everything since its origin was the volume.
+        if not (regions and fill and fill.base and regions.since <= fill.base and fill.begin <= regions.until):
+            return self._read(block, self._block_count, first_lsn, wanted.epoch)
+        if block < fill.reach:
+            # Something may have been copied there by an owner of before.
+            return self._read(block, fill.reach, first_lsn, wanted.epoch)
+        is_changed, end = regions.run_from(block, self._block_count)
+        if is_changed:
+            return self._read(block, end, first_lsn, wanted.epoch)
+        piece = FillPiece(
+            self._uuid, wanted.epoch, block, end - block, regions.since, regions.until, 0, is_zero=False,
+            is_unchanged=True,
+        )  # fmt: skip
+        return piece, b""
+
+    def _read(self, block: int, limit: int, first_lsn: int, epoch: Epoch) -> tuple[FillPiece, bytes]:
+        """Blocks up to `limit`, or fewer. Raises DeviceError, DamagedPageError."""
         assert self.source
         offset, size = block << PAGE_SHIFT, self.source.size
         extents = self.source.extents(size - offset, offset, only_one=True)
         zeros = extents[0][1] >> PAGE_SHIFT if extents and extents[0][3] else 0
         if zeros:
-            length = min(extents[0][1], _MOST_ZEROS)
+            length = min(extents[0][1], _MOST_ZEROS, limit - block << PAGE_SHIFT)
             end = size if offset + length >= size else offset + (length >> PAGE_SHIFT << PAGE_SHIFT)
             return self._piece(block, pages_of(end - offset), first_lsn, epoch, b""), b""
-        count = min(self.most_blocks, self._block_count - block)
+        count = min(self.most_blocks, limit - block)
         data = bytearray(count << PAGE_SHIFT)
         self.source.read_into(memoryview(data)[: min(len(data), size - offset)], offset)
         if not any(data):

@@ -45,7 +45,7 @@ def told(superblock: Superblock) -> Superblock:
         return superblock
     return superblock.with_changes(
         oldest=1, oldest_place=0, destaged=1, destaged_place=0, destaged_previous=0, destaged_generation=0,
-        destaged_time_ns=0, batch_end=1,
+        destaged_time_ns=0, batch_end=1, regions_sum=0,
     )  # fmt: skip
 
 

@@ -44,6 +44,8 @@ class Peer:
         """0.0 while it answers."""
         self.is_complete = False
         """It has everything that was answered and announced, and counts since then: it may take over."""
+        self.destaged = 0
+        """What its own origin has durably, as it said last; 0 if that is not known, or it is inconsistent."""
         self.is_inconsistent = False
         """It has an origin of its own, which lacks something that its log does not have either."""
         self.identity = ""
@@ -73,6 +75,11 @@ class Peers:
     def may_go_on(self) -> bool:
         """Whether one that does not answer is left out. May be read without the lock."""
         return self._line.policy.may_go_on
+
+    def everywhere(self) -> int:
+        """The LSN below which everything is on the origins of all nodes, also of those that do not count."""
+        with self._line.lock:
+            return min([self._line.destaged, *(peer.destaged for peer in self.all)])
 
     def _refresh(self) -> None:
         """Lock held."""
@@ -150,7 +157,8 @@ class Peers:
         return [
             {
                 "peer": peer.name, "state": peer.state, "counts": peer.counts, "received": peer.received,
-                "committed": peer.committed, "behind": max(line.committed - peer.committed, 0),
+                "committed": peer.committed, "destaged": peer.destaged,
+                "behind": max(line.committed - peer.committed, 0),
                 "silent_seconds": now - peer.silent_since if peer.silent_since else 0.0,
                 "complete": peer.is_complete, "inconsistent": peer.is_inconsistent, "problem": peer.problem or None,
             }

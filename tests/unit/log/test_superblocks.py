@@ -8,6 +8,7 @@ import pytest
 from tests.support.simulated_disk import STYLES, SimulatedDisk
 from tests.unit.format.test_superblock import sealed
 from wbcache_core.errors import DeviceError, LogVersionError
+from wbcache_core.format.changed_regions import AREA_BYTES, AREA_OFFSETS, ChangedRegions
 from wbcache_core.format.superblock import MIN_LOG_BYTES, SAMPLE_COUNT, SLOT_OFFSETS, VERSION, Superblock
 from wbcache_core.log.superblocks import SuperblockStore, format_log, newest, read_slots
 from wbcache_core.units import PAGE_BYTES
@@ -175,3 +176,89 @@ def test_a_wbcache_from_before_epochs_refuses_what_this_one_writes(store, monkey
     words = f"log of format version {VERSION}; this wbcache reads up to version 3; use the wbcache that wrote it"
     with pytest.raises(LogVersionError, match=words):
         read_slots(store._device)
+
+
+OWN = FIRST.with_changes(has_own_origins=True)
+
+
+def regions(since, until, *numbers):
+    return ChangedRegions(FIRST.uuid, 4, since, since).with_batch(until, numbers)
+
+
+@pytest.fixture
+def own(disk):
+    return SuperblockStore(disk, format_log(disk, OWN))
+
+
+def read_again(disk):
+    return SuperblockStore(disk, read_slots(disk)).regions()
+
+
+def test_a_map_of_changed_regions_is_read_again(disk, own):
+    assert own.regions() is None and read_again(disk) is None
+    for until in range(10, 15):
+        own.write(regions=regions(5, until, until), batch_end=until, committed=20)
+        assert own.regions() == read_again(disk) == regions(5, until, until)
+        own.write(committed=20 + until)
+        own.write(oldest=1)
+        assert own.regions() == read_again(disk) == regions(5, until, until)
+    assert disk.content == disk.durable
+
+
+def test_it_is_durable_before_a_superblock_speaks_of_it(disk, own, monkeypatch):
+    """At each write and sync, whatever of it is lost, the newest superblock has its map."""
+    own.write(regions=regions(5, 10, 1), batch_end=10, committed=20)
+    allowed = {regions(5, 10, 1)}
+
+    def look():
+        for style in STYLES:
+            for seed in range(3):
+                found = SimulatedDisk(disk.crash(seed, style), "log")
+                assert read_again(found) in allowed, style
+
+    for name in "write", "sync":
+        plain = getattr(disk, name)
+        monkeypatch.setattr(disk, name, lambda *words, plain=plain: (look(), plain(*words), look())[1])
+    for until in range(11, 16):
+        new = regions(5, until, 1, until)
+        allowed.add(new)
+        own.write(regions=new, batch_end=until, committed=20)
+        allowed = {new}
+        own.write(destaged=until)
+
+
+def test_the_same_map_is_not_written_again(disk, own):
+    own.write(regions=regions(5, 10, 1), batch_end=10, committed=20)
+    before = bytes(disk.content)
+    own.write(regions=regions(5, 10, 1), batch_end=10)
+    areas = [slice(at, at + AREA_BYTES) for at in AREA_OFFSETS]
+    assert [before[area] for area in areas] == [bytes(disk.content[area]) for area in areas]
+    assert own.regions() == regions(5, 10, 1)
+
+
+@pytest.mark.parametrize(("destaged", "is_kept"), [(5, True), (10, True), (4, False), (11, False)])
+def test_a_map_that_does_not_reach_up_to_what_is_destaged_is_forgotten(disk, own, destaged, is_kept):
+    """Something has brought the origin up to date that did not note it, such as wbcache replay."""
+    own.write(regions=regions(5, 10, 1), batch_end=20, committed=20)
+    again = SuperblockStore(disk, read_slots(disk))
+    again.write(destaged=destaged)
+    assert again.regions() == read_again(disk) == (regions(5, 10, 1) if is_kept else None)
+
+
+@pytest.mark.parametrize("at", [0, 8, 16, 4095, 4096, AREA_BYTES - 1])
+def test_a_damaged_map_is_none(disk, own, at):
+    own.write(regions=regions(5, 10, 1), batch_end=20, committed=20)
+    for offset in AREA_OFFSETS:
+        disk.content[offset + at] ^= 1
+    assert read_again(disk) is None
+    again = SuperblockStore(disk, read_slots(disk))
+    again.write(destaged=6)
+    assert again.current.regions_sum == 0
+    again.write(regions=regions(6, 12, 2), batch_end=20)
+    assert again.regions() == read_again(disk) == regions(6, 12, 2)
+
+
+def test_the_map_of_another_volume_is_none(disk, own):
+    other = ChangedRegions(bytes(16), 4, 5, 10)
+    own.write(regions=other, batch_end=10, committed=20)
+    assert read_again(disk) is None

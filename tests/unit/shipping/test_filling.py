@@ -9,6 +9,7 @@ from xxhash import xxh3_64_intdigest
 
 from tests.support.shipped_log import superblock
 from wbcache_core.errors import DamagedPageError, DeviceLostError, StoppedError
+from wbcache_core.format.changed_regions import ChangedRegions
 from wbcache_core.format.epoch import Epoch
 from wbcache_core.format.fill_piece import MAX_BLOCKS, decode
 from wbcache_core.format.standby_state import StandbyState
@@ -48,6 +49,16 @@ class Source:
         return [(offset, (hole.start if offset < hole.start else self.size) - offset, False, False)]
 
 
+class Store:
+    """Of the owner's superblocks, with its map of changed regions."""
+
+    def __init__(self):
+        self.current, self.map = sent(), None
+
+    def regions(self):
+        return self.map
+
+
 class Link:
     """It answers what it has when it is waited for."""
 
@@ -85,7 +96,7 @@ def line():
 
 @pytest.fixture
 def filler(line):
-    filler = Filler(Peer("peer"), line, 10.0, lambda *_: None, UUID)
+    filler = Filler(Peer("peer"), line, 10.0, lambda *_: None, Store())
     filler.source = Source(line)
     return filler
 
@@ -104,6 +115,9 @@ def image_of(link, size):
     """What the pieces make of a disk that has something else."""
     image = bytearray(b"\xee" * (len(link.written) and 701 << PAGE_SHIFT))
     for piece, data in link.written:
+        if piece.is_unchanged:
+            assert not data and not piece.is_zero
+            continue
         assert piece.is_zero or (piece.data_sum == xxh3_64_intdigest(data) and piece.block_count <= MAX_BLOCKS)
         content = data or bytes(piece.block_count << PAGE_SHIFT)
         image[piece.block << PAGE_SHIFT : piece.block + piece.block_count << PAGE_SHIFT] = content
@@ -132,9 +146,9 @@ def test_a_piece_says_what_it_has(filler, line):
 def test_nothing_is_safe_beyond_a_piece_that_is_under_way(filler, line):
     filler.begin(sent(), state(), is_anew=True)
     link = Link()
-    filler._send(link, 0, FIRST)
+    filler._send(link, 0, filler._wanted)
     line.head = line.committed = 200
-    filler._send(link, 256, FIRST)
+    filler._send(link, 256, filler._wanted)
     assert filler.floor() == 100
     filler._under_way.popleft()
     assert filler.floor() == 200
@@ -231,6 +245,118 @@ def test_a_stop_ends_it(filler):
         raise StoppedError("the server is shutting down")
 
     filler._connect = stopped
-    filler.begin(sent(), state(), is_anew=True)
+    begun_anew(filler, Fill())
     filler._run()
     filler.join()
+
+
+def changed(since, until, *regions):
+    return ChangedRegions(UUID, 4, since, until).with_batch(until, regions)
+
+
+def unchanged_in(link):
+    return {
+        block
+        for piece, _ in link.written if piece.is_unchanged
+        for block in range(piece.block, piece.block + piece.block_count)
+    }  # fmt: skip
+
+
+def blocks_of(*regions):
+    return {block for region in regions for block in range(region << 4, region + 1 << 4) if block < 701}
+
+
+def begun_anew(filler, fill):
+    filler.begin(sent(), state(), is_anew=True)
+    filler.hear(state(fill=fill))
+
+
+ALL = range(44)
+CHANGED = 0, 3, 4, 18, 30, 43
+
+
+@pytest.mark.parametrize(
+    "changed_regions", [(), CHANGED, ALL[:-1], ALL[1:]], ids=["none", "some", "not the last", "not the first"]
+)
+def test_only_what_has_changed_is_copied(filler, changed_regions):
+    filler._store.map = changed(40, 90, *changed_regions)
+    begun_anew(filler, Fill(base=50, begin=80))
+    link = Link()
+    run(filler, link)
+    rest = blocks_of(*(region for region in ALL if region not in changed_regions))
+    assert unchanged_in(link) == rest and filler.done_to == 701
+    assert all((one.first_lsn, one.end_lsn) == (40, 90) for one, _ in link.written if one.is_unchanged)
+    image = image_of(link, filler.source.size)
+    for block in range(701):
+        at = slice(block << PAGE_SHIFT, min(block + 1 << PAGE_SHIFT, len(image)))
+        expected = b"\xee" * (at.stop - at.start) if block in rest else filler.source.content[at]
+        assert image[at] == expected, block
+
+
+@pytest.mark.parametrize(
+    ("regions", "fill"),
+    [
+        (None, Fill(base=50, begin=80)),
+        (changed(40, 90), Fill()),
+        (changed(51, 90), Fill(base=50, begin=80)),
+        (changed(40, 79), Fill(base=50, begin=80)),
+        (changed(40, 90), Fill(base=50, begin=80, reach=701)),
+    ],
+    ids=["no map", "no base", "begun after the base", "ends before the log", "all copied before"],
+)
+def test_all_is_copied_unless_the_map_has_all_that_is_lacking(filler, regions, fill):
+    filler._store.map = regions
+    begun_anew(filler, fill)
+    link = Link()
+    run(filler, link)
+    assert not unchanged_in(link)
+    assert image_of(link, filler.source.size) == filler.source.content
+
+
+def test_what_was_copied_before_is_copied_again(filler):
+    """An owner of before may have had something there that it has lost."""
+    filler._store.map = changed(40, 90, 18)
+    filler.begin(sent(SECOND), state(fill=Fill(300, 100, 70, 50, 80, 200)), is_anew=False)
+    link = Link()
+    run(filler, link)
+    assert link.written[0][0].block == 100
+    assert unchanged_in(link) == set(range(200, 701)) - blocks_of(18)
+
+
+def test_nothing_is_copied_before_the_peer_has_said_how_its_origin_was(filler):
+    filler.begin(sent(), state(), is_anew=True)
+    waits = []
+
+    def wait(_):
+        waits.append(1)
+        filler._ending.set()
+
+    filler._bell.wait = wait
+    filler._connect = None
+    filler._run()
+    assert waits
+    filler.join()
+
+
+def test_a_refused_piece_is_tried_with_what_the_peer_says_now(filler):
+    filler._store.map = changed(40, 90)
+    begun_anew(filler, Fill(base=50, begin=80))
+    filler.hear(state(fill=Fill(base=50, begin=80, reach=100)))
+    attempts = []
+
+    def connect(*_):
+        attempts.append(filler._wanted.fill.reach)
+        if len(attempts) == 2:
+            raise StoppedError("enough")
+        return Link(stop_after=0)
+
+    filler._connect, filler._ending.wait = connect, lambda _: None
+    filler._run()
+    assert attempts == [0, 100]
+    filler.join()
+
+
+def test_one_that_is_filled_needs_no_more(filler):
+    begun_anew(filler, Fill())
+    filler.hear(state(is_inconsistent=False))
+    assert filler._wanted is None

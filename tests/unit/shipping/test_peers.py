@@ -223,3 +223,18 @@ def test_one_standby_is_one_peer(some):
 def test_standbys_that_do_not_say_who_they_are(some):
     assert some.peers.claim(some.one, "") is None
     assert some.peers.claim(some.two, "") is None
+
+
+def test_what_is_everywhere(some):
+    """On the origins of all nodes, whether they count or not, and of this one."""
+    some.line.destaged = 60
+    assert some.peers.everywhere() == 0
+    some.peers.note(some.one, destaged=50)
+    assert some.peers.everywhere() == 0
+    some.peers.note(some.two, destaged=40)
+    assert some.peers.everywhere() == 40
+    some.be_silent(some.two, 1000)
+    assert some.peers.leave_out(some.two) and some.peers.everywhere() == 40
+    some.peers.note(some.two, destaged=70)
+    some.peers.note(some.one, destaged=70)
+    assert some.peers.everywhere() == 60

@@ -213,9 +213,11 @@ def test_a_peer_hears_of_an_epoch_before_its_first_segment(shipping, link):
 
 @pytest.mark.parametrize("is_inconsistent", [False, True])
 def test_a_peer_that_says_that_it_is_filled_is_left_alone(shipping, is_inconsistent):
-    """The answers to the last pieces may have been lost, and it takes no more."""
+    """The answers to the last pieces may have been lost, and it takes no more. What its origin has counts from then
+    on."""
     (shipper,) = shipping.shippers
-    rested = []
-    shipper.filler = SimpleNamespace(rest=lambda: rested.append(True), join=lambda: None)
-    shipper._what_it_reports(dataclasses.replace(blank(MIB, MIB), is_inconsistent=is_inconsistent))
-    assert bool(rested) != is_inconsistent
+    heard = []
+    shipper.filler = SimpleNamespace(hear=heard.append, join=lambda: None)
+    state = dataclasses.replace(blank(MIB, MIB), is_inconsistent=is_inconsistent, destaged=7)
+    changes = shipper._what_it_reports(state)
+    assert heard == [state] and changes["destaged"] == (0 if is_inconsistent else 7)

@@ -148,8 +148,9 @@ def test_a_standby_on_a_shared_origin_says_nothing_of_it(tmp_path):
 
 
 PEER = {
-    "peer": "nbd://b/log", "state": "catching-up", "counts": True, "received": 3, "committed": 3, "behind": 0,
-    "silent_seconds": 0.0, "complete": True, "inconsistent": True, "problem": None, "copied_blocks": 2, "blocks": 3,
+    "peer": "nbd://b/log", "state": "catching-up", "counts": True, "received": 3, "committed": 3, "destaged": 3,
+    "behind": 0, "silent_seconds": 0.0, "complete": True, "inconsistent": True, "problem": None, "copied_blocks": 2,
+    "blocks": 3,
 }  # fmt: skip
 
 
@@ -230,6 +231,7 @@ def test_how_much_an_owner_has_copied(own_origins):
         shipper.filler.start(together)
         together.run()
         shipper.filler.begin(first, blank(device.size, own_bytes=first.origin_bytes), is_anew=True)
+        shipper.filler.hear(dataclasses.replace(blank(device.size), is_inconsistent=True))
         wait_until(lambda: progress() == (True, BLOCKS, BLOCKS))
         shipping.peers.note(peer, is_inconsistent=False)
         assert progress() == (False, None, BLOCKS)
