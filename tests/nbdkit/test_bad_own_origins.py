@@ -2,9 +2,12 @@
 """Hosts with a disk each that do not fit together, or whose disks are not what they were: each is said, and refused
 before anything is lost."""
 
+import os
+
 import pytest
 
 from tests.support import clients
+from tests.support.control import wbcache
 from tests.support.faulty_devices import faulty_device
 from tests.support.own_origins import LOG_BYTES, MIB, PEER, garbage, own_origins, volume_at
 from tests.support.peer_pair import ORIGIN_BYTES
@@ -217,3 +220,33 @@ def test_both_disks_have_grown(folder, place):
         assert len(content) == len(CONTENT) + len(new)
         hosts.drain_both(0)
         hosts.check_disks(content)
+
+
+def test_a_disk_of_the_owner_that_was_written_from_outside(folder):
+    """The other disks have not changed: the owner does not go on with it unless that is said."""
+    with own_origins(folder, CONTENT, garbage(len(CONTENT))) as hosts:
+        owner = standby_that_was_filled(hosts)
+        owner.stop()
+        with open(hosts.disks[0], "r+b") as disk:
+            disk.write(b"\x5a" * MIB)
+        before = [hosts.disks[0].read_bytes(), hosts.logs[0].read_bytes()]
+        own = ["origins=own", f"origin={hosts.disks[0]}", f"log={hosts.logs[0]}"]
+        assert_refused(folder, own, "and the origins of the other hosts have not")
+        assert [hosts.disks[0].read_bytes(), hosts.logs[0].read_bytes()] == before
+        standby = hosts.standby(1, force="discard-log")
+        owner = hosts.owner(0, force="origin-changed", **PEER)
+        hosts.wait_until_in_order(0)
+        hosts.drain_both(0)
+        owner.stop()
+        standby.stop()
+        hosts.check_disks(before[0])
+
+
+def test_a_volume_with_a_disk_at_each_host_does_not_become_smaller(folder):
+    with own_origins(folder, CONTENT, garbage(len(CONTENT))) as hosts:
+        standby_that_was_filled(hosts).stop()
+        before = hosts.logs[0].read_bytes()
+        os.truncate(hosts.disks[0], MIB)
+        status, said, errors = wbcache("resize", "--yes", hosts.logs[0], hosts.disks[0])
+        assert (status, said) == (1, "") and "each host of this volume has one of its own" in errors
+        assert hosts.logs[0].read_bytes() == before

@@ -295,6 +295,8 @@ class StandbyDestager:
         log = self._log
         with log.lock:
             log.check_usable()
+            if log.copy is not copy:
+                raise DeviceError("the log of this standby has been read again meanwhile")
             current = copy.superblock
             assert current
             if self._present(current) != copied.filling:
@@ -438,6 +440,7 @@ class StandbyDestager:
         """Let a superblock say, before it is done, that blocks below `end` are written over. `_origin_lock` held.
         Raises ShipmentError, DeviceError."""
         with self._log.lock:
+            self._log.check_usable()
             copy = self._log.copy
             current = copy.superblock
             if current is None or self._present(current) != filling:
@@ -445,7 +448,7 @@ class StandbyDestager:
             fill = current.fill
             if fill.base and end > fill.reach:
                 blocks = pages_of(current.origin_bytes)
-                copy.change(fill=fill._replace(reach=min(end + self.reach_blocks, blocks)))
+                copy.change(twice=True, fill=fill._replace(reach=min(end + self.reach_blocks, blocks)))
 
     def _check_piece(self, piece: FillPiece) -> tuple[Superblock, _Filling]:
         """Whether it may be written now; returns the newest superblock, and what is being filled. `_origin_lock` held.

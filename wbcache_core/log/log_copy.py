@@ -355,7 +355,7 @@ class LogCopy:
         return self._hot
 
     def regions(self) -> ChangedRegions | None:
-        """See SuperblockStore; the log is not blank. Raises DeviceError."""
+        """See SuperblockStore; the log is not blank."""
         assert self._store
         return self._store.regions()
 

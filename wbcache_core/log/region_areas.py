@@ -2,8 +2,10 @@
 """Where the map of changed regions is in a log: in two areas that are written in turn, so that the newest superblock
 never speaks of one that is being written."""
 
+import contextlib
+
 from wbcache_core.device.device import Device, aligned_buffer
-from wbcache_core.errors import FormatError
+from wbcache_core.errors import DeviceError, FormatError
 from wbcache_core.format.changed_regions import AREA_BYTES, AREA_OFFSETS, ChangedRegions, checksum, decode, encode
 from wbcache_core.log.log_sync import LogSync
 
@@ -17,10 +19,11 @@ class RegionAreas:
         self._buffer = aligned_buffer(AREA_BYTES)
         self._known: ChangedRegions | None = None
         self._known_sum = 0
-        """The last one that was read or written, and its checksum."""
+        self._area = 0
+        """The last one that was read or written, its checksum, and where it is."""
 
     def read(self, wanted_sum: int, uuid: bytes) -> ChangedRegions | None:
-        """The map of that volume with that checksum, None if there is none. Raises DeviceError."""
+        """The map of that volume with that checksum, None if there is none, or it cannot be read."""
         if wanted_sum and self._known_sum == wanted_sum:
             return self._known
         index = self._find(wanted_sum)
@@ -32,16 +35,18 @@ class RegionAreas:
             return None
         if found.uuid != uuid:
             return None
-        self._known, self._known_sum = found, wanted_sum
+        self._known, self._known_sum, self._area = found, wanted_sum, index
         return found
 
     def _find(self, wanted_sum: int) -> int | None:
-        """Which area has the map with that checksum; it is in the buffer then. Raises DeviceError."""
+        """Which area has the map with that checksum; it is in the buffer then."""
         if wanted_sum:
             for index, offset in enumerate(AREA_OFFSETS):
-                self._device.read_uncached_into(self._buffer, offset)
-                if checksum(self._buffer) == wanted_sum:
-                    return index
+                # One bad sector there must not hold up anything: a map that is not found is as good as none.
+                with contextlib.suppress(DeviceError):
+                    self._device.read_uncached_into(self._buffer, offset)
+                    if checksum(self._buffer) == wanted_sum:
+                        return index
         return None
 
     def write(self, regions: ChangedRegions, kept_sum: int) -> int:
@@ -51,9 +56,11 @@ class RegionAreas:
         new_sum = checksum(image)
         if new_sum == kept_sum:
             return new_sum
-        area = 1 if self._find(kept_sum) == 0 else 0
+        if kept_sum != self._known_sum or not kept_sum:
+            self._area = self._find(kept_sum) or 0
+        area = 1 - self._area
         self._buffer[:] = image
         self._device.write([self._buffer], AREA_OFFSETS[area])
         self._log_sync.sync()
-        self._known, self._known_sum = regions, new_sum
+        self._known, self._known_sum, self._area = regions, new_sum, area
         return new_sum

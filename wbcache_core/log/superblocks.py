@@ -103,8 +103,7 @@ class SuperblockStore:
         return min(slot.oldest_place for slot in self._slots if slot)
 
     def regions(self) -> ChangedRegions | None:
-        """What was written since some LSN, as the newest superblock has it; None if that is not known. Raises
-        DeviceError."""
+        """What was written since some LSN, as the newest superblock has it; None if that is not known."""
         with self._lock:
             return self._areas.read(self._current.regions_sum, self._current.uuid)
 

@@ -149,7 +149,7 @@ def bring_up_to_date(
     if pair.samples_are_stale:
         changes["samples"] = fingerprint.take(origin)
     if pair.past_is_gone:
-        changes |= {"batch_end": line.committed, "tags": ()}
+        changes |= {"batch_end": line.committed, "tags": (), "regions_sum": 0}
     is_new = pair.superblock.samples == fingerprint.UNKNOWN and line.head == line.destaged
     if is_new:
         end = end._replace(generation=end.generation + 1, time=clock.read())

@@ -81,6 +81,12 @@ class Resize:
         self._history = history = LogHistory(log)
         self._recorded = history.superblock
         history.check_no_copy()
+        if self._recorded.has_own_origins and origin.size < self._recorded.origin_bytes:
+            raise WrongPairError(
+                f"origin '{origin.name}' has become smaller, and each host of this volume has one of its own: nothing "
+                "has been changed; restore the old size; or bring this one up to date (wbcache replay), make all of "
+                "them smaller, and start all hosts with force=discard-log"
+            )
         if history.uncommitted:
             raise UncommittedError(
                 f"{history.uncommitted}; nothing has been changed; let a server or replay take them over first, or "

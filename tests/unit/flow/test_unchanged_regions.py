@@ -238,3 +238,25 @@ def test_a_log_that_has_failed_is_not_read_again_during_a_batch(pair):
     pair.say_safe(pair.owner.head)
     pair.destage()
     assert pair.superblock.destaged == pair.owner.head
+
+
+def test_a_note_of_a_log_that_was_read_again_is_not_written(pair):
+    """It would go to the superblocks of the log that was, beside those of the one that has begun anew."""
+    pair.begin_at(BEGIN)
+    pair.piece(0, 70, BEGIN)
+    sync = pair.origin.sync
+
+    def sync_and_read_again():
+        sync()
+        pair.origin.sync = sync
+        with pair.log.lock:
+            pair.log.copy.failure = DeviceError("a superblock could not be written")
+        pair.sender = Sender()
+        pair.log.state(pair.sender)
+        pair.begin_at(BEGIN + 20)
+
+    pair.origin.sync = sync_and_read_again
+    with pytest.raises(DeviceError, match="read again meanwhile"):
+        pair.destager._note_filled()
+    assert [slot.destaged for slot in read_slots(pair.device)] == [BEGIN + 20] * 2
+    assert newest(read_slots(pair.device)) == pair.superblock

@@ -262,3 +262,26 @@ def test_the_map_of_another_volume_is_none(disk, own):
     other = ChangedRegions(bytes(16), 4, 5, 10)
     own.write(regions=other, batch_end=10, committed=20)
     assert read_again(disk) is None
+
+
+@pytest.mark.parametrize("unreadable", AREA_OFFSETS)
+@pytest.mark.parametrize("is_opened_again", [False, True])
+def test_an_area_that_cannot_be_read_holds_nothing_up(disk, own, monkeypatch, unreadable, is_opened_again):
+    for until in (10, 11):
+        own.write(regions=regions(5, until, 1), batch_end=until, committed=20)
+    plain = disk.read_uncached_into
+
+    def read(buffer, offset):
+        if offset == unreadable:
+            raise DeviceError("no such sector")
+        plain(buffer, offset)
+
+    monkeypatch.setattr(disk, "read_uncached_into", read)
+    store = SuperblockStore(disk, read_slots(disk)) if is_opened_again else own
+    assert store.regions() in (regions(5, 11, 1), None)
+    store.write(destaged=11)
+    for until in (12, 13):
+        store.write(regions=regions(11, until, 2), batch_end=until)
+        assert store.regions() == regions(11, until, 2)
+    monkeypatch.undo()
+    assert read_again(disk) == regions(11, 13, 2)
