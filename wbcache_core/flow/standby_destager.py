@@ -397,8 +397,7 @@ class StandbyDestager:
 
     def take_piece(self, piece: FillPiece, data: memoryview) -> None:
         """Write blocks that the owner has read. Raises ShipmentError, DeviceError, StoppedError."""
-        has_data = not (piece.is_zero or piece.is_unchanged)
-        if len(data) != (piece.block_count << PAGE_SHIFT if has_data else 0):
+        if len(data) != piece.data_bytes:
             raise ShipmentError(f"{piece.block_count} blocks were announced, and {len(data)} bytes sent")
         if data and xxh3_64_intdigest(data) != piece.data_sum:
             raise ShipmentError("a piece of the volume fails its checksum")
@@ -428,7 +427,7 @@ class StandbyDestager:
         """Whether what the origin has there is right: it was the volume before those LSNs, the log that is destaged
         here has what followed them, and nothing was copied there in an earlier filling. `_origin_lock` held. Raises
         ShipmentError."""
-        if not (fill.base and piece.first_lsn <= fill.base and fill.begin <= piece.end_lsn):
+        if not fill.lacks_only(piece.first_lsn, piece.end_lsn):
             raise ShipmentError(
                 f"blocks were called unchanged from LSN {piece.first_lsn} to {piece.end_lsn}, and this origin lacks "
                 f"what is between {fill.base} and {fill.begin}"

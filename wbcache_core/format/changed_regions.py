@@ -68,11 +68,6 @@ class ChangedRegions:
         end = ((block >> self.shift) + other.bit_length() - 1) << self.shift
         return is_changed, min(end, limit)
 
-    @property
-    def count(self) -> int:
-        """How many regions were written."""
-        return self.bits.bit_count()
-
 
 def encode(regions: ChangedRegions) -> bytes:
     """The map, AREA_BYTES long."""

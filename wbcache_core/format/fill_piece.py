@@ -17,7 +17,7 @@ from xxhash import xxh3_64_intdigest
 
 from wbcache_core.errors import FormatError
 from wbcache_core.format.epoch import LAST_NUMBER, Epoch
-from wbcache_core.units import PAGE_BYTES
+from wbcache_core.units import PAGE_BYTES, PAGE_SHIFT
 
 MAGIC = b"WBCFILL1"
 VERSION = 1
@@ -50,6 +50,11 @@ class FillPiece:
     """They are all zeros, and no data follows."""
     is_unchanged: bool = False
     """Instead of all that: no LSN in [first_lsn, end_lsn) wrote them, so they are as they were before."""
+
+    @property
+    def data_bytes(self) -> int:
+        """How much data follows."""
+        return 0 if self.is_zero or self.is_unchanged else self.block_count << PAGE_SHIFT
 
 
 def encode(piece: FillPiece) -> bytes:

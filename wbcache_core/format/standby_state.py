@@ -7,9 +7,8 @@
 `log_bytes` is what its device has room for, `used_bytes` what the log was made with, 0 for a blank one, whose other
 fields are 0 too. `head` is the LSN after its last segment, `previous` the checksum of that segment's descriptor; all of
 them are durable. `oldest` and `oldest_place` are the lowest of its two superblocks, `epochs` as in a superblock
-(epoch.py), and so is the fill; `own_bytes` is the size of the origin of its own, 0 without one. All
-integers are little-endian.
-docs/standby-state.md has a worked example.
+(epoch.py), and so is the fill; `own_bytes` is the size of the origin of its own, 0 without one. All integers are
+little-endian. docs/standby-state.md has a worked example.
 """
 
 import struct

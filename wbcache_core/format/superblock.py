@@ -13,9 +13,9 @@
 Version 1 has zeros where the tags are, versions 1 and 2 where the facts are.
 Versions 1 to 3 have 104 zeros and an origin_name of 512 bytes instead of the
 epochs and the shorter name, versions 4 and 5 a name of 256 bytes instead of
-name, fill and regions_sum. Versions 1 to 4 have 0 for the flags, version 5 the first one
-alone. All are written as version 6. All integers are little-endian. A
-place, or position, is a page number in the data area that only grows: modulo
+name, fill and regions_sum. Versions 1 to 4 have 0 for the flags, version 5 the
+first one alone. All are written as version 6. All integers are little-endian.
+A place, or position, is a page number in the data area that only grows: modulo
 the number of its pages it is the physical page. docs/format.md has the grammar
 and a worked example.
 """
@@ -56,7 +56,6 @@ _LAYOUT = struct.Struct(f"<8sII16sQQQIIQQQQQQQQQQQ{_EPOCHS_AND_NAME_BYTES}s{SAMP
 _TAG = struct.Struct(f"<{TAG_NAME_BYTES}sQQQ")
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_AT = PAGE_BYTES - _CHECKSUM.size
-_NO_ZEROS = "the superblock contradicts itself: it has data where zeros belong"
 
 assert _LAYOUT.size == _CHECKSUM_AT
 assert TAG_COUNT * _TAG.size == 2816
@@ -91,6 +90,10 @@ class Fill(NamedTuple):
     """Where the log begins that is destaged meanwhile."""
     reach: int = 0
     """With a base: nothing has been copied to this block or a later one."""
+
+    def lacks_only(self, since: int, until: int) -> bool:
+        """Whether what LSNs in [since, until) wrote is all that the origin may lack and the log does not have."""
+        return bool(self.base) and since <= self.base and self.begin <= until
 
 
 NO_FILL = Fill()
@@ -202,7 +205,7 @@ def _decode_epochs_and_name(content: bytes, version: int) -> tuple[Epoch, tuple[
     if version > _VERSION_WITHOUT_EPOCHS:
         return *decode_epochs(content[:EPOCHS_BYTES]), content[EPOCHS_BYTES:], NO_FILL, 0
     if any(content[:_ZEROS_BEFORE_EPOCHS]):
-        raise FormatError(_NO_ZEROS)
+        raise FormatError("the superblock contradicts itself: it has data where zeros belong")
     return NO_EPOCH, (), content[_ZEROS_BEFORE_EPOCHS:], NO_FILL, 0
 
 

@@ -20,33 +20,25 @@ class RegionAreas:
         self._known: ChangedRegions | None = None
         self._known_sum = 0
         self._area = 0
-        """The last one that was read or written, its checksum, and where it is."""
+        """The last one that was read or written, None if it was not found; its checksum, and where it is."""
 
     def read(self, wanted_sum: int, uuid: bytes) -> ChangedRegions | None:
         """The map of that volume with that checksum, None if there is none, or it cannot be read."""
-        if wanted_sum and self._known_sum == wanted_sum:
-            return self._known
-        index = self._find(wanted_sum)
-        if index is None:
-            return None
-        try:
-            found = decode(self._buffer)
-        except FormatError:
-            return None
-        if found.uuid != uuid:
-            return None
-        self._known, self._known_sum, self._area = found, wanted_sum, index
-        return found
+        if wanted_sum != self._known_sum:
+            self._known, self._known_sum = self._find(wanted_sum, uuid), wanted_sum
+        return self._known
 
-    def _find(self, wanted_sum: int) -> int | None:
-        """Which area has the map with that checksum; it is in the buffer then."""
+    def _find(self, wanted_sum: int, uuid: bytes) -> ChangedRegions | None:
+        """The same, from the device. `_area` is the one that has it, if one does."""
         if wanted_sum:
             for index, offset in enumerate(AREA_OFFSETS):
                 # One bad sector there must not hold up anything: a map that is not found is as good as none.
-                with contextlib.suppress(DeviceError):
+                with contextlib.suppress(DeviceError, FormatError):
                     self._device.read_uncached_into(self._buffer, offset)
                     if checksum(self._buffer) == wanted_sum:
-                        return index
+                        self._area = index
+                        found = decode(self._buffer)
+                        return found if found.uuid == uuid else None
         return None
 
     def write(self, regions: ChangedRegions, kept_sum: int) -> int:
@@ -56,8 +48,7 @@ class RegionAreas:
         new_sum = checksum(image)
         if new_sum == kept_sum:
             return new_sum
-        if kept_sum != self._known_sum or not kept_sum:
-            self._area = self._find(kept_sum) or 0
+        self.read(kept_sum, regions.uuid)
         area = 1 - self._area
         self._buffer[:] = image
         self._device.write([self._buffer], AREA_OFFSETS[area])

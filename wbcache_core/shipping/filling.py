@@ -249,7 +249,7 @@ class Filler:
         """The next one, and its data. Raises DeviceError, DamagedPageError."""
         regions, fill = self._store.regions(), wanted.fill
         # What the peer's log does not have is noted in the map, and so is everything since its origin was the volume.
-        if not (regions and fill and fill.base and regions.since <= fill.base and fill.begin <= regions.until):
+        if not (regions and fill and fill.lacks_only(regions.since, regions.until)):
             return self._read(block, self._block_count, first_lsn, wanted.epoch)
         if block < fill.reach:
             # Something may have been copied there by an owner of before.

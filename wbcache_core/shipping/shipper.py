@@ -274,7 +274,7 @@ class Shipper:
         self._set_goal()
         if self.filler:
             is_inconsistent = self.filler.begin(joined.superblock, state, joined.rule == FILL)
-            destaged = 0 if is_inconsistent or state.is_blank else state.destaged
+            destaged = 0 if is_inconsistent else state.destaged
             self._peers.note(self._peer, is_inconsistent=is_inconsistent, destaged=destaged)
         _log.info("peer '%s' is connected (%s): it gets the log from LSN %d on", self._peer.name, *joined[:2])
         self._events.note("peer-connected", peer=self._peer.name, rule=joined.rule, lsn=joined.lsn)

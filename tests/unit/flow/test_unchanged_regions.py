@@ -188,7 +188,7 @@ class TestBeginning:
     @pytest.mark.parametrize("lsn", [BEGIN, 3])
     def test_what_was_noted_before_is_forgotten(self, pair, lsn):
         """Also if the log begins within that: it may be another history."""
-        assert noted(pair).count == 1
+        assert noted(pair).bits.bit_count() == 1
         pair.begin_at(lsn, place=lsn - 1)
         assert noted(pair) is None and all(slot.regions_sum == 0 for slot in read_slots(pair.device))
 
