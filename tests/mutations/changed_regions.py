@@ -187,9 +187,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "changed-disk-of-an-owner",
         "an owner goes on with a disk that was written without the cache, and its peers keep theirs",
-        "pairing/recovery.py",
-        "    if changed and recorded.has_own_origins and",
-        "    if False and",
+        "pairing/pairing.py",
+        "    if superblock.has_own_origins and ORIGIN_CHANGED not in force:\n",
+        "    if False:\n",
         "tests/nbdkit/test_bad_own_origins.py::test_a_disk_of_the_owner_that_was_written_from_outside",
     ),
     Mutation(

@@ -250,3 +250,16 @@ def test_a_volume_with_a_disk_at_each_host_does_not_become_smaller(folder):
         status, said, errors = wbcache("resize", "--yes", hosts.logs[0], hosts.disks[0])
         assert (status, said) == (1, "") and "each host of this volume has one of its own" in errors
         assert hosts.logs[0].read_bytes() == before
+
+
+def test_a_disk_that_was_written_from_outside_is_not_accepted_by_making_it_larger(folder):
+    """What it has from then on would be taken for what the cache left."""
+    with own_origins(folder, CONTENT, garbage(len(CONTENT))) as hosts:
+        standby_that_was_filled(hosts).stop()
+        before = hosts.logs[0].read_bytes()
+        with open(hosts.disks[0], "r+b") as disk:
+            disk.write(b"\x5a" * MIB)
+            disk.truncate(4 * MIB)
+        status, said, errors = wbcache("resize", "--yes", hosts.logs[0], hosts.disks[0])
+        assert (status, said) == (1, "") and "and the origins of the other hosts have not" in errors
+        assert hosts.logs[0].read_bytes() == before

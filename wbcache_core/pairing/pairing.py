@@ -289,6 +289,17 @@ def is_origin_changed(
     return bool(changed)
 
 
+def check_is_only_origin(superblock: Superblock, origin: Device, force: Collection[str]) -> None:
+    """An origin that has changed is to be the volume from now on. Raises WrongPairError if other hosts have one that
+    has not, unless forced."""
+    if superblock.has_own_origins and ORIGIN_CHANGED not in force:
+        raise WrongPairError(
+            f"origin '{origin.name}' has changed since the cache last wrote to it, and the origins of the other hosts "
+            "have not: nothing has been changed; to have the volume as it is here, start each of the others once with "
+            "force=discard-log, and this one with force=origin-changed; otherwise promote another host"
+        )
+
+
 def _is_same(superblock: Superblock, side: OriginSide, origin: Device) -> bool:
     """Whether it is the origin that the log was made for, changed or not: by its identity, or by name."""
     recorded = superblock.origin_facts

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from wbcache_core.device.device import Device
-from wbcache_core.errors import WrongPairError
 from wbcache_core.format.superblock import Superblock
 from wbcache_core.log.hot_log import Taken
 from wbcache_core.log.reader import LogReader
@@ -65,12 +64,8 @@ def recover_pair(
     volatile = join_ring(log.name, recorded, recovered)
     dirty = recovered.head > recorded.destaged or bool(volatile)
     changed = pairing.is_origin_changed(recorded, side, origin, log, recovered.locations, dirty, force)
-    if changed and recorded.has_own_origins and pairing.ORIGIN_CHANGED not in force:
-        raise WrongPairError(
-            f"origin '{origin.name}' has changed since the cache last wrote to it, and the origins of the other hosts "
-            "have not: nothing has been changed; to have the volume as it is here, start each of the others once with "
-            "force=discard-log, and this one with force=origin-changed; otherwise promote another host"
-        )
+    if changed:
+        pairing.check_is_only_origin(recorded, origin, force)
     _tell(recorded, recovered, time.monotonic() - started)
     has_grown = origin.size > recorded.origin_bytes
     if has_grown:

@@ -98,6 +98,8 @@ class Resize:
         self.past_is_gone = pairing.is_origin_changed(
             self._recorded, side, origin, log, history.recovered.locations, self._is_dirty, force
         )  # fmt: skip
+        if self.past_is_gone:
+            pairing.check_is_only_origin(self._recorded, origin, force)
         self._check_nothing_is_cut_off()
 
     @property
